@@ -1,0 +1,79 @@
+"""Loads the extension module fastloss._C once, and explains in one sentence why it cannot be loaded where it cannot."""
+
+import functools
+import importlib
+import json
+import os
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from fastloss._version import __version__
+
+_FOLDER = Path(__file__).parent
+
+
+@functools.cache
+def build_record() -> dict:
+    """What setup.py wrote about the build (compiler, flags, torch, CUDA); empty for a pure-Python install."""
+    try:
+        return json.loads((_FOLDER / "_build.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def load() -> ModuleType | None:
+    """fastloss._C, or None; `reason` then says why. The first outcome holds for the life of the process."""
+    return _load()[0]
+
+
+def reason() -> str | None:
+    """None when the extension is loaded, else one sentence that says why it is not and what to do."""
+    return _load()[1]
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str | None]:
+    if os.environ.get("FASTLOSS_DISABLE_EXT", "0") not in ("", "0"):
+        return None, "the extension is switched off by FASTLOSS_DISABLE_EXT"
+    record = build_record()
+    if not record:
+        return None, (
+            "this install has no compiled extension (built with FASTLOSS_NO_EXT=1, or run from a source tree that was "
+            "not built); reinstall with `pip install --no-build-isolation .`"
+        )
+    mismatch = _mismatch(record)
+    if mismatch:
+        return None, mismatch
+    try:
+        return importlib.import_module("fastloss._C"), None
+    except ImportError as error:
+        cause = str(error).splitlines()[0]
+        return None, f"the extension, {_built(record)}, does not load with {_present()} ({cause}); reinstall fastloss"
+
+
+def _mismatch(record: dict) -> str | None:
+    """Compares what the extension needs with what is here, before the dynamic linker fails with less to say."""
+    if record["version"] != __version__:
+        return f"the extension was built for fastloss {record['version']}, you have {__version__}; reinstall fastloss"
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if record["suffix"] != suffix:
+        return f"the extension was built for Python *{record['suffix']}, you have *{suffix}; reinstall fastloss"
+    needed = tuple(int(part) for part in record["torch_min"].split("."))
+    present = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if present < needed:
+        return (
+            f"the extension was built for PyTorch {record['torch_min']} and later, you have {torch.__version__}; "
+            "run `pip install -U torch`"
+        )
+    return None
+
+
+def _built(record: dict) -> str:
+    return f"built for PyTorch >= {record['torch_min']} (compiled against {record['torch']}) and {record['platform']}"
+
+
+def _present() -> str:
+    return f"PyTorch {torch.__version__} on {sysconfig.get_platform()}"

@@ -1,0 +1,229 @@
+"""Builds fastloss._C with ninja: torch-free kernels once per instruction set, stable-ABI ops, a pybind11 module, one .so.
+
+Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_CUDA=auto|1|0, FASTLOSS_SANITIZE=address,undefined, MAX_JOBS,
+CXX, CXXFLAGS, LDFLAGS. CONTRIBUTING.md explains them.
+"""
+
+import ast
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import setuptools
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+NO_EXT = os.environ.get("FASTLOSS_NO_EXT", "0") not in ("", "0")
+SANITIZE = os.environ.get("FASTLOSS_SANITIZE", "")
+TORCH_MIN = (2, 11)
+STABLE_TARGET = f"0x{TORCH_MIN[0]:02x}{TORCH_MIN[1]:02x}000000000000"
+
+# -fno-trapping-math lets the compiler turn selects into masks (12x on the sigmoid loops); NaN and infinities keep their meaning.
+COMMON = (
+    "-std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-trapping-math -fno-math-errno "
+    "-fopenmp-simd -Wall -Wextra"
+).split()
+AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mprefer-vector-width=512"
+# Lowest first: where a weak symbol ends up in several objects the linker keeps the first, which every machine can run.
+ISAS = {"baseline": [], "avx2": "-mavx2 -mfma -mf16c".split(), "avx512": AVX512.split()}
+
+
+def stop(sentence):
+    raise SystemExit(f"fastloss: {sentence}")
+
+
+if int(setuptools.__version__.partition(".")[0]) < 77:  # older ones reject pyproject.toml's licence with a page of text
+    stop(f"building needs setuptools >= 77, found {setuptools.__version__}; run `pip install -U setuptools`.")
+
+
+def read_assignment(path, name):
+    """The literal assigned to `name` in a Python file, without importing it (torch takes seconds)."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets):
+            return ast.literal_eval(node.value)
+    raise LookupError(f"{path} assigns no {name}")
+
+
+def find_torch():
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        stop("building the extension needs torch >= 2.11; run `pip install torch` first or drop --no-build-isolation.")
+    folder = Path(spec.origin).parent
+    version = read_assignment(folder / "version.py", "__version__")
+    if tuple(int(part) for part in version.split(".")[:2]) < TORCH_MIN:
+        stop(f"building the extension needs torch >= 2.11, found {version}; run `pip install -U torch`.")
+    return folder, version
+
+
+def find_compiler():
+    if os.name == "nt":
+        stop("the extension needs GCC or Clang, which Windows builds do not use; set FASTLOSS_NO_EXT=1 to install without it.")
+    command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
+    if shutil.which(command[0]) is None:
+        stop(f"no C++17 compiler ({command[0]}) was found; install g++ or clang, set CXX, or set FASTLOSS_NO_EXT=1.")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        stop("Python.h was not found; install Python's headers (python3-dev), or set FASTLOSS_NO_EXT=1.")
+    return command
+
+
+def find_ninja():
+    if find_spec("ninja") is not None:
+        import ninja
+
+        return str(Path(ninja.BIN_DIR, "ninja"))
+    return shutil.which("ninja") or stop("ninja was not found; run `pip install ninja` or drop --no-build-isolation.")
+
+
+def find_cuda():
+    """What the build record says of CUDA: (record, None), or (None, why the kernels are left out)."""
+    wish = os.environ.get("FASTLOSS_CUDA", "auto")
+    if wish not in ("auto", "1", "0"):
+        stop(f"FASTLOSS_CUDA must be auto, 1 or 0, not {wish!r}.")
+    if wish == "0":
+        return None, "built with FASTLOSS_CUDA=0"
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    nvcc = next(filter(None, (shutil.which("nvcc", path=str(Path(h, "bin"))) for h in homes)), None) or shutil.which("nvcc")
+    if wish == "1" and nvcc is None:
+        stop("FASTLOSS_CUDA=1 needs nvcc, which was found neither in CUDA_HOME, CUDA_PATH nor PATH.")
+    # The .cu files include no torch header: their objects, made by nvcc, join the link in `write_graph` with cudart_static.
+    if not list(ROOT.glob("csrc/cuda/*.cu")):
+        if wish == "1":
+            stop("FASTLOSS_CUDA=1 was asked for, but this version of fastloss has no CUDA kernels; use auto or 0.")
+        return None, "this version has no CUDA kernels"
+    return None, "nvcc was not found" if nvcc is None else "this version does not compile its CUDA kernels"
+
+
+def write_graph(folder, cxx, torch_dir):
+    """Writes build.ninja; returns the flags of each group of files, for the record."""
+    import pybind11
+
+    x86 = platform.machine().lower() in ("x86_64", "amd64") and sys.platform.startswith("linux")
+    common = COMMON + ([] if x86 else ["-DFL_BASELINE_ONLY"]) + ["-Icsrc"]
+    extra = shlex.split(os.environ.get("CXXFLAGS", ""))
+    link = ["-shared", *shlex.split(os.environ.get("LDFLAGS", ""))]
+    if SANITIZE:
+        checks = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
+        extra += ["-O1", "-g", "-fno-omit-frame-pointer", *checks]
+        link += checks
+    python = ["-isystem", sysconfig.get_path("include"), "-isystem", pybind11.get_include()]
+    torch = [f"-DTORCH_TARGET_VERSION={STABLE_TARGET}", "-isystem", str(torch_dir / "include")]
+    torch += [f"-ffile-prefix-map={torch_dir}=torch"]  # no build path inside the error messages
+
+    groups = {"ops": ("csrc/ops/*.cpp", torch), "bind": ("csrc/bind.cpp", python), "cpu": ("csrc/cpu/*.cpp", [])}
+    jobs = []  # (object, source, flags); kernels come last, see ISAS
+    for name, (pattern, flags) in groups.items():
+        for source in sorted(ROOT.glob(pattern)):
+            if name != "cpu" or not source.name.startswith("kernels"):
+                jobs.append((f"{name}.{source.stem}.o", source, flags))
+    for isa, flags in ISAS.items() if x86 else [("baseline", [])]:
+        for source in sorted(ROOT.glob("csrc/cpu/kernels*.cpp")):
+            jobs.append((f"{source.stem}.{isa}.o", source, [f"-DFL_ISA=fl_{isa}", *flags]))
+
+    # No rpath: `import torch` loads these libraries, whichever torch it is. --no-as-needed keeps libtorch for weak symbols.
+    if sys.platform == "darwin":
+        link += ["-undefined", "dynamic_lookup"]
+    else:
+        link += ["-Wl,--no-as-needed"]
+    libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+
+    def command(words):
+        return shlex.join(words).replace("$", "$$")
+
+    out = folder.relative_to(ROOT).as_posix()
+    lines = [
+        f"builddir = {out}",
+        f"rule cxx\n  command = {command(cxx)} $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {command(cxx)} {command(link)} $in -o $out {command(libraries)}",
+    ]
+    for target, source, flags in jobs:
+        path = source.relative_to(ROOT).as_posix()
+        lines.append(f"build {out}/{target}: cxx {path}\n  flags = {command([*common, *flags, *extra])}")
+    objects = " ".join(f"{out}/{target}" for target, _, _ in jobs)
+    lines.append(f"build {out}/_C{SUFFIX}: link {objects}")
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    isas = {isa: " ".join(flags) for isa, flags in ISAS.items() if x86 or isa == "baseline"}
+    return {"common": " ".join([*common, *extra]), **isas}
+
+
+def build(folder):
+    """Compiles into `folder`, where objects stay for the next call; returns the paths of the .so and its record."""
+    cuda, cuda_reason = find_cuda()
+    torch_dir, torch_version = find_torch()
+    cxx, ninja = find_compiler(), find_ninja()
+    if find_spec("pybind11") is None:
+        stop("pybind11 was not found; run `pip install pybind11` or drop --no-build-isolation.")
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = write_graph(folder, cxx, torch_dir)
+    jobs = os.environ.get("MAX_JOBS", "")
+    if jobs and not (jobs.isdigit() and int(jobs) > 0):
+        stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
+    call = [ninja, "-C", str(ROOT), "-f", str(folder / "build.ninja"), "-j", jobs or str(os.cpu_count() or 1)]
+    if subprocess.run(call).returncode:
+        stop("the extension did not compile (the compiler's words are above); set FASTLOSS_NO_EXT=1 to install without it.")
+    compiler = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
+    record = {
+        "version": read_assignment(ROOT / "fastloss" / "_version.py", "__version__"),
+        "torch": torch_version,
+        "torch_min": ".".join(map(str, TORCH_MIN)),
+        "stable_target": STABLE_TARGET,
+        "python": platform.python_version(),
+        "suffix": SUFFIX,
+        "platform": sysconfig.get_platform(),
+        "compiler": compiler,
+        "flags": flags,
+        "cuda": cuda,
+        "cuda_reason": cuda_reason,
+        "sanitize": SANITIZE or None,
+    }
+    (folder / "_build.json").write_text(json.dumps(record, indent=2) + "\n")
+    return folder / f"_C{SUFFIX}", folder / "_build.json"
+
+
+def deliver(source, target):
+    """Replaces `target` at once: a process that has the old file mapped keeps it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target.with_name(target.name + ".new"))
+    os.replace(target.with_name(target.name + ".new"), target)
+
+
+class NinjaBuild(build_ext):
+    def run(self):
+        kind = "-sanitize" if SANITIZE else ""
+        for built in build(ROOT / "build" / ("ext" + SUFFIX.rpartition(".")[0] + kind)):
+            deliver(built, Path(self.build_lib, "fastloss", built.name))
+            if self.inplace:
+                deliver(built, ROOT / "fastloss" / built.name)
+
+    def get_outputs(self):
+        return [str(Path(self.build_lib, "fastloss", name)) for name in (f"_C{SUFFIX}", "_build.json")]
+
+    def get_output_mapping(self):
+        return {path: str(Path("fastloss", Path(path).name)) for path in self.get_outputs()} if self.inplace else {}
+
+
+class CleanBuildPy(build_py):
+    """Starts from nothing, so that a wheel holds no file of an earlier build, and a pure-Python install no extension."""
+
+    def run(self):
+        shutil.rmtree(Path(self.build_lib, "fastloss"), ignore_errors=True)
+        if self.editable_mode and NO_EXT:
+            for stale in [*(ROOT / "fastloss").glob("_C*.so"), ROOT / "fastloss" / "_build.json"]:
+                stale.unlink(missing_ok=True)
+        super().run()
+
+
+setup(
+    ext_modules=[] if NO_EXT else [Extension("fastloss._C", sources=[])],
+    cmdclass={"build_ext": NinjaBuild, "build_py": CleanBuildPy},
+)

@@ -68,7 +68,9 @@ def find_torch():
 
 def find_compiler():
     if os.name == "nt":
-        stop("the extension needs GCC or Clang, which Windows builds do not use; set FASTLOSS_NO_EXT=1 to install without it.")
+        stop(
+            "the extension needs GCC or Clang, which Windows builds do not use; set FASTLOSS_NO_EXT=1 to install without it."
+        )
     command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
     if shutil.which(command[0]) is None:
         stop(f"no C++17 compiler ({command[0]}) was found; install g++ or clang, set CXX, or set FASTLOSS_NO_EXT=1.")
@@ -93,7 +95,9 @@ def find_cuda():
     if wish == "0":
         return None, "built with FASTLOSS_CUDA=0"
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    nvcc = next(filter(None, (shutil.which("nvcc", path=str(Path(h, "bin"))) for h in homes)), None) or shutil.which("nvcc")
+    nvcc = next(filter(None, (shutil.which("nvcc", path=str(Path(h, "bin"))) for h in homes)), None) or shutil.which(
+        "nvcc"
+    )
     if wish == "1" and nvcc is None:
         stop("FASTLOSS_CUDA=1 needs nvcc, which was found neither in CUDA_HOME, CUDA_PATH nor PATH.")
     # The .cu files include no torch header: their objects, made by nvcc, join the link in `write_graph` with cudart_static.
@@ -170,7 +174,9 @@ def build(folder):
         stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
     call = [ninja, "-C", str(ROOT), "-f", str(folder / "build.ninja"), "-j", jobs or str(os.cpu_count() or 1)]
     if subprocess.run(call).returncode:
-        stop("the extension did not compile (the compiler's words are above); set FASTLOSS_NO_EXT=1 to install without it.")
+        stop(
+            "the extension did not compile (the compiler's words are above); set FASTLOSS_NO_EXT=1 to install without it."
+        )
     compiler = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     record = {
         "version": read_assignment(ROOT / "fastloss" / "_version.py", "__version__"),

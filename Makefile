@@ -1,0 +1,103 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs first; a second call is quick.
+#
+# Environment: the active one if it has torch (whose torch is then left alone), else .venv, made on the first call.
+# Variables: PYTHON (3.10 or later), PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, and those of setup.py (MAX_JOBS, CXX, FASTLOSS_CUDA, …).
+SHELL := /bin/bash -o pipefail
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+# An interpreter that pip may install into, with torch: prints its prefix.
+ACTIVE := $(shell $(PYTHON) -c 'import importlib.util as u, os, sys, sysconfig as s; \
+	free = sys.prefix != sys.base_prefix or not os.path.exists(os.path.join(s.get_path("stdlib"), "EXTERNALLY-MANAGED")); \
+	print(sys.prefix if free and u.find_spec("torch") else "")' 2>/dev/null)
+ifeq ($(ACTIVE),)
+  PY := .venv/bin/python
+  PREFIX := .venv
+  CONSTRAINTS := constraints.txt
+else
+  PY := $(PYTHON)
+  PREFIX := $(ACTIVE)
+  CONSTRAINTS := build/active-constraints.txt
+endif
+# One set of stamps per environment; an environment made anew is newer than its stamps.
+STAMPS := build/stamps/$(shell echo '$(abspath $(PREFIX))' | cksum | cut -d' ' -f1)
+ENVIRONMENT := $(if $(ACTIVE),$(wildcard $(PREFIX)/pyvenv.cfg),.venv/pyvenv.cfg)
+PIP := $(PY) -m pip --disable-pip-version-check
+SOURCES := $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: help setup demo test test-slow bench lint format sanitize doctor clean
+.DELETE_ON_ERROR:
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMPS)/build ## the environment and the compiled extension, without extras
+
+demo: $(STAMPS)/extras-demo ## the main job on real images
+	$(PY) -m fastloss demo $(DEMO_ARGS)
+
+test: $(STAMPS)/extras-test,bench,demo ## the tests, without the slow ones
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMPS)/extras-test,bench,demo ## the slow tests: minutes and many gigabytes
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+bench: $(STAMPS)/extras-test,bench ## the library against its peers
+	$(PY) -m fastloss bench $(BENCH_ARGS)
+
+lint: $(STAMPS)/extras-dev ## ruff and clang-format, changing nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(PY) -m clang_format --dry-run --Werror
+
+format: $(STAMPS)/extras-dev ## ruff and clang-format, in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(PY) -m clang_format -i
+
+# A copy of the tree, so that the instrumented extension never meets the ordinary one.
+SANITIZED := build/sanitize
+sanitize: $(STAMPS)/extras-test,bench,demo ## the tests without torch.compile under ASan and UBSan
+	mkdir -p $(SANITIZED)
+	git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C $(SANITIZED)
+	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_ext --inplace
+	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	  $(abspath $(PY)) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
+
+doctor: $(STAMPS)/build ## how fastloss was built and which backends run here
+	$(PY) -m fastloss doctor
+
+clean: ## remove what builds and runs wrote, but not .venv
+	rm -rf build dist *.egg-info fastloss/_C*.so fastloss/_build.json .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "fastloss needs Python 3.10 or later; name one with make PYTHON=…" >&2; exit 1; }
+	@echo "--- making .venv; its torch takes a few minutes once"
+	$(PYTHON) -m venv .venv
+
+# In someone's environment torch and its relatives stay as they are, and nothing else is pinned.
+build/active-constraints.txt:
+	@mkdir -p $(@D)
+	$(PIP) list --format=freeze | grep -E '^torch(vision|audio)?==' > $@
+
+$(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
+	@mkdir -p $(@D)
+	$(PIP) install -c $(CONSTRAINTS) 'torch>=2.11' 'setuptools>=77' ninja 'pybind11>=2.13'
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py fastloss/_version.py $(SOURCES)
+	$(PIP) install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+# The extras come from the installed metadata, so that fastloss itself is not built a second time.
+$(STAMPS)/extras-%: $(STAMPS)/base pyproject.toml | $(STAMPS)/build
+	$(PY) -c 'import importlib.metadata as m, sys; extras = [f"extra == \"{e}\"" for e in sys.argv[1].split(",")]; \
+	  print(*sorted({r.split(";")[0] for r in m.requires("fastloss") if r.endswith(tuple(extras))}), sep="\n")' $* \
+	  > $(STAMPS)/requirements-$*.txt
+	$(PIP) install -q -c $(CONSTRAINTS) -r $(STAMPS)/requirements-$*.txt
+	@touch $@

@@ -1,0 +1,7 @@
+"""`python -m fastloss` is the `fastloss` command."""
+
+import sys
+
+from fastloss.cli import main
+
+sys.exit(main())

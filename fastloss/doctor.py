@@ -1,0 +1,90 @@
+"""`fastloss doctor`: what is installed, how it was built, and which backend runs here or why it does not."""
+
+import argparse
+import json
+import os
+import platform
+
+import torch
+
+from fastloss import _library, backends
+from fastloss._version import __version__
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the report; a missing extension is a finding, not a failure, so the exit status is 0."""
+    report = collect()
+    print(json.dumps(report, indent=2) if args.json else render(report))
+    return 0
+
+
+def collect() -> dict:
+    """The report as plain data; every entry is asked for at the moment of the call."""
+    extension = _library.load()
+    return {
+        "fastloss": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "extension": {
+            "loaded": extension is not None,
+            "reason": _library.reason(),
+            "instruction_set": extension.cpu_capability() if extension is not None else None,
+            "build": _library.build_record() or None,
+        },
+        "backends": backends.available(),
+        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTLOSS_")},
+    }
+
+
+def render(report: dict) -> str:
+    """The report as text, one fact a line."""
+    cuda = f"for CUDA {report['torch_cuda']}" if report["torch_cuda"] else "without CUDA"
+    lines = [
+        f"fastloss    {report['fastloss']}",
+        f"Python      {report['python']} on {report['platform']}",
+        f"PyTorch     {report['torch']}, built {cuda}",
+        f"GPUs        {', '.join(report['gpus']) or 'none visible to PyTorch'}",
+        f"threads     {report['threads']}",
+        *_render_extension(report["extension"]),
+        "backends",
+    ]
+    for name, why_not in report["backends"].items():
+        lines.append(f"  {name:<9} {'available' if why_not is None else 'not available: ' + why_not}")
+    for name, value in report["environment"].items():
+        lines.append(f"  {name}={value}")
+    return "\n".join(lines)
+
+
+def _render_extension(extension: dict) -> list[str]:
+    state = "loaded" if extension["loaded"] else f"not loaded: {extension['reason']}"
+    lines = [f"extension   {state}"]
+    build = extension["build"]
+    if build is None:
+        return lines
+    if extension["loaded"]:
+        lines.append(f"  runs      {extension['instruction_set']} kernels")
+    flags = dict(build["flags"])
+    lines += [
+        f"  built     fastloss {build['version']}, Python {build['python']}, {build['platform']}, {build['compiler']}",
+        f"  torch     compiled against {build['torch']}, stable ABI: runs on {build['torch_min']} and later",
+        f"  CUDA      {_render_cuda(build)}",
+        f"  flags     {flags.pop('common')}",
+    ]
+    lines += [f"  {name:<9} {value or 'no further flags'}" for name, value in flags.items()]
+    if build["sanitize"]:
+        lines.append(f"  sanitize  {build['sanitize']}")
+    return lines
+
+
+def _render_cuda(build: dict) -> str:
+    if build["cuda"] is None:
+        return f"not built: {build['cuda_reason']}"
+    return f"CUDA {build['cuda']['version']} for {build['cuda']['archs']}"

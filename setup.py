@@ -1,4 +1,4 @@
-"""Builds fastloss._C with ninja: torch-free kernels once per instruction set, stable-ABI ops, a pybind11 module, one .so.
+"""Builds fastloss._C with ninja: kernels once per instruction set, stable-ABI ops, a pybind11 module, all in one .so.
 
 Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_CUDA=auto|1|0, FASTLOSS_SANITIZE=address,undefined, MAX_JOBS,
 CXX, CXXFLAGS, LDFLAGS. CONTRIBUTING.md explains them.
@@ -28,7 +28,7 @@ SANITIZE = os.environ.get("FASTLOSS_SANITIZE", "")
 TORCH_MIN = (2, 11)
 STABLE_TARGET = f"0x{TORCH_MIN[0]:02x}{TORCH_MIN[1]:02x}000000000000"
 
-# -fno-trapping-math lets the compiler turn selects into masks (12x on the sigmoid loops); NaN and infinities keep their meaning.
+# -fno-trapping-math lets selects become masks (12x on the sigmoid loops); NaN and infinities keep their meaning.
 COMMON = (
     "-std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-trapping-math -fno-math-errno "
     "-fopenmp-simd -Wall -Wextra"
@@ -68,9 +68,7 @@ def find_torch():
 
 def find_compiler():
     if os.name == "nt":
-        stop(
-            "the extension needs GCC or Clang, which Windows builds do not use; set FASTLOSS_NO_EXT=1 to install without it."
-        )
+        stop("the extension is not built on Windows; set FASTLOSS_NO_EXT=1 to install without it.")
     command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
     if shutil.which(command[0]) is None:
         stop(f"no C++17 compiler ({command[0]}) was found; install g++ or clang, set CXX, or set FASTLOSS_NO_EXT=1.")
@@ -100,7 +98,7 @@ def find_cuda():
     )
     if wish == "1" and nvcc is None:
         stop("FASTLOSS_CUDA=1 needs nvcc, which was found neither in CUDA_HOME, CUDA_PATH nor PATH.")
-    # The .cu files include no torch header: their objects, made by nvcc, join the link in `write_graph` with cudart_static.
+    # The .cu files include no torch header: nvcc makes their objects, which join the link in `write_graph`.
     if not list(ROOT.glob("csrc/cuda/*.cu")):
         if wish == "1":
             stop("FASTLOSS_CUDA=1 was asked for, but this version of fastloss has no CUDA kernels; use auto or 0.")
@@ -134,7 +132,7 @@ def write_graph(folder, cxx, torch_dir):
         for source in sorted(ROOT.glob("csrc/cpu/kernels*.cpp")):
             jobs.append((f"{source.stem}.{isa}.o", source, [f"-DFL_ISA=fl_{isa}", *flags]))
 
-    # No rpath: `import torch` loads these libraries, whichever torch it is. --no-as-needed keeps libtorch for weak symbols.
+    # No rpath: `import torch` loads these libraries, its own ones. --no-as-needed keeps libtorch for weak symbols.
     if sys.platform == "darwin":
         link += ["-undefined", "dynamic_lookup"]
     else:
@@ -174,9 +172,7 @@ def build(folder):
         stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
     call = [ninja, "-C", str(ROOT), "-f", str(folder / "build.ninja"), "-j", jobs or str(os.cpu_count() or 1)]
     if subprocess.run(call).returncode:
-        stop(
-            "the extension did not compile (the compiler's words are above); set FASTLOSS_NO_EXT=1 to install without it."
-        )
+        stop("the extension did not compile, see above; set FASTLOSS_NO_EXT=1 to install without it.")
     compiler = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     record = {
         "version": read_assignment(ROOT / "fastloss" / "_version.py", "__version__"),
@@ -219,7 +215,7 @@ class NinjaBuild(build_ext):
 
 
 class CleanBuildPy(build_py):
-    """Starts from nothing, so that a wheel holds no file of an earlier build, and a pure-Python install no extension."""
+    """Starts from nothing: a wheel holds no file of an earlier build, and a pure-Python install no extension."""
 
     def run(self):
         shutil.rmtree(Path(self.build_lib, "fastloss"), ignore_errors=True)

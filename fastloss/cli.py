@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `fastloss <command> …` and returns the exit status: 0 only on success, 2 for bad input, 130 when interrupted."""
+    """Runs `fastloss <command> …` and returns the exit status: 0 on success, 2 for bad input, 130 if interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     top = Parser(
         prog="fastloss",

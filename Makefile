@@ -87,7 +87,7 @@ build/active-constraints.txt:
 
 $(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
 	@mkdir -p $(@D)
-	$(PIP) install -c $(CONSTRAINTS) 'torch>=2.11' 'setuptools>=77' ninja 'pybind11>=2.13'
+	$(PIP) install -c $(CONSTRAINTS) 'torch>=2.11' 'setuptools>=77' ninja 'pybind11>=2.13' numpy
 	@touch $@
 
 $(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py fastloss/_version.py $(SOURCES)

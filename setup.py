@@ -160,6 +160,9 @@ def write_graph(folder, cxx, torch_dir):
 
 def build(folder):
     """Compiles into `folder`, where objects stay for the next call; returns the paths of the .so and its record."""
+    jobs = os.environ.get("MAX_JOBS", "")
+    if jobs and not (jobs.isdigit() and int(jobs) > 0):
+        stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
     cuda, cuda_reason = find_cuda()
     torch_dir, torch_version = find_torch()
     cxx, ninja = find_compiler(), find_ninja()
@@ -167,9 +170,6 @@ def build(folder):
         stop("pybind11 was not found; run `pip install pybind11` or drop --no-build-isolation.")
     folder.mkdir(parents=True, exist_ok=True)
     flags = write_graph(folder, cxx, torch_dir)
-    jobs = os.environ.get("MAX_JOBS", "")
-    if jobs and not (jobs.isdigit() and int(jobs) > 0):
-        stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
     call = [ninja, "-C", str(ROOT), "-f", str(folder / "build.ninja"), "-j", jobs or str(os.cpu_count() or 1)]
     if subprocess.run(call).returncode:
         stop("the extension did not compile, see above; set FASTLOSS_NO_EXT=1 to install without it.")

@@ -68,8 +68,12 @@ def _run(name: str, words: list[str]) -> int:
         # `fastloss doctor | head`: the reader has left; keep the interpreter from flushing into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CommandError, OSError, RuntimeError, TypeError, ValueError) as error:
-        return _fail(prog, str(error) or type(error).__name__, 2, error)
+    except CommandError as error:
+        return _fail(prog, str(error), 2, error)
+    except (OSError, RuntimeError, ValueError) as error:
+        # Bad data mostly (no such file, a backend that cannot run here); if it is a bug, say how to see it.
+        message = f"{str(error) or type(error).__name__} (FASTLOSS_TRACEBACK=1 shows where)"
+        return _fail(prog, message, 2, error)
 
 
 def _fail(prog: str, message: str, status: int, error: BaseException) -> int:

@@ -1,0 +1,128 @@
+"""Checks of constructor arguments: each returns the value in its canonical type or raises one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from numbers import Real
+
+from .backends import check_name
+from .spec import MODES, REDUCTIONS
+
+
+def mode(value: object, allowed: tuple[str, ...] = MODES, hint: str = "") -> str:
+    if value not in MODES:
+        raise ValueError(f"mode must be one of {_list(MODES)}, got {value!r}.")
+    if value not in allowed:
+        raise ValueError(f"mode must be {_list(allowed)} for this loss, got {value!r}{hint}.")
+    return value
+
+
+def number(name: str, value: object, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> float:
+    """A finite number in [low, high], or in (low, high] if open_low."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+    value = float(value)
+    if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        raise ValueError(f"{name} must be {_interval(low, high, open_low)}, got {value}.")
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {_list(allowed)}, got {value!r}.")
+    return value
+
+
+def reduction(value: object, allowed: tuple[str, ...] = REDUCTIONS) -> str:
+    return choice("reduction", value, allowed)
+
+
+def index(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer or None, got {value!r}.")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit into 64 bits, got {value}.")
+    return value
+
+
+def vector(name: str, value: object, high: float = math.inf) -> tuple[float, ...]:
+    """Numbers in [0, high], one for each channel, from a list, a tuple or a 1-d tensor; () for None."""
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list with one number for each channel, got {value!r}.")
+    values = value.tolist() if hasattr(value, "tolist") else list(value)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{name} must be a list with one number for each channel, got {value!r}.")
+    return tuple([number(name, v, 0.0, high) for v in values])
+
+
+def number_or_vector(name: str, value: object, high: float = math.inf) -> tuple[float, ...]:
+    """As `vector`, where a single number stands for every channel."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is not None and (isinstance(value, Real) or not isinstance(value, Iterable)):
+        return (number(name, value, 0.0, high),)
+    return vector(name, value, high)
+
+
+def classes(value: object) -> tuple[int, ...] | None:
+    """Distinct channel numbers, sorted."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
+    values = value.tolist() if hasattr(value, "tolist") else list(value)
+    if any([isinstance(v, bool) or not isinstance(v, int) for v in values]):
+        raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
+    if not values or min(values) < 0 or len(set(values)) != len(values):
+        raise ValueError(f"classes must be distinct channel numbers from 0, at least one, got {value!r}.")
+    return tuple(sorted(values))
+
+
+def fraction(value: object) -> Fraction:
+    """The share k of top-k as the decimal that was written: 0.29 is 29/100."""
+    if isinstance(value, int):
+        hint = f"; nnU-Net counts percent, its k={value} is k={value / 100} here" if not isinstance(value, bool) else ""
+        raise TypeError(f"k must be a float in (0, 1], got the integer {value}{hint}.")
+    k = value if isinstance(value, Fraction) else Fraction(repr(number("k", value, 0.0, 1.0, open_low=True)))
+    if not 0 < k <= 1:
+        raise ValueError(f"k must be a float in (0, 1], got {value}.")
+    return k
+
+
+def backend(value: object) -> str | None:
+    if value is not None:
+        check_name(value, "backend")
+    return value
+
+
+def process_group(value: object) -> object:
+    """None (also for False), True or a torch.distributed process group."""
+    if value is None or value is False:
+        return None
+    if value is True or hasattr(value, "size"):
+        return value
+    raise TypeError(f"process_group must be True or a torch.distributed process group, got {type(value).__name__}.")
+
+
+def _list(values: tuple[str, ...]) -> str:
+    return " or ".join([repr(v) for v in values])
+
+
+def _interval(low: float, high: float, open_low: bool) -> str:
+    if high == math.inf:
+        if low == -math.inf:
+            return "finite"
+        return f"finite and {'greater than' if open_low else 'at least'} {low:g}"
+    return f"between {low:g} {'(not included) ' if open_low else ''}and {high:g}"

@@ -1,0 +1,98 @@
+"""Which implementation runs: "reference" (plain PyTorch), "cpu" (C++), "cuda" (CUDA C++) or "triton".
+
+Order of choice: the `backend=` argument, then `with backends.use(name)`, then the environment variable FASTLOSS_BACKEND
+(read when fastloss is imported), then the default of the device. A backend asked for by name that cannot run raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+try:
+    from . import _ops
+except ImportError:
+    _ops = None
+
+NAMES = ("reference", "cpu", "cuda", "triton")
+_DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+_DEFAULTS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+# Read by every call as part of the key of its cache (and guarded by torch.compile).
+override: ContextVar[str | None] = ContextVar("fastloss_backend", default=None)
+checking: ContextVar[bool] = ContextVar("fastloss_debug", default=False)
+_environment = os.environ.get("FASTLOSS_BACKEND") or None
+
+
+def available() -> dict[str, str | None]:
+    """{name: None, or one sentence that says why the backend cannot run here}."""
+    return {name: _reason(name) for name in NAMES}
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Runs every loss that names no backend itself on `name`; the setting belongs to the current thread or task.
+
+    Raises ValueError for an unknown name and RuntimeError for a backend that cannot run here.
+    """
+    check_name(name, "name")
+    why_not = _reason(name)
+    if why_not is not None:
+        raise RuntimeError(f"backend {name!r} cannot run here: {why_not}.")
+    token = override.set(name)
+    try:
+        yield
+    finally:
+        override.reset(token)
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Checks the values of the targets on every device and raises ValueError, where CUDA else makes the loss NaN.
+
+    Each call then waits for the device, and cannot be captured in a CUDA graph.
+    """
+    token = checking.set(True)
+    try:
+        yield
+    finally:
+        checking.reset(token)
+
+
+def check_name(name: object, argument: str) -> None:
+    if name not in NAMES:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, NAMES))}, got {name!r}.")
+
+
+def choose(argument: str | None, x: Tensor) -> str:
+    """The backend for logits x. Raises RuntimeError if one asked for by name cannot run, ValueError if not on x's device."""
+    name, source = argument, "backend="
+    if name is None:
+        name, source = override.get(), "backends.use"
+    if name is None:
+        name, source = _environment, "FASTLOSS_BACKEND"
+    device = x.device.type
+    if name is None:
+        for candidate in _DEFAULTS.get(device, ()):
+            if _reason(candidate) is None:
+                return candidate
+        return "reference"
+    check_name(name, source.rstrip("="))
+    if name == "reference":
+        return name
+    why_not = _reason(name)
+    if why_not is not None:
+        raise RuntimeError(f"backend {name!r} (from {source}) cannot run here: {why_not}.")
+    if _DEVICES[name] != device:
+        raise ValueError(f"backend {name!r} (from {source}) works on {_DEVICES[name]} tensors, x is on {device}.")
+    return name
+
+
+def _reason(name: str) -> str | None:
+    if _ops is None:
+        return None if name == "reference" else "fastloss._ops is missing"
+    return None if name == "reference" else _ops.available(name)

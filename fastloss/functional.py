@@ -1,0 +1,189 @@
+"""Functional forms: `dice_loss(x, y, "binary", smooth=1.0)` is `DiceLoss("binary", smooth=1.0)(x, y)`.
+
+Each takes the keyword arguments of its class, and `mask` and `pixel_weight`. Shapes, formulas and errors are those of the
+class. The checked loss of each set of arguments is cached, so that a call costs no more than that of a module.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from . import _arguments as check
+from . import losses
+from .compound import Criterion
+from .plan import Plan, plan
+from .spec import Spec
+from .stats import Stats
+
+__all__ = [
+    "bce_with_logits_loss",
+    "cross_entropy_loss",
+    "dice_loss",
+    "focal_loss",
+    "iou_loss",
+    "jaccard_loss",
+    "stats",
+    "topk_loss",
+    "tversky_loss",
+]
+
+
+def _form_of(owner: type[Criterion]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Gives a functional form the signature of its class."""
+
+    def decorate(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        own = [p for p in inspect.signature(form).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        settings = [p for p in inspect.signature(owner).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        form.__signature__ = inspect.Signature([*own, *settings], return_annotation=Tensor)
+        form.__doc__ = f"`fastloss.{owner.__name__}` as a function."
+        return form
+
+    return decorate
+
+
+@_form_of(losses.BCEWithLogitsLoss)
+def bce_with_logits_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.BCEWithLogitsLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.CrossEntropyLoss)
+def cross_entropy_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "multiclass",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.CrossEntropyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.FocalLoss)
+def focal_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.FocalLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.TopKLoss)
+def topk_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.TopKLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.TverskyLoss)
+def tversky_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.TverskyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.DiceLoss)
+def dice_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.DiceLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+@_form_of(losses.JaccardLoss)
+def jaccard_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    **settings: Any,
+) -> Tensor:
+    return _plan(losses.JaccardLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+
+
+iou_loss = jaccard_loss
+
+
+def stats(
+    x: Tensor,
+    y: Tensor,
+    mode: str = "binary",
+    *,
+    threshold: float = 0.5,
+    ignore_index: int | None = None,
+    mask: Tensor | None = None,
+    backend: str | None = None,
+) -> Stats:
+    """Confusion counts without a loss, for validation: `stats(x, y, mode=…).dice()`. `Stats.terms` is empty.
+
+    Args:
+        x, y, mask: as for a loss (see `Criterion.forward`); soft labels count as positive from 0.5, probability targets
+            by their argmax.
+        threshold: probability from which a pixel is predicted positive (binary, multilabel).
+        ignore_index: targets of this value are left out.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for a loss, and for a threshold outside [0, 1].
+    """
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
+    found = _counting(check.mode(mode), check.index("ignore_index", ignore_index), check.backend(backend))
+    return Stats(found.counts(x, y, mask, threshold))
+
+
+@lru_cache(maxsize=64)
+def _counting(mode: str, ignore_index: int | None, backend: str | None) -> Plan:
+    return plan(Spec(mode, (), ignore_index), backend)
+
+
+def _plan(owner: type[Criterion], mode: str, settings: dict[str, Any]) -> Plan:
+    flat = [_hashable(item) for pair in settings.items() for item in pair]
+    return _cached(owner, mode, *flat)
+
+
+@lru_cache(maxsize=256, typed=True)  # typed: k=1 is refused, k=1.0 is not
+def _cached(owner: type[Criterion], mode: str, *flat: Any) -> Plan:
+    return owner(mode, **dict(zip(flat[::2], flat[1::2])))._plan
+
+
+def _hashable(value: Any) -> Any:
+    """Lists and tensors by value: a cache must not go by the identity of what can change."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    return tuple(value) if isinstance(value, list) else value

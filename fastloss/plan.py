@@ -1,0 +1,136 @@
+"""A spec made ready to run: validation cached by the inputs' metadata, then one call into a backend."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, distributed, reference, validate
+from .spec import Spec
+
+_CACHED_CALLS = 64
+_override = backends.override.get
+_checking = backends.checking.get
+_compiling = torch.compiler.is_compiling
+_functorch = torch._C._functorch.peek_interpreter_stack
+_ops = backends._ops
+
+
+class Plan:
+    """How one spec runs. Immutable but for its cache; shared by equal losses."""
+
+    __slots__ = ("backend", "calls", "elementwise", "group", "spec")
+
+    def __init__(self, spec: Spec, backend: str | None, group: Any) -> None:
+        self.spec = spec
+        self.backend = backend
+        self.group = group
+        self.elementwise = spec.elementwise
+        self.calls: dict[tuple, validate.Call] = {}
+
+    def __reduce__(self) -> tuple:
+        return plan, (self.spec, self.backend, self.group)
+
+    def __deepcopy__(self, memo: dict) -> Plan:
+        return self  # a process group cannot be copied
+
+    def call(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
+        """The checked call for these inputs; raises what `validate.prepare` raises."""
+        if _compiling():
+            return validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
+        try:
+            key = (x.shape, x.dtype, x.device, x.layout, y.shape, y.dtype, y.device, y.layout, y.requires_grad, _override())
+            if mask is not None:
+                key += _metadata(mask)
+            if pixel_weight is not None:
+                key += (None, *_metadata(pixel_weight))
+            found = self.calls.get(key)
+        except (AttributeError, TypeError):  # no tensors: the validator says so
+            key, found = None, None
+        if found is None:
+            found = validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
+            if len(self.calls) >= _CACHED_CALLS:
+                self.calls.clear()
+            self.calls[key] = found
+        return found
+
+    def run(
+        self,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        pixel_weight: Tensor | None = None,
+        weights: list[Tensor] | None = None,
+        want_stats: bool = False,
+        threshold: float = 0.5,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
+        backend, ints, floats, unsqueeze = self.call(x, y, mask, pixel_weight)
+        spec = self.spec
+        shape = x.shape
+        if unsqueeze:
+            x = x.unsqueeze(1)
+        generic = self.group is not None
+        if weights:
+            validate.check_weights(weights, x)
+            generic = generic or (torch.is_grad_enabled() and any([w.requires_grad for w in weights]))
+        if not _compiling():
+            if _functorch() is not None:
+                return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
+            if backend == "reference" and x.device.type == "cpu" or _checking() and x.device.type != "cpu":
+                validate.check_values(spec, x, y, mask)
+        if backend == "reference" or not spec.terms:
+            return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
+        if self.elementwise:
+            value = _ops.elementwise(backend, spec, ints, floats, x, y, mask, pixel_weight)
+            return (value.reshape(shape) if unsqueeze else value), None, None
+        if not generic:
+            weights = weights or []
+            return _ops.loss(backend, spec, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
+        sums, aux = _ops.sums(backend, spec, ints, floats, x, y, mask, pixel_weight)
+        loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
+        counts = _ops.counts(backend, spec, ints, floats, x, y, mask, threshold) if want_stats else None
+        return loss, values, counts
+
+    def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
+        """int64 [N, C, 4] without a loss."""
+        backend, ints, floats, unsqueeze = self.call(x, y, mask, None)
+        if unsqueeze:
+            x = x.unsqueeze(1)
+        if backend == "reference":
+            if not _compiling() and _functorch() is None and x.device.type == "cpu":
+                validate.check_values(self.spec, x, y, mask)
+            return reference.counts(self.spec, x, y, mask, threshold)
+        return _ops.counts(backend, self.spec, ints, floats, x, y, mask, threshold)
+
+    def _reference(
+        self,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor | None,
+        pixel_weight: Tensor | None,
+        weights: list[Tensor] | None,
+        want_stats: bool,
+        threshold: float,
+        shape: torch.Size,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        spec = self.spec
+        if self.elementwise:
+            value = reference.elementwise(spec, x, y, mask, pixel_weight)
+            return (value if spec.softmax else value.reshape(shape)), None, None
+        sums, aux = reference.sums(spec, x, y, mask, pixel_weight)
+        loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
+        return loss, values, reference.counts(spec, x, y, mask, threshold) if want_stats else None
+
+
+def _metadata(t: Tensor) -> tuple:
+    return t.shape, t.dtype, t.device, t.layout, t.requires_grad
+
+
+@lru_cache(maxsize=256)
+def plan(spec: Spec, backend: str | None = None, group: Any = None) -> Plan:
+    """The plan of a spec, one for all losses that have the same."""
+    return Plan(spec, backend, group)

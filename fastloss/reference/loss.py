@@ -1,0 +1,275 @@
+"""The oracle: every loss in plain differentiable PyTorch, on any device, in float64 for float64 logits.
+
+Two steps, as in the kernels: `sums` reads the inputs once, `finalise` turns the sums into the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..spec import Spec, Term
+from . import activation, pointwise, region, topk
+
+
+@dataclass
+class Inputs:
+    """Selected inputs: x, y, p [N, C, P] (log_p under softmax), ids [N, 1, P] or None, valid bool like the pointwise
+    elements, weight the same or None, bad whether y is out of range (0-d bool), channel weights by term."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor | None
+    valid: Tensor
+    weight: Tensor | None
+    bad: Tensor
+    p: Tensor
+    log_p: Tensor | None
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """float64, but for devices that have none."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def per_pixel(t: Tensor, x: Tensor) -> Tensor:
+    """y, mask or pixel_weight, of shape [N, *S] or [N, 1 or C, *S], as [N, 1 or C, P] for x [N, C, *S]."""
+    channels, spatial = (t.shape[1], t.shape[2:]) if t.ndim == x.ndim else (1, t.shape[1:])
+    return t.reshape(t.shape[0], channels, math.prod(spatial))
+
+
+def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
+    """y == ignore_index; false where y's type cannot hold the value (torch would wrap -100 to 156 in uint8)."""
+    if not y.is_floating_point() and y.dtype != torch.bool:
+        info = torch.iinfo(y.dtype)
+        if not info.min <= ignore_index <= info.max:
+            return torch.zeros_like(y, dtype=torch.bool)
+    return y == ignore_index
+
+
+def select(spec: Spec, y: Tensor, mask: Tensor | None) -> Tensor:
+    """The valid elements, bool, broadcastable to y [N, 1 or C, P]."""
+    valid = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+    if spec.ignore_index is not None and not (spec.softmax and y.is_floating_point()):
+        valid = valid & ~equals_ignored(y, spec.ignore_index)
+    return valid
+
+
+def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
+    """Whether a valid target is no class id, or outside [0, 1] (binary, multilabel); 0-d bool."""
+    if spec.softmax:
+        if y.is_floating_point():
+            return torch.zeros((), dtype=torch.bool, device=y.device)
+        ids = y.long()
+        return (valid & ((ids < 0) | (ids >= channels))).any()
+    if y.dtype == torch.bool:
+        return torch.zeros((), dtype=torch.bool, device=y.device)
+    return (valid & ~((y >= 0) & (y <= 1))).any()
+
+
+def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> Inputs:
+    """Flatten, select the valid elements before any arithmetic, and activate."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = per_pixel(y, x)
+    mask, pixel_weight = [t if t is None else per_pixel(t, x) for t in (mask, pixel_weight)]
+    x = per_pixel(x, x).to(dtype)
+    valid = select(spec, y, mask)
+    bad = out_of_range(spec, y, valid, x.shape[1])
+    x = torch.where(valid, x, torch.zeros_like(x))
+    ids = None
+    if spec.softmax and not y.is_floating_point():
+        ids = torch.where(valid, y, torch.zeros_like(y)).long().clamp(0, x.shape[1] - 1)
+        channels = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1)
+        y = ((ids == channels) & valid).to(dtype)
+    else:
+        y = torch.where(valid, y, torch.zeros_like(y)).to(dtype)
+    if pixel_weight is not None:
+        pixel_weight = torch.where(valid, pixel_weight, torch.zeros_like(pixel_weight)).to(dtype)
+    if spec.softmax:
+        p, log_p = activation.softmax(x)
+    else:
+        p, log_p = activation.sigmoid(x), None
+    p = torch.where(valid, p, torch.zeros_like(p))
+    return Inputs(x, y, ids, valid, pixel_weight, bad, p, log_p)
+
+
+def channel_vector(term: Term, x: Tensor) -> Tensor | None:
+    """The per-channel parameter of a pointwise term as [1, C or 1, 1]."""
+    return torch.tensor(term.vector, dtype=x.dtype, device=x.device).reshape(1, -1, 1) if term.vector else None
+
+
+def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
+    """Unreduced values of a pointwise term, pixel weights included, 0 where invalid: [N, C, P], or [N, 1, P] (softmax)."""
+    i, vector = inputs, channel_vector(term, inputs.x)
+    if spec.softmax:
+        target = i.y if i.ids is None else i.ids
+        if term.kind == "focal":
+            value = pointwise.focal_multiclass(i.log_p, target, term.gamma, vector)
+        else:
+            value = pointwise.ce(i.log_p, target, vector, term.label_smoothing)
+    elif term.kind == "focal":
+        value = pointwise.focal_binary(i.x, i.y, term.gamma, vector)
+    else:
+        value = pointwise.bce(i.x, i.y, vector, term.label_smoothing)
+    if i.weight is not None:
+        value = value * i.weight
+    return torch.where(i.valid, value, torch.zeros_like(value))
+
+
+def denominator(spec: Spec, term: Term, inputs: Inputs, n: Tensor) -> Tensor:
+    """What the mean of a pointwise term divides by: valid elements, or their class weights (CE with ids, as torch)."""
+    vector = channel_vector(term, inputs.x)
+    if term.kind != "ce" or vector is None or inputs.ids is None:
+        return n
+    weights = vector.expand_as(inputs.y).gather(1, inputs.ids)
+    return torch.where(inputs.valid, weights, torch.zeros_like(weights)).sum(dtype=n.dtype)
+
+
+def sums(
+    spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sums [G, C, 7 + T], aux [T, 4]) in float64; G is N if a term works per sample, else 1.
+
+    Columns: valid elements, sums of p y, p, y, p^2, y^2, |p - y|, then of each pointwise term's elements.
+    aux rows: denominator of the mean, tau, weight of a tie, count of top-k.
+    """
+    i = prepare(spec, x, y, mask, pixel_weight)
+    dtype = accumulator(x)
+    regions = [term for term in spec.terms if term.region]
+    valid = i.valid.expand_as(i.x)
+    zero = torch.zeros(i.x.shape[:2], dtype=dtype, device=x.device)
+    columns = [valid.sum(-1).to(dtype)]
+    wanted = [
+        (any(not t.l1 for t in regions), lambda: i.p * i.y),
+        (bool(regions), lambda: i.p),
+        (bool(regions), lambda: i.y),
+        (any(t.squared for t in regions), lambda: i.p * i.p),
+        (any(t.squared for t in regions), lambda: i.y * i.y),
+        (any(t.l1 for t in regions), lambda: (i.p - i.y).abs()),
+    ]
+    columns += [make().sum(-1, dtype=dtype) if needed else zero for needed, make in wanted]
+    n = (i.valid if spec.softmax else valid).sum().to(dtype)
+    aux = []
+    for term in spec.terms:
+        row = [n, n * 0, n * 0, n * 0]
+        if term.region:
+            columns.append(zero)
+        else:
+            value = elements(spec, term, i)
+            row[0] = denominator(spec, term, i, n)
+            if term.kind == "topk":
+                share, tau, tie, count = topk.topk_select(
+                    value.reshape(-1), i.valid.expand_as(value).reshape(-1), term.k
+                )
+                value = value * share.reshape(value.shape)
+                row = [t.to(dtype) for t in (count, tau, tie, count)]
+            column = value.sum(-1, dtype=dtype)
+            columns.append(torch.cat([column, zero[:, 1:]], 1) if spec.softmax else column)
+        aux.append(torch.stack(row))
+    table = torch.stack(columns, -1)
+    table = table if spec.per_sample else table.sum(0, keepdim=True)
+    table = torch.where(i.bad, torch.full_like(table, torch.nan), table)
+    return table, torch.stack(aux).detach() if aux else n.new_zeros((0, 4))
+
+
+def finalise(
+    spec: Spec,
+    table: Tensor,
+    aux: Tensor,
+    weights: list[Tensor],
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(loss, value of each term [T]) from what `sums` returns.
+
+    `reduce` maps the one vector of everything that adds up over processes (pooled sums, denominators, per-sample losses
+    and their number) to its total.
+    """
+    pooled = table.sum(0)
+    samples = [region.region_term(table, t) if t.region and not t.batch else (aux[0, 0] * 0,) * 2 for t in spec.terms]
+    if reduce is not None:
+        flat = [pooled.reshape(-1), aux[:, 0], *[part.reshape(1) for pair in samples for part in pair]]
+        total = reduce(torch.cat(flat))
+        head = pooled.numel()
+        pooled, rest = total[:head].reshape(pooled.shape), total[head:]
+        count = len(spec.terms)
+        aux = torch.cat([rest[:count, None], aux[:, 1:]], 1)
+        samples = [(rest[count + 2 * i], rest[count + 2 * i + 1]) for i in range(count)]
+    values = []
+    for index, term in enumerate(spec.terms):
+        if term.region:
+            value, count = region.region_term(pooled[None], term) if term.batch else samples[index]
+        else:
+            value = pooled[:, 7 + index].sum()
+            count = aux[index, 0] if term.reduction == "mean" else torch.ones_like(value)
+        safe = torch.where(count == 0, torch.ones_like(count), count)
+        values.append(torch.where(count == 0, value * 0, value / safe))
+    loss = pooled.sum() * 0 if not values else values[0].new_zeros(())
+    for term, value in zip(spec.terms, values):
+        loss = loss + weigh(term, value, weights)
+    return loss, torch.stack(values).detach() if values else loss.new_zeros(0).detach()
+
+
+def weigh(term: Term, value: Tensor, weights: list[Tensor]) -> Tensor:
+    """The weighted term; a term whose weight tensor is 0 is skipped even if its value is not finite."""
+    if term.weight_index < 0:
+        return term.weight * value
+    weight = weights[term.weight_index].to(value.dtype)
+    skipped = (weight.detach() == 0) & ~torch.isfinite(value.detach())
+    return term.weight * weight * torch.where(skipped, torch.zeros_like(value), value)
+
+
+def counts(
+    spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, threshold: float = 0.5
+) -> Tensor:
+    """int64 [N, C, 4]: tp, fp, fn, tn over the valid elements; prediction x >= logit(threshold), or argmax (softmax)."""
+    x = x.detach()
+    y = per_pixel(y.detach(), x)
+    valid = select(spec, y, mask if mask is None else per_pixel(mask, x))
+    flat = per_pixel(x, x)
+    channels = flat.shape[1]
+    if spec.softmax:
+        every = torch.arange(channels, device=x.device).reshape(1, -1, 1)
+        ids = (y.argmax(1, keepdim=True) if y.is_floating_point() else y.long())
+        truth = ids == every
+        predicted = flat.argmax(1, keepdim=True) == every
+    else:
+        predicted = flat >= logit(threshold)
+        truth = y.bool() if y.dtype == torch.bool else y >= 0.5
+    valid = valid.expand_as(flat)
+    tp, fp, fn = valid & predicted & truth, valid & predicted & ~truth, valid & ~predicted & truth
+    tn = valid & ~predicted & ~truth
+    return torch.stack([t.sum(-1) for t in (tp, fp, fn, tn)], -1)
+
+
+def logit(p: float) -> float:
+    if p <= 0.0 or p >= 1.0:
+        return -math.inf if p <= 0.0 else math.inf
+    return math.log(p) - math.log1p(-p)
+
+
+def loss(
+    spec: Spec,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    pixel_weight: Tensor | None,
+    weights: list[Tensor],
+    want_stats: bool = False,
+    threshold: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(loss 0-d, values [T] float64 detached, counts [N, C, 4] or None)."""
+    total, values = finalise(spec, *sums(spec, x, y, mask, pixel_weight), weights)
+    total = total.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return total, values, counts(spec, x, y, mask, threshold) if want_stats else None
+
+
+def elementwise(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> Tensor:
+    """reduction="none": x's shape (binary, multilabel) or [N, *S] (multiclass), times the term's weight."""
+    i = prepare(spec, x, y, mask, pixel_weight)
+    value = spec.terms[0].weight * elements(spec, spec.terms[0], i)
+    value = torch.where(i.bad, torch.full_like(value, torch.nan), value)
+    return value.reshape(x.shape[0], *x.shape[2:]) if spec.softmax else value.reshape(x.shape)

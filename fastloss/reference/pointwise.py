@@ -1,0 +1,71 @@
+"""Per-pixel terms, unreduced: mirrors csrc/math/pointwise.h.
+
+Shapes: x, y, log_p [N, C, P]; class ids [N, 1, P]. A product whose one factor is 0 is selected away before it is formed,
+so that 0 * inf appears neither in the value nor in the gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bce(x: Tensor, y: Tensor, pos_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """-[w y log p + (1 - y) log(1 - p)] with p = sigmoid(x) and y <- y(1 - e) + e/2."""
+    if label_smoothing:
+        y = y * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive = -F.logsigmoid(x)
+    negative = -F.logsigmoid(-x)
+    weight = y if pos_weight is None else y * pos_weight
+    return _product(weight, positive) + _product(1.0 - y, negative)
+
+
+def ce(log_p: Tensor, y: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """torch's cross-entropy for ids (y [N, 1, P], int64) or probabilities (y [N, C, P]); the result is [N, 1, P]."""
+    channels = log_p.shape[1]
+    e = label_smoothing
+    if y.is_floating_point():
+        target = y * (1.0 - e) + e / channels if e else y
+        target = target if class_weights is None else target * class_weights
+        return _product(target, -log_p).sum(1, keepdim=True)
+    value = -log_p.gather(1, y)
+    if class_weights is not None:
+        value = _product(class_weights.expand_as(log_p).gather(1, y), value)
+    if e:
+        weights = torch.ones_like(log_p) if class_weights is None else class_weights.expand_as(log_p)
+        value = (1.0 - e) * value + (e / channels) * _product(weights, -log_p).sum(1, keepdim=True)
+    return value
+
+
+def focal_binary(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
+    """alpha_t (1 - exp(-b))^gamma b with b = BCE(x, y) and alpha_t = alpha y + (1 - alpha)(1 - y)."""
+    value = _focal(bce(x, y), gamma)
+    return value if alpha is None else value * (alpha * y + (1.0 - alpha) * (1.0 - y))
+
+
+def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
+    """alpha_y (1 - p_y)^gamma (-log p_y) for ids, or its mean under the probabilities y; the result is [N, 1, P]."""
+    if not y.is_floating_point():
+        value = _focal(-log_p.gather(1, y), gamma)
+        return value if alpha is None else value * alpha.expand_as(log_p).gather(1, y)
+    weight = y if alpha is None else y * alpha
+    used = weight != 0
+    b = torch.where(used, -log_p, torch.zeros_like(log_p))
+    return torch.where(used, weight * _focal(b, gamma), torch.zeros_like(b)).sum(1, keepdim=True)
+
+
+def _focal(b: Tensor, gamma: float) -> Tensor:
+    """u^gamma b with u = 1 - exp(-b), written u^(gamma+1) (b/u): u^gamma alone has an infinite slope at 0 for gamma < 1."""
+    if gamma == 0:
+        return b
+    u = -torch.expm1(-b.clamp_max(1e3))  # the clamp keeps inf * exp(-inf) out of the gradient; u is 1 there
+    small = b < 1e-4
+    ratio = torch.where(small, 1.0 + b * (0.5 + b / 12.0), b / torch.where(small, torch.ones_like(u), u))
+    return u.pow(gamma + 1.0) * ratio
+
+
+def _product(weight: Tensor, value: Tensor) -> Tensor:
+    """weight * value, and 0 where the weight is 0 whatever the value."""
+    zero = weight.detach() == 0
+    return weight * torch.where(zero, torch.zeros_like(value), value)

@@ -1,0 +1,56 @@
+"""Functions of the sums of a class: mirrors csrc/math/region.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..spec import Term
+
+# Columns of the sums [G, C, 7 + T]; column 7 + i is the sum of the elements of pointwise term i.
+VALID, PY, P, Y, PP, YY, L1 = range(7)
+
+
+def tversky_score(tp: Tensor, fp: Tensor, fn: Tensor, term: Term) -> Tensor:
+    """(TP + s) / max(TP + alpha FP + beta FN + s, eps)."""
+    below = tp + term.alpha * fp + term.beta * fn + term.smooth
+    return (tp + term.smooth) / below.clamp_min(term.eps)
+
+
+def region_loss(score: Tensor, term: Term) -> Tensor:
+    """-log max(score, eps), or max(1 - score, 0)^gamma with slope 0 where the base is 0."""
+    if term.log_loss:
+        return -torch.log(score.clamp_min(term.eps))
+    if term.gamma == 1.0:
+        return 1.0 - score
+    base = 1.0 - score
+    inside = base.detach() > 0
+    power = torch.where(inside, base, torch.ones_like(base)).pow(term.gamma)
+    return torch.where(inside, power, torch.zeros_like(power))
+
+
+def class_loss(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
+    """(loss, whether it counts in the mean) of each group and class, [G, C] each, from sums [G, C, 7 + T]."""
+    total_p, total_y = (sums[..., PP], sums[..., YY]) if term.squared else (sums[..., P], sums[..., Y])
+    tp = (sums[..., P] + sums[..., Y] - sums[..., L1]) * 0.5 if term.l1 else sums[..., PY]
+    loss = region_loss(tversky_score(tp, total_p - tp, total_y - tp, term), term)
+    present = sums[..., Y].detach() != 0
+    counts = present if term.empty == "skip" else torch.ones_like(present)
+    scored = (sums[..., VALID].detach() > 0) if term.empty == "score" else present
+    loss = torch.where(scored, loss, torch.zeros_like(loss))
+    return loss, counts
+
+
+def region_term(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
+    """(sum over groups of the class mean, number of groups that count), 0-d each, from sums [G, C, 7 + T]."""
+    loss, counts = class_loss(sums, term)
+    weights = torch.ones_like(loss)
+    vector = term.per_class(loss.shape[1])
+    if vector:
+        weights = weights * torch.tensor(vector, dtype=loss.dtype, device=loss.device)
+    weights = torch.where(counts, weights, torch.zeros_like(weights))
+    loss = torch.where(weights != 0, loss, torch.zeros_like(loss))
+    total = weights.sum(1)
+    used = total > 0
+    mean = (weights * loss).sum(1) / torch.where(used, total, torch.ones_like(total))
+    return mean.sum(), used.sum().to(loss.dtype)

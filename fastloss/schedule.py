@@ -1,0 +1,223 @@
+"""Losses that change during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _arguments as check
+from .compound import CompoundLoss, Criterion
+from .stats import Stats
+
+
+class LossSchedule(nn.Module):
+    """A loss that is altered between epochs: `schedule(x, y)` computes the one that is active.
+
+    `LossSchedule([(0, A), (50, B)])` is A in the epochs 0 to 49 and B from 50 on, any number of stages (the dynamic
+    alteration of the loss). `linear`, `alternating` and `on_plateau` build the other kinds. Call `step(epoch)` before
+    each epoch:
+
+        for epoch in range(epochs):
+            if schedule.step(epoch, metric):
+                ...  # the loss changed: reset what must not carry over (momentum, best value)
+
+    A blend keeps its two weights in 0-d buffers that are filled in place: its changes recompile nothing and are seen by a
+    captured CUDA graph. An abrupt change is another computation and takes effect on the next call.
+
+    Args:
+        stages: pairs (first epoch, loss), the first at epoch 0, epochs increasing.
+
+    Raises:
+        ValueError: no stages, epochs that do not start at 0 or do not increase.
+        TypeError: an epoch is no integer, a loss is none of fastloss.
+    """
+
+    def __init__(self, stages: Iterable[tuple[int, Criterion]]) -> None:
+        stages = list(stages)
+        if not stages:
+            raise ValueError("stages must hold at least one pair (first epoch, loss), got none.")
+        starts = [_epoch("a stage's first epoch", start) for start, _ in stages]
+        if starts[0] != 0 or any([b <= a for a, b in zip(starts, starts[1:])]):
+            raise ValueError(f"stages must start at epoch 0 and then increase, got {starts}.")
+        super().__init__()
+        self._kind = "abrupt"
+        self._settings: dict[str, Any] = {"starts": starts}
+        self._set_losses([loss for _, loss in stages])
+
+    @classmethod
+    def linear(cls, a: Criterion, b: Criterion, start: int, end: int) -> LossSchedule:
+        """a until `start`, b from `end`, in between (1 - t) a + t b with t = (epoch - start) / (end - start).
+
+        The "naive" schedule of Taubert et al. 2020, "Loss scheduling for class-imbalanced image segmentation problems".
+        Raises ValueError unless 0 <= start < end, and what a + b raises.
+        """
+        return cls._blend("linear", a, b, start, end)
+
+    @classmethod
+    def alternating(cls, a: Criterion, b: Criterion, start: int, end: int, period: int) -> LossSchedule:
+        """a until `start`, b from `end`, in between waves of `period` epochs: the weight t of b rises linearly from 0 to 1
+        in the first half of each and falls back along a quarter cosine in the second; a weighs 1 - t.
+
+        The "alternating" schedule of Taubert et al. 2020 (a linear ramp followed by a sinusoidal decay), repeated.
+        Raises ValueError unless 0 <= start < end and period >= 2, and what a + b raises.
+        """
+        if _epoch("period", period) < 2:
+            raise ValueError(f"period must be at least 2 epochs, got {period}.")
+        return cls._blend("alternating", a, b, start, end, period=period)
+
+    @classmethod
+    def on_plateau(
+        cls, a: Criterion, b: Criterion, patience: int = 10, min_delta: float = 0.0, mode: str = "max"
+    ) -> LossSchedule:
+        """a until the metric given to `step` has not improved by more than min_delta for `patience` steps, then b for good.
+
+        mode: "max" (a score) or "min" (a loss). A NaN metric is no improvement. Raises ValueError for patience < 1,
+        min_delta < 0 or another mode.
+        """
+        if _epoch("patience", patience) < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}.")
+        made = cls([(0, a)])
+        made._kind = "on_plateau"
+        made._settings = {
+            "patience": patience,
+            "min_delta": check.number("min_delta", min_delta, 0.0),
+            "mode": check.choice("mode", mode, ("max", "min")),
+        }
+        made._set_losses([a, b])
+        return made
+
+    @classmethod
+    def _blend(cls, kind: str, a: Criterion, b: Criterion, start: int, end: int, **settings: int) -> LossSchedule:
+        start, end = _epoch("start", start), _epoch("end", end)
+        if start >= end:
+            raise ValueError(f"start must be before end, got start={start} and end={end}.")
+        weights = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.0)]
+        made = cls([(0, CompoundLoss([(weights[0], a), (weights[1], b)]))])
+        made._kind = kind
+        made._settings = {"start": start, "end": end, **settings}
+        made._set_weight(made._share(0))
+        return made
+
+    def _set_losses(self, losses: list[Criterion]) -> None:
+        for loss in losses:
+            if not isinstance(loss, Criterion):
+                raise TypeError(f"a stage must be a loss of fastloss, got {type(loss).__name__}.")
+        self.losses = nn.ModuleList(losses)
+        self._index = 0
+        self._epoch = -1
+        self._best: float | None = None
+        self._waited = 0
+
+    @property
+    def active(self) -> Criterion:
+        """The loss in force: a stage, or the compound whose weights a blend moves."""
+        return self.losses[self._index]
+
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
+        """The active loss; see `Criterion.forward`."""
+        return self.losses[self._index](x, y, mask, pixel_weight)
+
+    def with_stats(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threshold: float = 0.5,
+        mask: Tensor | None = None,
+        pixel_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Stats]:
+        """(loss, `Stats`) of the active loss; see `Criterion.with_stats`."""
+        return self.losses[self._index].with_stats(x, y, threshold, mask, pixel_weight)
+
+    def step(self, epoch: int, metric: float | Tensor | None = None) -> bool:
+        """Brings the loss to `epoch` (counted from 0) and returns whether it changed.
+
+        `metric` is the latest validation metric; only `on_plateau` reads it, and counts each epoch once.
+
+        Raises:
+            ValueError: epoch is negative, or the metric is missing after epoch 0 of `on_plateau`.
+            TypeError: epoch is no integer.
+        """
+        epoch = _epoch("epoch", epoch)
+        if self._kind == "on_plateau":
+            changed = self._watch(epoch, metric)
+        elif self._kind == "abrupt":
+            index = sum([start <= epoch for start in self._settings["starts"]]) - 1
+            changed, self._index = index != self._index, index
+        else:
+            changed = self._set_weight(self._share(epoch))
+        self._epoch = epoch
+        return changed
+
+    def _watch(self, epoch: int, metric: float | Tensor | None) -> bool:
+        if metric is None:
+            if epoch > 0 and self._index == 0:
+                raise ValueError("metric must be given to step() of an on_plateau schedule after epoch 0, got None.")
+            return False
+        if self._index == 1 or epoch <= self._epoch:
+            return False
+        value = float(metric)
+        sign = 1.0 if self._settings["mode"] == "max" else -1.0
+        if not math.isnan(value) and (
+            self._best is None or sign * (value - self._best) > self._settings["min_delta"]
+        ):
+            self._best, self._waited = value, 0
+            return False
+        self._waited += 1
+        if self._waited < self._settings["patience"]:
+            return False
+        self._index = 1
+        return True
+
+    def _share(self, epoch: int) -> float:
+        """The weight of the second loss of a blend."""
+        start, end = self._settings["start"], self._settings["end"]
+        if epoch <= start or epoch >= end:
+            return float(epoch >= end)
+        if self._kind == "linear":
+            return (epoch - start) / (end - start)
+        phase = (epoch - start) % self._settings["period"] / self._settings["period"]
+        return 2.0 * phase if phase < 0.5 else math.cos(math.pi * (phase - 0.5))
+
+    def _set_weight(self, share: float) -> bool:
+        changed = share != getattr(self, "_applied", None)
+        self._applied = share
+        blend = self.losses[0]
+        with torch.no_grad():
+            for name, value in (("weight_0", 1.0 - share), ("weight_1", share)):
+                blend._tensor(name).fill_(value)
+        return changed
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "kind": self._kind,
+            "index": self._index,
+            "epoch": self._epoch,
+            "best": self._best,
+            "waited": self._waited,
+            "applied": getattr(self, "_applied", None),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restores what get_extra_state saved; raises ValueError if it belongs to another kind of schedule."""
+        if state["kind"] != self._kind:
+            raise ValueError(f"state_dict must come from a schedule of kind {self._kind!r}, got {state['kind']!r}.")
+        self._index, self._epoch = state["index"], state["epoch"]
+        self._best, self._waited = state["best"], state["waited"]
+        if state["applied"] is not None:
+            self._set_weight(state["applied"])
+
+    def extra_repr(self) -> str:
+        settings = ", ".join([f"{name}={value!r}" for name, value in self._settings.items()])
+        return f"{self._kind}, {settings}, active={self._index}"
+
+
+def _epoch(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}.")
+    return value

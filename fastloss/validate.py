@@ -1,0 +1,173 @@
+"""One validator for all backends: everything that shapes, dtypes, devices and settings can decide, in plain Python.
+
+Traceable by torch.compile; in eager its outcome is cached by the inputs' metadata (see plan.py). What depends on values
+(class ids, targets outside [0, 1]) is checked by the kernels, and by `check_values` for the reference backend.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import backends
+from .spec import Spec
+
+LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+INTEGERS = (torch.int64, torch.uint8, torch.int32, torch.int16, torch.int8)
+TARGETS = (torch.bool, *INTEGERS, *LOGITS)
+
+
+class Call(NamedTuple):
+    """What one cached lookup yields: how to run a call on inputs of this metadata."""
+
+    backend: str
+    ints: list[int]
+    floats: list[float]
+    unsqueeze: bool  # x is [N, H, W]: the channel axis is missing
+
+
+def prepare(
+    spec: Spec,
+    backend: str | None,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+) -> Call:
+    """Checks one call.
+
+    Raises:
+        TypeError: an argument is no tensor, or has a dtype or layout that does not fit.
+        ValueError: a shape, a device or a setting does not fit, or a target requires a gradient.
+        RuntimeError: the backend that was asked for cannot run.
+    """
+    _check_tensor("x", x, LOGITS, "floating-point logits")
+    unsqueeze = spec.mode == "binary" and x.ndim == 3 and x.shape[1] != 1
+    shape = (x.shape[0], 1, *x.shape[1:]) if unsqueeze else tuple(x.shape)
+    _check_logits(spec, x, shape)
+    _check_target(spec, x, shape, y)
+    if mask is not None:
+        _check_tensor("mask", mask, (torch.bool,), "a boolean mask (True: counts)")
+        _check_per_pixel(spec, "mask", mask, x, shape)
+    if pixel_weight is not None:
+        _check_tensor("pixel_weight", pixel_weight, LOGITS, "floating-point weights")
+        _check_per_pixel(spec, "pixel_weight", pixel_weight, x, shape)
+    _check_channels(spec, shape[1])
+    name = backends.choose(backend, x)
+    if name != "reference":
+        for argument, t in (("y", y), ("mask", mask), ("pixel_weight", pixel_weight)):
+            if t is not None and t.requires_grad:
+                raise ValueError(
+                    f"{argument} must not require a gradient, only x gets one; detach it or use backend='reference'."
+                )
+    ints, floats = spec.encode(shape[1])
+    return Call(name, ints, floats, unsqueeze)
+
+
+def _check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...], what: str) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor ({what}), got {type(t).__name__}.")
+    if t.dtype not in dtypes:
+        raise TypeError(f"{name} must hold {what} ({_names(dtypes)}), got {_name(t.dtype)}.")
+    if t.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {t.layout}.")
+
+
+def _check_logits(spec: Spec, x: Tensor, shape: tuple[int, ...]) -> None:
+    if spec.mode == "binary":
+        if not 3 <= len(shape) <= 5 or shape[1] != 1:
+            raise ValueError(
+                f"x must be [N, 1, *S] with 1 to 3 spatial axes, or [N, H, W], in mode 'binary', got {list(x.shape)}."
+            )
+    elif not 3 <= len(shape) <= 5:
+        raise ValueError(f"x must be [N, C, *S] with 1 to 3 spatial axes, got {list(x.shape)}.")
+    elif spec.softmax and shape[1] < 2:
+        raise ValueError(f"x must have at least 2 channels in mode 'multiclass', got {list(x.shape)}.")
+    elif shape[1] < 1:
+        raise ValueError(f"x must have at least 1 channel, got {list(x.shape)}.")
+
+
+def _check_target(spec: Spec, x: Tensor, shape: tuple[int, ...], y: Tensor) -> None:
+    _check_tensor("y", y, TARGETS, "a target")
+    _check_device("y", y, x)
+    given = tuple(y.shape)
+    plain = (shape[0], *shape[2:])
+    if not spec.softmax:
+        if given != shape and not (shape[1] == 1 and given == plain):
+            also = f" or {list(plain)}" if shape[1] == 1 else ""
+            raise ValueError(f"y must have the shape {list(shape)}{also} to fit x, got {list(given)}.")
+    elif given == shape:
+        if not y.is_floating_point():
+            raise TypeError(
+                f"y has the shape of x and so must hold floating-point probabilities, got {_name(y.dtype)}; pass class "
+                "ids [N, *S] (y.argmax(1) of a one-hot target) or y.float()."
+            )
+    elif given == plain or given == (shape[0], 1, *shape[2:]):
+        if y.is_floating_point():
+            raise TypeError(f"y must hold integer class ids in the shape {list(given)}, got {_name(y.dtype)}.")
+    else:
+        raise ValueError(
+            f"y must be class ids {list(plain)} or probabilities {list(shape)} to fit x, got {list(given)}."
+        )
+
+
+def _check_per_pixel(spec: Spec, name: str, t: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
+    _check_device(name, t, x)
+    given = tuple(t.shape)
+    plain, single = (shape[0], *shape[2:]), (shape[0], 1, *shape[2:])
+    if given != plain and given != single and (spec.softmax or given != shape):
+        also = "" if spec.softmax or shape[1] == 1 else f" or {list(shape)}"
+        raise ValueError(f"{name} must have the shape {list(plain)} or {list(single)}{also} to fit x, got {list(given)}.")
+
+
+def _check_device(name: str, t: Tensor, x: Tensor) -> None:
+    if t.device != x.device:
+        raise ValueError(f"{name} must be on the device of x ({x.device}), got {t.device}.")
+
+
+def _check_channels(spec: Spec, channels: int) -> None:
+    for term in spec.terms:
+        if term.classes is not None and max(term.classes) >= channels:
+            raise ValueError(f"classes names channel {max(term.classes)}, but x has only {channels} channels.")
+        if len(term.vector) > 1 and len(term.vector) != channels:
+            name = {"bce": "pos_weight", "focal": "alpha"}.get(term.kind, "class_weights")
+            raise ValueError(f"{name} has {len(term.vector)} values, but x has {channels} channels.")
+        if term.kind in ("ce", "tversky") and len(term.vector) == 1:
+            raise ValueError(f"class_weights has 1 value, but x has {channels} channels.") if channels != 1 else None
+
+
+def check_weights(weights: list[Tensor], x: Tensor) -> None:
+    """Weight tensors live on the device of x; `criterion.to(x.device)` moves them."""
+    for weight in weights:
+        if weight.device != x.device:
+            raise ValueError(
+                f"a weight tensor of the loss is on {weight.device} and x on {x.device}; call criterion.to({str(x.device)!r})."
+            )
+
+
+def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError if a valid class id or target is out of range; waits for the device of y."""
+    from .reference.loss import out_of_range, per_pixel, select
+
+    flat = per_pixel(y.detach(), x)
+    valid = select(spec, flat, mask if mask is None else per_pixel(mask, x))
+    if not out_of_range(spec, flat, valid, x.shape[1]):
+        return
+    valid = valid.expand_as(flat) if valid.shape[1] == 1 else valid
+    if spec.softmax:
+        ids = flat.expand_as(valid)[valid]
+        wrong = ids[(ids < 0) | (ids >= x.shape[1])][0].item()
+        raise ValueError(f"y must hold class ids from 0 to {x.shape[1] - 1}, got {wrong}.")
+    values = flat.expand_as(valid)[valid]
+    wrong = values[~((values >= 0) & (values <= 1))][0].item()
+    raise ValueError(f"y must lie between 0 and 1, got {wrong}.")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join([_name(dtype) for dtype in dtypes])

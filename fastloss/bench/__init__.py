@@ -1,0 +1,1 @@
+"""Benchmarks: `fastloss bench`. Cases, peers, parity, timing and memory, shared by bench/ and tests/."""

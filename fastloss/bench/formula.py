@@ -1,0 +1,81 @@
+"""Comparing values and gradients with float64 truth, and whether a peer computes the same formula at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import plain
+from .cases import Case, inputs
+
+
+@dataclass
+class Truth:
+    """Value and gradient in float64, and for top-k the elements too close to the threshold to have one right answer."""
+
+    value: float
+    grad: Tensor
+    band: Tensor | None
+    source: str
+
+
+@dataclass
+class Verdict:
+    ok: bool
+    value_error: float
+    grad_error: float
+    reason: str = ""
+
+
+def evaluate(loss, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    x = x.detach().double().requires_grad_()
+    value = loss(x, y)
+    return float(value.detach()), torch.autograd.grad(value, x)[0]
+
+
+def tie_band(case: Case, x: Tensor, y: Tensor) -> Tensor | None:
+    topk = [t for t in case.terms if t.kind == "topk"]
+    if not topk:
+        return None
+    losses = plain.elements(x.double(), y.double() if case.mode != "multiclass" else y, case.mode)
+    tau = losses.flatten().topk(plain.topk_count(topk[0].k, losses.numel()), sorted=False).values.min()
+    width = 1e-2 if case.dtype == "bfloat16" else 1e-5  # peers round the elements to bfloat16 before they choose
+    band = (losses - tau).abs() <= width * tau.abs()
+    return band if case.mode != "multiclass" else band[:, None]
+
+
+def compare(truth: Truth, value: float, grad: Tensor, limits: tuple[float, float]) -> Verdict:
+    value_error = abs(value - truth.value) / max(abs(truth.value), 1e-12)
+    difference, wanted = grad.double() - truth.grad, truth.grad
+    if truth.band is not None:
+        # Ties may share their weight in any way; the weight itself must be the same.
+        inside = difference[truth.band].sum().abs() / wanted.abs().sum()
+        value_error = max(value_error, float(inside))
+        difference, wanted = difference.masked_fill(truth.band, 0), wanted.masked_fill(truth.band, 0)
+    grad_error = float(difference.norm() / wanted.norm().clamp_min(1e-300))
+    finite = bool(torch.isfinite(grad).all())
+    ok = finite and value_error <= limits[0] and grad_error <= limits[1]
+    reason = (
+        ""
+        if ok
+        else f"value off by {value_error:.1e}, gradient by {grad_error:.1e}" + ("" if finite else ", not finite")
+    )
+    return Verdict(ok, value_error, grad_error, reason)
+
+
+def small(case: Case) -> Case:
+    """The same formula in float64 on a few thousand elements."""
+    n, c, *space = case.shape
+    return replace(case, shape=(min(n, 2), c, *(min(s, 33 if len(space) < 3 else 11) for s in space)), dtype="float64")
+
+
+def same_formula(case: Case, loss: Callable[[Tensor, Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> str:
+    """Empty if a peer computes the case's formula (checked in float64 on a small input), else how far off it is."""
+    tiny = small(case)
+    x, y = inputs(tiny)
+    value, grad = evaluate(plain.build(tiny), x, y)
+    verdict = compare(Truth(value, grad, tie_band(tiny, x, y), ""), *evaluate(loss, x, target(y)), (1e-5, 1e-5))
+    return verdict.reason

@@ -1,0 +1,66 @@
+"""The same formulas as plain PyTorch: the eager baseline that needs nothing but torch, and a check on the oracle.
+
+Written as a user would write them, one obvious expression per loss; float64 in, float64 out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cases import Case, Term
+
+EPS = 1e-7
+
+
+def topk_count(k: float, n: int) -> int:
+    """k is read as a decimal, so that 0.29 of 100 is 29."""
+    return max(1, math.floor(Fraction(repr(k)) * n))
+
+
+def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    return F.one_hot(y.long(), classes).movedim(-1, 1).to(dtype)
+
+
+def elements(x: Tensor, y: Tensor, mode: str) -> Tensor:
+    if mode == "multiclass":
+        return F.cross_entropy(x, y.long(), reduction="none")
+    return F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
+
+
+def pointwise(term: Term, x: Tensor, y: Tensor, mode: str) -> Tensor:
+    if term.kind == "bce":
+        return F.binary_cross_entropy_with_logits(x, y.to(x.dtype))
+    if term.kind == "ce":
+        return F.cross_entropy(x, y.long())
+    losses = elements(x, y, mode)
+    if term.kind == "focal":
+        return ((1 - torch.exp(-losses)) ** term.gamma * losses).mean()
+    return losses.flatten().topk(topk_count(term.k, losses.numel()), sorted=False).values.mean()
+
+
+def region(term: Term, x: Tensor, y: Tensor, mode: str) -> Tensor:
+    if mode == "multiclass":
+        p, t = x.softmax(1), one_hot(y, x.shape[1], x.dtype)
+    else:
+        p, t = x.sigmoid(), y.to(x.dtype)
+    dims = (0, *range(2, x.ndim))
+    tp, total_p, total_t = (p * t).sum(dims), p.sum(dims), t.sum(dims)
+    alpha, beta = {"dice": (0.5, 0.5), "iou": (1.0, 1.0)}.get(term.kind, (term.alpha, term.beta))
+    score = tp / (tp + alpha * (total_p - tp) + beta * (total_t - tp)).clamp_min(EPS)
+    return ((1 - score) * (total_t > 0)).mean()
+
+
+def build(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
+    """loss(x, y) for the sum of the case's terms."""
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        parts = [t.weight * (region if t.region else pointwise)(t, x, y, case.mode) for t in case.terms]
+        return sum(parts[1:], parts[0])
+
+    return loss

@@ -1,0 +1,33 @@
+// The kernels of one instruction set. Compiled once per ISA (FL_ISA names its namespace), chosen in dispatch.cpp.
+#include "sigmoid_pass.h"
+#include "softmax_pass.h"
+
+FL_NAMESPACE_BEGIN
+
+template <class F>
+static void with_pass(Problem& p, const F& f) {
+  const bool wide = p.x.dtype == fl_cpu::kF64;
+  if (p.ints[1] == kSoftmax) {
+    if (wide) f(SoftmaxPass<double>(p));
+    else f(SoftmaxPass<float>(p));
+  } else {
+    merge_samples(p);
+    if (wide) f(SigmoidPass<double>(p));
+    else f(SigmoidPass<float>(p));
+  }
+}
+
+static void forward(Problem& p) {
+  with_pass(p, [](auto&& pass) { pass.forward(); });
+}
+static void backward(Problem& p) {
+  with_pass(p, [](auto&& pass) { pass.backward(); });
+}
+static void elementwise(Problem& p) {
+  with_pass(p, [](auto&& pass) { pass.elementwise(); });
+}
+
+extern const fl_cpu::Kernels kKernels;
+const fl_cpu::Kernels kKernels = {forward, backward, elementwise};
+
+FL_NAMESPACE_END

@@ -1,0 +1,145 @@
+// Binary and multilabel: one plane at a time. A chunk is loaded, the sigmoid's parts are laid down in L1, and every term
+// is one loop over them; so any sum of terms costs one pass over the logits.
+#pragma once
+#include "../math/pointwise.h"
+#include "../math/topk.h"
+#include "blocks.h"
+
+FL_NAMESPACE_BEGIN
+
+template <class T>
+struct SigmoidScratch {
+  alignas(64) T x[kChunk], y[kChunk], valid[kChunk], weight[kChunk], p[kChunk], q[kChunk], nlp[kChunk], nlq[kChunk],
+      g[kChunk], pick[kChunk];
+};
+
+// A loaded chunk. `valid` and `weight` (validity times pixel weight) are only filled where elements are masked.
+template <class T>
+struct SigmoidChunk {
+  const T* x;
+  SigmoidScratch<T>& s;
+  T* g;  // the gradient, in the output itself where that is a run of T
+  int64_t n;
+  bool hard;
+};
+
+template <bool kLogs, class T>
+inline void activate(const SigmoidChunk<T>& k) {
+  const T* __restrict x = k.x;
+  T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq;
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    const Sigmoid<T> a = sigmoid<kLogs>(x[i]);
+    p[i] = a.p, q[i] = a.q;
+    if (kLogs) nlp[i] = a.nlp, nlq[i] = a.nlq;
+  }
+}
+
+// One pointwise term over a chunk. element(a, y) -> {value, derivative}. With kGrads adds scale * derivative to g,
+// with kStore writes the values to pick.
+template <int kMode, bool kMasked, class T, class Element>
+inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element& element) {
+  const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq,
+          *__restrict y = k.s.y;
+  T *__restrict g = k.g, *__restrict pick = k.s.pick;
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < k.n; ++i) {
+    T value, slope;
+    element(Sigmoid<T>{p[i], q[i], nlp[i], nlq[i]}, y[i], &value, &slope);
+    const T w = kMasked ? weight[i] : T(1);
+    if (kMode & kValues) total += w * value;
+    if (kMode & kGrads) g[i] += w * scale * slope;
+    if (kMode & kStore) pick[i] = w * value;
+  }
+  return total;
+}
+
+// Not inlined: top-k must find the same bits each time that it computes an element.
+template <int kMode, bool kMasked, class T>
+__attribute__((noinline)) T bce_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T pos_weight, T smoothing) {
+  return pointwise_loop<kMode, kMasked>(k, weight, scale, [=](const Sigmoid<T>& a, T y, T* value, T* slope) {
+    y = smooth_label(y, smoothing);
+    *value = bce(a, y, pos_weight);
+    *slope = bce_grad(a, y, pos_weight);
+  });
+}
+
+template <int kMode, bool kMasked, FocalPower kPower, bool kHard, class T>
+inline T focal_loop(const SigmoidChunk<T>& k, T scale, T gamma, T on, T off) {
+  return pointwise_loop<kMode, kMasked>(k, k.s.weight, scale, [=](const Sigmoid<T>& a, T y, T* value, T* slope) {
+    const T b = kHard ? (y > T(0) ? a.nlp : a.nlq) : bce(a, y, T(1));
+    const T u = kHard ? (y > T(0) ? a.q : a.p) : focal_miss(a, y, b);
+    *value = focal_binary<kPower>(b, u, y, on, off, gamma);
+    *slope = focal_binary_grad<kPower>(b, u, y, on, off, gamma, bce_grad(a, y, T(1)));
+  });
+}
+template <int kMode, bool kMasked, FocalPower kPower, class T>
+inline T focal_labels(const SigmoidChunk<T>& k, T scale, T gamma, T on, T off) {
+  return k.hard ? focal_loop<kMode, kMasked, kPower, true>(k, scale, gamma, on, off)
+                : focal_loop<kMode, kMasked, kPower, false>(k, scale, gamma, on, off);
+}
+
+// A pointwise term of any kind; `weight` selects (top-k) or masks. Returns the sum of its elements.
+template <int kMode, bool kMasked, class T>
+inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c, const T* weight, double coefficient) {
+  const T scale = static_cast<T>(coefficient);
+  if (t.kind != kFocal)
+    return bce_loop<kMode, kMasked>(k, weight, scale, static_cast<T>(t.kind == kBce ? t.vector_at(c, 1.0) : 1.0),
+                                    static_cast<T>(t.label_smoothing));
+  const T on = static_cast<T>(t.vector_at(c, 1.0)), off = t.vector ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
+  if (t.gamma == 2.0) return focal_labels<kMode, kMasked, kPower2>(k, scale, gamma, on, off);
+  if (t.gamma == 1.0) return focal_labels<kMode, kMasked, kPower1>(k, scale, gamma, on, off);
+  if (t.gamma == 0.0) return focal_labels<kMode, kMasked, kPower0>(k, scale, gamma, on, off);
+  return focal_labels<kMode, kMasked, kPowerAny>(k, scale, gamma, on, off);
+}
+
+template <bool kMasked, bool kExtra, class T>
+inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
+  const T *__restrict p = k.s.p, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
+  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
+#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T pi = kMasked ? valid[i] * p[i] : p[i];
+    inter += pi * y[i], pred += pi, target += y[i];
+    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]);
+  }
+  sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
+  if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
+}
+
+// g = p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
+template <bool kMasked, bool kExtra, class T>
+inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstream) {
+  const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
+  T* __restrict g = k.g;
+  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
+          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    T slope = pred + inter * y[i];
+    if (kExtra) slope += square * p[i] + diff * sign_(p[i] - y[i]);
+    const T v = p[i] * q[i] * slope;
+    g[i] = kMasked ? v * valid[i] : v;
+  }
+}
+
+template <class T>
+inline void count_chunk(const SigmoidChunk<T>& k, bool masked, T cut, double* counts) {
+  int64_t tp = 0, fp = 0, fn = 0, all = 0;
+  for (int64_t i = 0; i < k.n; ++i) {
+    const int use = !masked || k.s.valid[i] != T(0), on = k.x[i] >= cut, truth = k.s.y[i] >= T(0.5);
+    tp += use & on & truth, fp += use & on & !truth, fn += use & !on & truth, all += use;
+  }
+  counts[0] += tp, counts[1] += fp, counts[2] += fn, counts[3] += all - tp - fp - fn;
+}
+
+// The smallest logit whose sigmoid reaches the threshold.
+template <class T>
+inline T probability_cut(double threshold) {
+  const double cut = ::log(threshold / (1.0 - threshold));
+  const T rounded = static_cast<T>(cut);
+  return static_cast<double>(rounded) < cut ? std::nextafter(rounded, static_cast<T>(INFINITY)) : rounded;
+}
+
+FL_NAMESPACE_END

@@ -1,0 +1,234 @@
+// Multiclass, one chunk of pixels with all its channels in L1. Two forms: class ids, where only the target class has a
+// pointwise gradient of its own, and dense, where every class has a label (probabilities, label smoothing).
+#pragma once
+#include "../math/pointwise.h"
+#include "../math/topk.h"
+#include "blocks.h"
+
+FL_NAMESPACE_BEGIN
+
+// Rows of channels are `stride` apart; arrays per pixel have kChunk elements.
+template <class T>
+struct SoftmaxScratch {
+  int64_t stride;
+  std::vector<T> storage;
+  T *p, *z, *y, *h, *row;  // [C, stride]; z, y and h only in the dense form; row: one channel of output
+  T *max, *inv, *lse, *nll, *miss, *valid, *weight, *slope, *dot, *pick, *class_weight;  // [kChunk]
+  alignas(64) int32_t id[kChunk], arg[kChunk];
+
+  SoftmaxScratch(int64_t channels, bool dense) : stride(pixels(channels, dense)) {
+    const int64_t plane = channels * stride;
+    storage.resize((dense ? 4 : 1) * plane + 12 * kChunk + 16);
+    T* at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) & ~uintptr_t(63));
+    p = at, at += plane;
+    z = y = h = p;
+    if (dense) z = at, y = z + plane, h = y + plane, at = h + plane;
+    for (T** a : {&row, &max, &inv, &lse, &nll, &miss, &valid, &weight, &slope, &dot, &pick, &class_weight})
+      *a = at, at += kChunk;
+  }
+  // About half of a 32 KiB L1, in whole vectors.
+  static int64_t pixels(int64_t channels, bool dense) {
+    const int64_t fit = 16384 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
+    return fit < 16 ? 16 : (fit > kChunk ? kChunk : fit);
+  }
+};
+
+template <class T>
+struct SoftmaxChunk {
+  SoftmaxScratch<T>& s;
+  int64_t n, channels;
+};
+
+// Exponentials of one channel, in place or from the logits themselves, and what the pixel's target class needs.
+template <bool kIds, bool kKeepShift, class T>
+inline void exponentiate(const SoftmaxChunk<T>& k, const T* x, int32_t c) {
+  const T* __restrict max = k.s.max;
+  const int32_t* __restrict id = k.s.id;
+  T *p = k.s.p + c * k.s.stride, *__restrict sum = k.s.inv, *__restrict nll = k.s.nll, *__restrict miss = k.s.miss;
+  T* __restrict z = k.s.z + c * k.s.stride;
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T shifted = softmax_shift(x[i], max[i]);
+    const T e = exp_(shifted);
+    p[i] = e;
+    if (kKeepShift) z[i] = shifted;
+    sum[i] += e;
+    if (kIds) {
+      const bool own = id[i] == c;
+      nll[i] = own ? -shifted : nll[i];
+      miss[i] += own ? T(0) : e;
+    }
+  }
+}
+
+// p of all channels; lse and, for ids, nll = -log p_t and miss = 1 - p_t (a sum of the others: no cancellation).
+// rows(c) gives a channel's logits. Not inlined: top-k must find the same bits each time.
+template <bool kIds, bool kKeepShift, bool kArgmax, class T, class Rows>
+__attribute__((noinline)) void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
+  SoftmaxScratch<T>& s = k.s;
+  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll,
+                *__restrict miss = s.miss;
+  const T* first = rows(0);
+  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = miss[i] = T(0), s.arg[i] = 0;
+  for (int64_t c = 1; c < k.channels; ++c) {
+    const T* __restrict x = rows(c);
+    if (kArgmax)
+      for (int64_t i = 0; i < k.n; ++i) s.arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : s.arg[i];
+    for (int64_t i = 0; i < k.n; ++i) max[i] = at_least(max[i], x[i]);
+  }
+  for (int64_t c = 0; c < k.channels; ++c) exponentiate<kIds, kKeepShift>(k, rows(c), static_cast<int32_t>(c));
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T inv = T(1) / sum[i];
+    lse[i] = log_(sum[i]);
+    sum[i] = inv;
+    nll[i] += lse[i];
+    miss[i] *= inv;
+  }
+  const T* __restrict inv = s.inv;
+  for (int64_t c = 0; c < k.channels; ++c) {
+    T* __restrict p = s.p + c * s.stride;
+    for (int64_t i = 0; i < k.n; ++i) p[i] *= inv[i];
+  }
+}
+
+// A pointwise term on the target class. With kGrads adds scale * h to slope (dL/dz_c = h (y_c - p_c)).
+template <int kMode, class T, class Element>
+inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element& element) {
+  const T *__restrict nll = k.s.nll, *__restrict miss = k.s.miss, *__restrict cw = k.s.class_weight;
+  T *__restrict slope = k.s.slope, *__restrict pick = k.s.pick;
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < k.n; ++i) {
+    T value, h;
+    element(nll[i], miss[i], cw[i], &value, &h);
+    if (kMode & kValues) total += weight[i] * value;
+    if (kMode & kGrads) slope[i] += weight[i] * scale * h;
+    if (kMode & kStore) pick[i] = weight[i] * value;
+  }
+  return total;
+}
+
+template <int kMode, FocalPower kPower, class T>
+inline T focal_target(const SoftmaxChunk<T>& k, const T* weight, T scale, T gamma) {
+  return target_loop<kMode>(k, weight, scale, [=](T nll, T u, T alpha, T* value, T* h) {
+    *value = focal_multiclass<kPower>(nll, u, alpha, gamma);
+    *h = focal_multiclass_grad<kPower>(nll, u, alpha, gamma);
+  });
+}
+
+// Any pointwise term on class ids; class_weight holds the target class's weight or alpha.
+template <int kMode, class T>
+inline T target_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient) {
+  const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
+  if (t.kind != kFocal)
+    return target_loop<kMode>(k, weight, scale, [](T nll, T, T w, T* value, T* h) {
+      *value = ce(nll, w);
+      *h = ce_grad(w);
+    });
+  if (t.gamma == 2.0) return focal_target<kMode, kPower2>(k, weight, scale, gamma);
+  if (t.gamma == 1.0) return focal_target<kMode, kPower1>(k, weight, scale, gamma);
+  if (t.gamma == 0.0) return focal_target<kMode, kPower0>(k, weight, scale, gamma);
+  return focal_target<kMode, kPowerAny>(k, weight, scale, gamma);
+}
+
+// The same in the dense form, one channel at a time: h_c = y_c p_c dL/dp_c goes to h[c], its sum over c to slope; the
+// element's value is summed over channels in pick (top-k and elementwise need it per pixel).
+template <int kMode, class T>
+inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, double coefficient, T* __restrict total) {
+  const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
+  const T keep = static_cast<T>(1.0 - t.label_smoothing), spread = static_cast<T>(t.label_smoothing / k.channels);
+  const T* __restrict lse = k.s.lse;
+  T* __restrict slope = k.s.slope;
+  for (int64_t c = 0; c < k.channels; ++c) {
+    const T *__restrict p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride,
+            *__restrict y = k.s.y + c * k.s.stride;
+    T* __restrict h = k.s.h + c * k.s.stride;
+    const T cw = static_cast<T>(t.vector_at(c, 1.0));
+    const bool focal = t.kind == kFocal;
+#pragma omp simd
+    for (int64_t i = 0; i < k.n; ++i) {
+      const T nll = lse[i] - z[i], label = y[i] * keep + spread;
+      T value, d;
+      if (focal) {
+        const T u = at_least(T(0), T(1) - p[i]);
+        value = focal_multiclass<kPowerAny>(nll, u, cw, gamma);
+        d = focal_multiclass_grad<kPowerAny>(nll, u, cw, gamma);
+        if (t.gamma == 0.0) value = cw * nll, d = -cw;
+      } else {
+        value = ce(nll, cw);
+        d = ce_grad(cw);
+      }
+      if (kMode & (kValues | kStore)) total[i] += label != T(0) ? label * value * weight[i] : T(0);
+      if (kMode & kGrads) {
+        const T add = label * d * weight[i] * scale;
+        h[i] += add;
+        slope[i] += add;
+      }
+    }
+  }
+}
+
+// The label of channel c: an id compared, or the probability.
+template <bool kDense, class T>
+FL_HD T label_of(const int32_t* id, const T* y, int64_t i, int32_t c) {
+  return kDense ? y[i] : (id[i] == c ? T(1) : T(0));
+}
+
+template <bool kDense, bool kMasked, bool kExtra, class T>
+inline void class_sums(const SoftmaxChunk<T>& k, int32_t c, double* sums) {
+  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride, *__restrict valid = k.s.valid;
+  const int32_t* __restrict id = k.s.id;
+  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
+#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T pi = kMasked ? p[i] * valid[i] : p[i], yi = label_of<kDense>(id, y, i, c);
+    inter += kDense ? pi * yi : (id[i] == c ? pi : T(0));
+    pred += pi, target += yi;
+    if (kExtra) pred_sq += pi * pi, target_sq += yi * yi, diff += abs_(pi - yi);
+  }
+  sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
+  if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
+}
+
+// dL/dp_c of the region terms.
+template <bool kDense, bool kExtra, class T>
+FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
+  T slope = pred + inter * y;
+  if (kExtra) slope += square * p + diff * sign_(p - y);
+  return slope;
+}
+
+// dot += sum over channels of p_c dL/dp_c
+template <bool kDense, bool kExtra, class T>
+inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream) {
+  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride;
+  const int32_t* __restrict id = k.s.id;
+  T* __restrict dot = k.s.dot;
+  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
+          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i)
+    dot[i] += p[i] * region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff);
+}
+
+// g_c = p_c (dL/dp_c - dot - slope) + h_c, with h_c = y_c slope for ids
+template <bool kDense, bool kMasked, bool kExtra, class T>
+inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, T* __restrict g) {
+  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride,
+          *__restrict h = k.s.h + c * k.s.stride, *__restrict dot = k.s.dot, *__restrict slope = k.s.slope,
+          *__restrict valid = k.s.valid;
+  const int32_t* __restrict id = k.s.id;
+  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
+          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T yi = label_of<kDense>(id, y, i, c);
+    const T region = region_slope<kDense, kExtra>(p[i], yi, inter, pred, square, diff) - dot[i];
+    const T own = kDense ? h[i] : yi * slope[i];
+    const T regional = kMasked ? region * valid[i] : region;
+    g[i] = p[i] * (regional - slope[i]) + own;
+  }
+}
+
+FL_NAMESPACE_END

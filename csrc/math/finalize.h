@@ -1,0 +1,92 @@
+// sums -> loss, the value of each term, and the cotangents of the sums. The only place where terms are put together.
+#pragma once
+#include "region.h"
+
+FL_NAMESPACE_BEGIN
+
+struct SumsView {
+  int64_t groups, channels;
+  int columns;
+  FL_HD int64_t at(int64_t g, int64_t c) const { return (g * channels + c) * columns; }
+  FL_HD int64_t size() const { return groups * channels * columns; }
+};
+
+// A class's sums, over one group or (group < 0) over all of them.
+FL_HD void gather_sums(const SumsView& v, const double* sums, int64_t group, int64_t c, double* out) {
+  for (int k = 0; k < kFixedSums; ++k) out[k] = 0.0;
+  const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
+  for (int64_t g = first; g < last; ++g)
+    for (int k = 0; k < kFixedSums; ++k) out[k] += sums[v.at(g, c) + k];
+}
+
+// Sum of the weights of the classes that count in a group; 0 when none does.
+FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums, int64_t group) {
+  double total = 0.0, s[kFixedSums];
+  for (int64_t c = 0; c < v.channels; ++c) {
+    gather_sums(v, sums, group, c, s);
+    if (class_role(t, s).counted) total += t.vector_at(c, 1.0);
+  }
+  return total;
+}
+
+// One group's class-weighted mean; adds weight * share * d(mean)/d(sums) to dsums.
+FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int64_t group, double scale, double* dsums) {
+  const double total = counted_weight(t, v, sums, group);
+  if (!(total > 0.0)) return 0.0;
+  double value = 0.0, s[kFixedSums];
+  for (int64_t c = 0; c < v.channels; ++c) {
+    const double w = t.vector_at(c, 1.0) / total;
+    gather_sums(v, sums, group, c, s);
+    if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) continue;
+    const RegionValue r = region_loss(t, s);
+    value += w * r.loss;
+    const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
+    for (int64_t g = first; g < last; ++g) {
+      double* d = dsums + v.at(g, c);
+      d[kInter] += scale * w * r.d_inter;
+      d[kPred] += scale * w * r.d_pred;
+      d[kPredSq] += scale * w * r.d_pred_sq;
+      d[kAbsDiff] += scale * w * r.d_abs;
+    }
+  }
+  return value;
+}
+
+FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, double weight, double* dsums) {
+  if (t.batch) return region_group(t, v, sums, -1, weight, dsums);
+  int64_t kept = 0;
+  for (int64_t g = 0; g < v.groups; ++g) kept += counted_weight(t, v, sums, g) > 0.0;
+  double value = 0.0;
+  for (int64_t g = 0; g < v.groups && kept; ++g)
+    value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
+  return value;
+}
+
+FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator, double weight,
+                            double* dsums) {
+  const double scale = t.reduction == kMean ? (denominator > 0.0 ? 1.0 / denominator : 0.0) : 1.0;
+  double total = 0.0;
+  for (int64_t g = 0; g < v.groups; ++g)
+    for (int64_t c = 0; c < v.channels; ++c) {
+      if (sums) total += sums[v.at(g, c) + kFixedSums + i];
+      dsums[v.at(g, c) + kFixedSums + i] = weight * scale;
+    }
+  return total * scale;
+}
+
+// weights[i] is the effective weight of term i. A term of weight 0 is left out of the loss: 0 * NaN is not 0.
+FL_HD double finalize(const Spec& spec, const SumsView& v, const double* sums, const double* aux, const double* weights,
+                      double* values, double* dsums) {
+  for (int64_t k = 0; k < v.size(); ++k) dsums[k] = 0.0;
+  double loss = 0.0;
+  for (int i = 0; i < spec.n_terms; ++i) {
+    const Term& t = spec.terms[i];
+    values[i] = t.kind == kTversky
+                    ? region_term(t, v, sums, weights[i], dsums)
+                    : pointwise_term(t, i, v, sums, aux[i * kAuxColumns + kDenominator], weights[i], dsums);
+    if (weights[i] != 0.0) loss += weights[i] * values[i];
+  }
+  return loss;
+}
+
+FL_NAMESPACE_END

@@ -1,0 +1,45 @@
+// Shared by host and device: the one macro layer under the loss mathematics. Torch-free.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define FL_HD __host__ __device__ __forceinline__
+#else
+#define FL_HD inline __attribute__((always_inline))
+#endif
+
+// Each ISA build of the CPU kernels names its own inline namespace: a weak symbol shared by two builds would let the
+// linker put AVX-512 code into the baseline.
+#ifndef FL_ISA
+#define FL_ISA fl_plain
+#endif
+#define FL_NAMESPACE_BEGIN \
+  namespace fl {           \
+  inline namespace FL_ISA {
+#define FL_NAMESPACE_END \
+  }                      \
+  }
+
+FL_NAMESPACE_BEGIN
+
+template <class To, class From>
+FL_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// Operand order matters: a NaN in `x` survives both (a comparison with it is false).
+template <class T>
+FL_HD T at_least(T low, T x) {
+  return x < low ? low : x;
+}
+template <class T>
+FL_HD T at_most(T high, T x) {
+  return x > high ? high : x;
+}
+
+FL_NAMESPACE_END

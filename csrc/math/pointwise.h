@@ -1,0 +1,77 @@
+// Per-pixel terms, each value f next to its derivative with respect to the logit.
+//   bce    -[w y log p + (1 - y) log(1 - p)]
+//   focal  alpha_t (1 - p_t)^gamma (-log p_t)     Lin et al. 2017, eq. 5; binary: -log p_t = BCE, also for soft labels
+//   ce     -w_y log p_y
+#pragma once
+#include "activation.h"
+
+FL_NAMESPACE_BEGIN
+
+// 0 * inf must not appear: a label of 0 or 1 removes the infinite half.
+template <class T>
+FL_HD T bce(const Sigmoid<T>& a, T y, T pos_weight) {
+  const T on = y > T(0) ? pos_weight * y * a.nlp : T(0);
+  const T off = y < T(1) ? (T(1) - y) * a.nlq : T(0);
+  return on + off;
+}
+template <class T>
+FL_HD T bce_grad(const Sigmoid<T>& a, T y, T pos_weight) {
+  return (T(1) - y) * a.p - pos_weight * y * a.q;
+}
+
+template <class T>
+FL_HD T smooth_label(T y, T smoothing) {
+  return y + smoothing * (T(0.5) - y);
+}
+
+// How (1 - p_t)^gamma is taken; a template argument so that the common exponents cost no logarithm.
+enum FocalPower { kPower0, kPower1, kPower2, kPowerAny };
+
+template <FocalPower kPower, class T>
+FL_HD T focal_power(T u, T gamma) {
+  if (kPower == kPower0) return T(1);
+  if (kPower == kPower1) return u;
+  if (kPower == kPower2) return u * u;
+  return pow_unit(u, gamma);
+}
+
+// 1 - p_t. For a hard label it is the other class's probability, which keeps its relative accuracy.
+template <class T>
+FL_HD T focal_miss(const Sigmoid<T>& a, T y, T b) {
+  const T soft = T(1) - exp_(-b);
+  return y == T(1) ? a.q : (y == T(0) ? a.p : at_least(T(0), soft));
+}
+
+template <FocalPower kPower, class T>
+FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
+  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * b;
+}
+// b' = dBCE/dx. With b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite.
+template <FocalPower kPower, class T>
+FL_HD T focal_binary_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
+  const T ratio = u > T(0) ? b / u : T(1);
+  const T alpha = alpha_on * y + alpha_off * (T(1) - y);
+  return alpha * b_grad * focal_power<kPower>(u, gamma) * (T(1) + gamma * (T(1) - u) * ratio);
+}
+
+// Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that
+// dL/dz_c = h (y_c - p_c).
+template <class T>
+FL_HD T ce(T nll, T weight) {
+  return weight * nll;
+}
+template <class T>
+FL_HD T ce_grad(T weight) {
+  return -weight;
+}
+template <FocalPower kPower, class T>
+FL_HD T focal_multiclass(T nll, T u, T alpha, T gamma) {
+  return alpha * focal_power<kPower>(u, gamma) * nll;
+}
+template <FocalPower kPower, class T>
+FL_HD T focal_multiclass_grad(T nll, T u, T alpha, T gamma) {
+  const T ratio = u > T(0) ? nll / u : T(1);
+  return -alpha * focal_power<kPower>(u, gamma) * (T(1) + gamma * (T(1) - u) * ratio);
+}
+
+FL_NAMESPACE_END

@@ -1,0 +1,66 @@
+// Region terms as functions of a class's sums, value and derivative together (double: a handful of them per call).
+//   score = (TP + s) / max(TP + alpha FP + beta FN + s, eps)     Salehi et al. 2017, eq. 3; Dice alpha = beta = 1/2,
+//   loss  = (1 - score)^gamma  or  -log max(score, eps)          Jaccard alpha = beta = 1; gamma: Abraham & Khan 2019
+#pragma once
+#include "spec.h"
+#include "sums.h"
+
+FL_NAMESPACE_BEGIN
+
+struct RegionValue {
+  double loss;
+  double d_inter, d_pred, d_pred_sq, d_abs;  // with respect to the sums of the same name
+};
+
+FL_HD double tversky_score(const Term& t, const double* sums, RegionValue* d) {
+  const double tp = t.l1 ? 0.5 * (sums[kPred] + sums[kTarget] - sums[kAbsDiff]) : sums[kInter];
+  const double pred = t.squared ? sums[kPredSq] : sums[kPred];
+  const double target = t.squared ? sums[kTargetSq] : sums[kTarget];
+  const double own = 1.0 - t.alpha - t.beta;  // TP's share of its own denominator
+  const double num = tp + t.smooth;
+  const double den = own * tp + t.alpha * pred + t.beta * target + t.smooth;
+  const bool clamped = den < t.eps;
+  const double inv = 1.0 / (clamped ? t.eps : den);
+  const double score = num * inv;
+  const double d_den = clamped ? 0.0 : -score * inv;
+  const double d_tp = inv + own * d_den;
+  d->d_inter = t.l1 ? 0.0 : d_tp;
+  d->d_abs = t.l1 ? -0.5 * d_tp : 0.0;
+  d->d_pred = (t.l1 ? 0.5 * d_tp : 0.0) + (t.squared ? 0.0 : t.alpha * d_den);
+  d->d_pred_sq = t.squared ? t.alpha * d_den : 0.0;
+  return score;
+}
+
+FL_HD RegionValue region_loss(const Term& t, const double* sums) {
+  RegionValue r;
+  const double score = tversky_score(t, sums, &r);
+  double slope;
+  if (t.log_loss) {
+    r.loss = -::log(score > t.eps || score != score ? score : t.eps);
+    slope = score > t.eps ? -1.0 / score : 0.0;
+  } else if (t.gamma == 1.0) {
+    r.loss = 1.0 - score;
+    slope = -1.0;
+  } else {
+    const double base = at_least(0.0, 1.0 - score);
+    r.loss = ::pow(base, t.gamma);
+    slope = base > 0.0 ? -t.gamma * ::pow(base, t.gamma - 1.0) : 0.0;
+  }
+  if (score != score) slope = score;
+  r.d_inter *= slope, r.d_pred *= slope, r.d_pred_sq *= slope, r.d_abs *= slope;
+  return r;
+}
+
+// Whether a class enters the loss of its group, and whether it enters with loss and gradient zero.
+struct ClassRole {
+  bool counted, scored;
+};
+FL_HD ClassRole class_role(const Term& t, const double* sums) {
+  const bool present = sums[kTarget] > 0.0 || sums[kTarget] != sums[kTarget];
+  ClassRole r;
+  r.counted = t.empty != kEmptySkip || present;
+  r.scored = sums[kValid] > 0.0 && (present || t.empty == kEmptyScore);
+  return r;
+}
+
+FL_NAMESPACE_END

@@ -1,0 +1,105 @@
+// From stable-ABI tensors to the raw problem of the kernels. Python has validated shapes and types; what is checked here
+// keeps a direct call of the op from reading out of bounds.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/problem.h"
+#include "../math/spec.h"
+#include "../math/sums.h"
+
+namespace fl_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void require(bool good, const char* message) {
+  if (!good) throw std::invalid_argument(std::string("fastloss: ") + message);
+}
+
+inline int dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return fl_cpu::kF32;
+    case ScalarType::Double: return fl_cpu::kF64;
+    case ScalarType::Half: return fl_cpu::kF16;
+    case ScalarType::BFloat16: return fl_cpu::kBF16;
+    case ScalarType::Bool: return fl_cpu::kBool;
+    case ScalarType::Byte: return fl_cpu::kU8;
+    case ScalarType::Char: return fl_cpu::kI8;
+    case ScalarType::Short: return fl_cpu::kI16;
+    case ScalarType::Int: return fl_cpu::kI32;
+    case ScalarType::Long: return fl_cpu::kI64;
+    case ScalarType::UInt16: return fl_cpu::kU16;
+    case ScalarType::UInt32: return fl_cpu::kU32;
+    case ScalarType::UInt64: return fl_cpu::kU64;
+    default: throw std::invalid_argument("fastloss: a tensor has a dtype that the kernels do not read");
+  }
+}
+
+// Logits [N, C, *S], or [N, H, W] in binary mode.
+struct Shape {
+  int64_t samples = 0, channels = 1, space[3] = {1, 1, 1};
+  int axes = 0;        // of space
+  bool channel_axis;
+
+  Shape(const Tensor& x, bool binary) {
+    const auto sizes = x.sizes();
+    channel_axis = !(binary && sizes.size() == 3 && sizes[1] != 1);
+    axes = static_cast<int>(sizes.size()) - (channel_axis ? 2 : 1);
+    require(axes >= 1 && axes <= 3, "logits need one to three spatial axes");
+    samples = sizes[0];
+    if (channel_axis) channels = sizes[1];
+    for (int i = 0; i < axes; ++i) space[3 - axes + i] = sizes[sizes.size() - axes + i];
+  }
+  int64_t pixels() const { return space[0] * space[1] * space[2]; }
+
+  // Any tensor of the same samples and space, with as many channels as the logits, one, or no channel axis.
+  fl_cpu::Array array(const Tensor& t, bool needs_channels) const {
+    const auto sizes = t.sizes(), strides = t.strides();
+    const int rank = static_cast<int>(sizes.size());
+    require(rank == axes + 1 || rank == axes + 2, "an input has the wrong number of axes");
+    require(sizes[0] == samples, "an input has another batch size than the logits");
+    const bool own_channels = rank == axes + 2;
+    const int64_t planes = own_channels ? sizes[1] : 1;
+    require(planes == channels || (planes == 1 && !needs_channels), "an input has another number of channels");
+    fl_cpu::Array a;
+    a.data = const_cast<void*>(t.const_data_ptr());
+    a.dtype = dtype_of(t);
+    a.sample = strides[0];
+    a.channel = own_channels && planes > 1 ? strides[1] : 0;
+    for (int i = 0; i < axes; ++i) {
+      require(sizes[rank - axes + i] == space[3 - axes + i], "an input has another spatial size than the logits");
+      a.space[3 - axes + i] = strides[rank - axes + i];
+    }
+    return a;
+  }
+};
+
+inline fl::Spec parse(const std::vector<int64_t>& ints, const std::vector<double>& floats) {
+  fl::Spec spec;
+  const char* fault = fl::parse_spec(ints.data(), ints.size(), floats.data(), floats.size(), &spec);
+  require(!fault, fault ? fault : "");
+  return spec;
+}
+
+// Sizes of the small float64 tensors: math/sums.h.
+struct Layout {
+  int64_t groups, channels, terms, columns;
+  Layout(const Shape& shape, const fl::Spec& spec)
+      : groups(spec.per_sample() ? shape.samples : 1), channels(shape.channels), terms(spec.n_terms),
+        columns(fl::kFixedSums + spec.n_terms) {}
+  int64_t sums() const { return groups * channels * columns; }
+  int64_t aux() const { return terms * fl::kAuxColumns; }
+  // state = [values | aux | dsums | counts]
+  int64_t aux_at() const { return terms; }
+  int64_t dsums_at() const { return terms + aux(); }
+  int64_t counts_at() const { return dsums_at() + sums(); }
+};
+
+}  // namespace fl_ops

@@ -69,7 +69,10 @@ def check_name(name: object, argument: str) -> None:
 
 
 def choose(argument: str | None, x: Tensor) -> str:
-    """The backend for logits x. Raises RuntimeError if one asked for by name cannot run, ValueError if not on x's device."""
+    """The backend for logits x.
+
+    Raises RuntimeError if the one asked for by name cannot run, ValueError if it does not work on x's device.
+    """
     name, source = argument, "backend="
     if name is None:
         name, source = override.get(), "backends.use"

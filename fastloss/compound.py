@@ -81,8 +81,8 @@ class Criterion(nn.Module):
             y: binary, multilabel: the shape of x, or [N, *S] for one channel, with values in [0, 1]; multiclass: class
                 ids [N, *S] or [N, 1, *S], or probabilities of x's shape.
             mask: bool [N, *S] or [N, 1, *S] (or x's shape, unless multiclass); only True elements count.
-            pixel_weight: floating, the shapes of mask, not negative; multiplies the elements of pointwise terms (BCE, CE,
-                focal, top-k), whose mean still divides by the number of valid elements.
+            pixel_weight: floating, the shapes of mask, not negative; multiplies the elements of pointwise terms (BCE,
+                CE, focal, top-k), whose mean still divides by the number of valid elements.
 
         Returns:
             0-d, float32 (float64 for float64 logits); with reduction="none" the elements.
@@ -166,11 +166,11 @@ class CompoundLoss(Criterion):
     graph; one that requires a gradient gets it.
 
     Args:
-        terms: pairs (weight, loss); a weight is a finite number or a 0-d floating-point tensor. At most 16 terms in all.
+        terms: pairs (weight, loss), at most 16 terms in all; a weight is a finite number or a 0-d floating tensor.
 
     Raises:
-        ValueError: losses of different mode, ignore_index, backend or process group, reduction="none", a top-k loss with
-            a process group, no or too many terms, or a weight that is not finite or not 0-d.
+        ValueError: losses of different mode, ignore_index, backend or process group, reduction="none", a top-k loss
+            with a process group, no or too many terms, or a weight that is not finite or not 0-d.
         TypeError: a weight is no number or floating-point tensor, or a loss is none of fastloss.
     """
 

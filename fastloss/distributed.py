@@ -1,4 +1,4 @@
-"""The generic path: sums, an optional all-reduce of what adds up over processes, then the loss in differentiable PyTorch.
+"""The generic path: sums, all-reduced if wanted, then the loss in differentiable PyTorch.
 
 It runs for `process_group=` and for weight tensors that require a gradient; everything else stays in one fused op.
 """
@@ -35,7 +35,7 @@ class _Total(torch.autograd.Function):
 def total(part: Tensor, group: Any) -> Tensor:
     """The sum of `part` over the processes of `group` (True: the default group)."""
     if not (dist.is_available() and dist.is_initialized()):
-        raise RuntimeError("process_group needs torch.distributed.init_process_group() to have been called, it was not.")
+        raise RuntimeError("process_group needs torch.distributed.init_process_group() first, which was not called.")
     return _Total.apply(part, None if group is True else group)
 
 

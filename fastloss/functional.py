@@ -1,7 +1,7 @@
 """Functional forms: `dice_loss(x, y, "binary", smooth=1.0)` is `DiceLoss("binary", smooth=1.0)(x, y)`.
 
-Each takes the keyword arguments of its class, and `mask` and `pixel_weight`. Shapes, formulas and errors are those of the
-class. The checked loss of each set of arguments is cached, so that a call costs no more than that of a module.
+Each takes the keyword arguments of its class, and `mask` and `pixel_weight`. Shapes, formulas and errors are those of
+the class. The checked loss of each set of arguments is cached, so that a call costs little more than that of a module.
 """
 
 from __future__ import annotations

@@ -281,8 +281,8 @@ class DiceLoss(_Fixed):
 
 
 class JaccardLoss(_Fixed):
-    """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1, so score = (TP + s) / (TP + FP +
-    FN + s). Arguments: see `TverskyLoss`."""
+    """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1, so score = (TP + s) /
+    (TP + FP + FN + s). Arguments: see `TverskyLoss`."""
 
     _name, _weight = "jaccard", 1.0
 
@@ -311,8 +311,8 @@ def _region(
     smooth = check.number("smooth", smooth, 0.0)
     if not check.flag("batch", batch) and empty is None:
         raise ValueError(
-            "empty must be given with batch=False ('zero', 'skip' or 'score'): in single samples absent classes are the "
-            "rule, and libraries disagree about them."
+            "empty must be 'zero', 'skip' or 'score' with batch=False, got None; there is no default, because single "
+            "samples often lack a class and libraries disagree about it."
         )
     empty = check.choice("empty", "zero" if empty is None else empty, ("zero", "skip", "score"))
     if empty == "score" and smooth == 0.0:

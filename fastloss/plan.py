@@ -42,7 +42,8 @@ class Plan:
         if _compiling():
             return validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
         try:
-            key = (x.shape, x.dtype, x.device, x.layout, y.shape, y.dtype, y.device, y.layout, y.requires_grad, _override())
+            key = (x.shape, x.dtype, x.device, x.layout, _override())
+            key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad)
             if mask is not None:
                 key += _metadata(mask)
             if pixel_weight is not None:
@@ -80,7 +81,7 @@ class Plan:
         if not _compiling():
             if _functorch() is not None:
                 return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
-            if backend == "reference" and x.device.type == "cpu" or _checking() and x.device.type != "cpu":
+            if backend == "reference" if x.device.type == "cpu" else _checking():
                 validate.check_values(spec, x, y, mask)
         if backend == "reference" or not spec.terms:
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ class LossSchedule(nn.Module):
             if schedule.step(epoch, metric):
                 ...  # the loss changed: reset what must not carry over (momentum, best value)
 
-    A blend keeps its two weights in 0-d buffers that are filled in place: its changes recompile nothing and are seen by a
-    captured CUDA graph. An abrupt change is another computation and takes effect on the next call.
+    A blend keeps its two weights in 0-d buffers that are filled in place: its changes recompile nothing and are seen by
+    a captured CUDA graph. An abrupt change is another computation and takes effect on the next call.
 
     Args:
         stages: pairs (first epoch, loss), the first at epoch 0, epochs increasing.
@@ -41,7 +42,7 @@ class LossSchedule(nn.Module):
         if not stages:
             raise ValueError("stages must hold at least one pair (first epoch, loss), got none.")
         starts = [_epoch("a stage's first epoch", start) for start, _ in stages]
-        if starts[0] != 0 or any([b <= a for a, b in zip(starts, starts[1:])]):
+        if starts[0] != 0 or any([b <= a for a, b in pairwise(starts)]):
             raise ValueError(f"stages must start at epoch 0 and then increase, got {starts}.")
         super().__init__()
         self._kind = "abrupt"
@@ -59,8 +60,8 @@ class LossSchedule(nn.Module):
 
     @classmethod
     def alternating(cls, a: Criterion, b: Criterion, start: int, end: int, period: int) -> LossSchedule:
-        """a until `start`, b from `end`, in between waves of `period` epochs: the weight t of b rises linearly from 0 to 1
-        in the first half of each and falls back along a quarter cosine in the second; a weighs 1 - t.
+        """a until `start`, b from `end`, in between waves of `period` epochs: the weight t of b rises linearly from 0
+        to 1 in the first half of each and falls back along a quarter cosine in the second; a weighs 1 - t.
 
         The "alternating" schedule of Taubert et al. 2020 (a linear ramp followed by a sinusoidal decay), repeated.
         Raises ValueError unless 0 <= start < end and period >= 2, and what a + b raises.
@@ -73,7 +74,7 @@ class LossSchedule(nn.Module):
     def on_plateau(
         cls, a: Criterion, b: Criterion, patience: int = 10, min_delta: float = 0.0, mode: str = "max"
     ) -> LossSchedule:
-        """a until the metric given to `step` has not improved by more than min_delta for `patience` steps, then b for good.
+        """a until the metric given to `step` has not improved by more than min_delta for `patience` steps, then b.
 
         mode: "max" (a score) or "min" (a loss). A NaN metric is no improvement. Raises ValueError for patience < 1,
         min_delta < 0 or another mode.
@@ -161,9 +162,7 @@ class LossSchedule(nn.Module):
             return False
         value = float(metric)
         sign = 1.0 if self._settings["mode"] == "max" else -1.0
-        if not math.isnan(value) and (
-            self._best is None or sign * (value - self._best) > self._settings["min_delta"]
-        ):
+        if not math.isnan(value) and (self._best is None or sign * (value - self._best) > self._settings["min_delta"]):
             self._best, self._waited = value, 0
             return False
         self._waited += 1

@@ -26,7 +26,7 @@ class Stats:
         return {} if self._values is None else dict(zip(self._names, self._values.unbind()))
 
     def dice(self, pooled: bool = False, empty: float = 1.0) -> Tensor:
-        """2 tp / (2 tp + fp + fn) as float64: [N, C] of each sample, or [C] of the counts summed over the batch (pooled).
+        """2 tp / (2 tp + fp + fn) as float64: [N, C], or [C] of the counts summed over the batch (pooled).
 
         `empty` is the score where nothing is present and nothing predicted; NaN lets `nanmean` leave it out.
         """

@@ -119,7 +119,8 @@ def _check_per_pixel(spec: Spec, name: str, t: Tensor, x: Tensor, shape: tuple[i
     plain, single = (shape[0], *shape[2:]), (shape[0], 1, *shape[2:])
     if given != plain and given != single and (spec.softmax or given != shape):
         also = "" if spec.softmax or shape[1] == 1 else f" or {list(shape)}"
-        raise ValueError(f"{name} must have the shape {list(plain)} or {list(single)}{also} to fit x, got {list(given)}.")
+        fits = f"{list(plain)} or {list(single)}{also}"
+        raise ValueError(f"{name} must have the shape {fits} to fit x, got {list(given)}.")
 
 
 def _check_device(name: str, t: Tensor, x: Tensor) -> None:
@@ -131,11 +132,10 @@ def _check_channels(spec: Spec, channels: int) -> None:
     for term in spec.terms:
         if term.classes is not None and max(term.classes) >= channels:
             raise ValueError(f"classes names channel {max(term.classes)}, but x has only {channels} channels.")
-        if len(term.vector) > 1 and len(term.vector) != channels:
+        single = term.kind in ("bce", "focal") and len(term.vector) == 1  # one number stands for every channel
+        if term.vector and not single and len(term.vector) != channels:
             name = {"bce": "pos_weight", "focal": "alpha"}.get(term.kind, "class_weights")
             raise ValueError(f"{name} has {len(term.vector)} values, but x has {channels} channels.")
-        if term.kind in ("ce", "tversky") and len(term.vector) == 1:
-            raise ValueError(f"class_weights has 1 value, but x has {channels} channels.") if channels != 1 else None
 
 
 def check_weights(weights: list[Tensor], x: Tensor) -> None:
@@ -143,7 +143,8 @@ def check_weights(weights: list[Tensor], x: Tensor) -> None:
     for weight in weights:
         if weight.device != x.device:
             raise ValueError(
-                f"a weight tensor of the loss is on {weight.device} and x on {x.device}; call criterion.to({str(x.device)!r})."
+                f"a weight tensor of the loss must be on the device of x ({x.device}), got {weight.device}; move it "
+                f"with criterion.to({str(x.device)!r})."
             )
 
 

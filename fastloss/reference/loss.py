@@ -103,7 +103,7 @@ def channel_vector(term: Term, x: Tensor) -> Tensor | None:
 
 
 def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
-    """Unreduced values of a pointwise term, pixel weights included, 0 where invalid: [N, C, P], or [N, 1, P] (softmax)."""
+    """Unreduced values of a pointwise term with pixel weights, 0 where invalid: [N, C, P], or [N, 1, P] (softmax)."""
     i, vector = inputs, channel_vector(term, inputs.x)
     if spec.softmax:
         target = i.y if i.ids is None else i.ids
@@ -172,6 +172,8 @@ def sums(
         aux.append(torch.stack(row))
     table = torch.stack(columns, -1)
     table = table if spec.per_sample else table.sum(0, keepdim=True)
+    if not spec.terms:  # every weight was 0: the loss still has a gradient, of 0
+        table = table + torch.where(torch.zeros_like(valid), i.x, torch.zeros_like(i.x)).sum()
     table = torch.where(i.bad, torch.full_like(table, torch.nan), table)
     return table, torch.stack(aux).detach() if aux else n.new_zeros((0, 4))
 
@@ -222,10 +224,8 @@ def weigh(term: Term, value: Tensor, weights: list[Tensor]) -> Tensor:
     return term.weight * weight * torch.where(skipped, torch.zeros_like(value), value)
 
 
-def counts(
-    spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, threshold: float = 0.5
-) -> Tensor:
-    """int64 [N, C, 4]: tp, fp, fn, tn over the valid elements; prediction x >= logit(threshold), or argmax (softmax)."""
+def counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, threshold: float = 0.5) -> Tensor:
+    """int64 [N, C, 4]: tp, fp, fn, tn of the valid elements, predicted by x >= logit(threshold) or argmax (softmax)."""
     x = x.detach()
     y = per_pixel(y.detach(), x)
     valid = select(spec, y, mask if mask is None else per_pixel(mask, x))
@@ -233,7 +233,7 @@ def counts(
     channels = flat.shape[1]
     if spec.softmax:
         every = torch.arange(channels, device=x.device).reshape(1, -1, 1)
-        ids = (y.argmax(1, keepdim=True) if y.is_floating_point() else y.long())
+        ids = y.argmax(1, keepdim=True) if y.is_floating_point() else y.long()
         truth = ids == every
         predicted = flat.argmax(1, keepdim=True) == every
     else:

@@ -1,7 +1,7 @@
 """Per-pixel terms, unreduced: mirrors csrc/math/pointwise.h.
 
-Shapes: x, y, log_p [N, C, P]; class ids [N, 1, P]. A product whose one factor is 0 is selected away before it is formed,
-so that 0 * inf appears neither in the value nor in the gradient.
+Shapes: x, y, log_p [N, C, P]; class ids [N, 1, P]. A product with a factor 0 is selected away before it is formed, so
+that 0 * inf appears neither in the value nor in the gradient.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | Non
 
 
 def _focal(b: Tensor, gamma: float) -> Tensor:
-    """u^gamma b with u = 1 - exp(-b), written u^(gamma+1) (b/u): u^gamma alone has an infinite slope at 0 for gamma < 1."""
+    """u^gamma b with u = 1 - exp(-b), as u^(gamma+1) (b/u): u^gamma alone has an infinite slope at 0 for gamma < 1."""
     if gamma == 0:
         return b
     u = -torch.expm1(-b.clamp_max(1e3))  # the clamp keeps inf * exp(-inf) out of the gradient; u is 1 there
-    small = b < 1e-4
-    ratio = torch.where(small, 1.0 + b * (0.5 + b / 12.0), b / torch.where(small, torch.ones_like(u), u))
+    small = b.detach() < 1e-4
+    tiny = torch.where(small, b, torch.zeros_like(b))
+    ratio = torch.where(small, 1.0 + tiny * (0.5 + tiny / 12.0), b / torch.where(small, torch.ones_like(u), u))
     return u.pow(gamma + 1.0) * ratio
 
 

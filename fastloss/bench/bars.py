@@ -56,7 +56,7 @@ def _judge(
     most: bool = False,
     mean: bool = False,
 ) -> Bar:
-    """`most`: values may not exceed the bar, else they must reach it. `mean`: judge the geometric mean, not the worst."""
+    """`most`: values may not exceed the bar, else they must reach it. `mean`: the geometric mean, not the worst row."""
     sign = "at most" if most else "at least"
     target = f"{sign} {_show(bar, unit)}" + (" geometric mean" if mean else " each")
     values = [(measure(row), row) for row in rows]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fastloss.cli import CommandError
 
-from . import bars, cases, chart, live, providers, record, regimes, render
+from . import bars, cases, chart, live, providers, record, regimes, render, warm
 from .peers import PEERS
-from .regimes import BARS, REGIMES, Job
+from .regimes import BARS, FULL, REGIMES, Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def _plan(args: argparse.Namespace) -> tuple[list[cases.Case], list[str], list[s
         raise ValueError(f"--peers: {absent[0]} is not installed (pip install 'fastloss[bench]')")
     if absent:
         print(f"not installed, left out: {', '.join(absent)} (pip install 'fastloss[bench]')", file=sys.stderr)
-    names = _names(args.regimes, list(REGIMES), "--regimes") or (list(REGIMES) if args.full else [BARS])
+    names = _names(args.regimes, list(REGIMES), "--regimes") or (list(FULL) if args.full else [BARS])
     _check_backend(args.backend)
     return chosen, there, names
 
@@ -124,7 +124,7 @@ def _jobs(args: argparse.Namespace, chosen: list[cases.Case], peers: list[str], 
                     compiled,
                     args.backend,
                     args.rounds or (5 if args.quick else 15),
-                    seconds=2.0 if args.quick else 12.0 if name == BARS else 5.0,
+                    seconds=2.0 if args.quick else 8.0 if name == BARS else 3.0,
                     memory=name == BARS,
                 )
             )
@@ -141,26 +141,40 @@ def _run(args: argparse.Namespace, chosen: list[cases.Case], peers: list[str], n
         "quick": args.quick,
     }
     data = record.new(peers, settings)
-    with live.choose(sum(len(j.cases) for j in jobs)) as view:
-        for job in jobs:
-            regime = REGIMES[job.regime]
-            view.regime(f"{regime.name}: {regime.words}")
-            rows: list[dict] = []
-            for event in regimes.run(job):
-                if event["event"] == "row":
-                    rows.append(event["row"])
-                    view.row(event["row"])
+    compiles = {}
+    for job in jobs:  # regimes with as many threads share what is compiled
+        threads = REGIMES[job.regime].thread_count
+        if absent := [c for c in warm.missing(job) if c not in compiles.get(threads, (job, []))[1]]:
+            compiles[threads] = (job, compiles.get(threads, (job, []))[1] + absent)
+    total = sum(len(names) for _, names in compiles.values()) + sum(len(j.cases) for j in jobs)
+    with live.choose(total) as view:
+        for job, absent in compiles.values():
+            for event in warm.fill(job, absent):
+                if event["event"] == "compiled":
+                    view.compiled(event["case"])
                 else:
                     view.progress(event["case"], event["doing"])
-            data["regimes"][job.regime] = {
-                "words": regime.words,
-                "threads": regime.thread_count,
-                "clock": regime.clock,
-                "allocator": regime.allocator,
-                "env": regime.env,
-                "rows": rows,
-            }
+        for job in jobs:
+            data["regimes"][job.regime] = _measure(job, view)
     return _report(args, data)
+
+
+def _measure(job: Job, view: live.Plain) -> dict:
+    regime, rows = REGIMES[job.regime], []
+    view.regime(f"{regime.name}: {regime.words}")
+    for event in regimes.run(job):
+        if event["event"] == "row":
+            rows.append(event["row"])
+            view.row(event["row"])
+        else:
+            view.progress(event["case"], event["doing"])
+    about = {
+        "words": regime.words,
+        "threads": regime.thread_count,
+        "clock": regime.clock,
+        "allocator": regime.allocator,
+    }
+    return about | {"env": regime.env, "rows": rows}
 
 
 def _report(args: argparse.Namespace, data: dict) -> int:

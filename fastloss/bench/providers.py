@@ -19,7 +19,7 @@ OURS = "fastloss"
 
 @dataclass
 class Contender:
-    """One way to compute a case. `role`: ours, ours-alt, peer, baseline (timed, not counted), other (another formula)."""
+    """One way to compute a case. `role`: ours, ours-alt, peer, baseline (not counted), other (another formula)."""
 
     library: str
     how: str

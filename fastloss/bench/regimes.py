@@ -51,6 +51,7 @@ REGIMES = {
     )
 }
 BARS = "nofault-1t"
+FULL = (BARS, "default-1t", "default-mt")
 
 
 @dataclass

@@ -14,6 +14,10 @@ HEAD = """# Benchmark results
 Generated from the JSON files of this folder by `fastloss bench --render bench/results`.
 How it is measured: [../README.md](../README.md).
 """
+TIME = """Columns by peer: its time over fastloss's, median over interleaved rounds; (in brackets): another formula,
+never compared; °: a baseline that no library ships, no peer. `of memcpy`: bytes per second of the case's least
+bytes as a share of memcpy's."""
+MEMORY = """Kept for backward / peak of forward and backward, beyond the inputs, in multiples of the logits."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -149,26 +153,16 @@ def section(data: dict, title: str) -> str:
         ["bar", "target", "measured", "verdict", "detail"],
         [[b.name, b.target, b.value, b.verdict, b.detail] for b in found],
     )
-    text += (
-        f"\n### Time\n\n{REGIMES[BARS].words}. Columns by peer: its time over fastloss's, medians over interleaved "
-        "rounds; (in brackets) another formula, never compared; ° a baseline that no library ships, not counted as a peer. "
-        "`of memcpy`: bytes per second of the case's least bytes as a share of what memcpy reaches.\n\n"
-    )
+    text += f"\n### Time\n\n{REGIMES[BARS].words}. {TIME}\n\n"
     text += _times(rows, any(e["how"] == "compiled" for r in rows for e in r["contenders"].values()))
     alternatives = _alternatives(rows)
     if alternatives:
         text += "\nThe same with the target dtype that the peers are given:\n\n" + alternatives
-    text += (
-        "\n### Memory\n\nKept for backward / peak of forward and backward, beyond the inputs, in multiples of the logits."
-        "\n\n" + _memory(rows)
-    )
+    text += f"\n### Memory\n\n{MEMORY}\n\n" + _memory(rows)
     if len(data["regimes"]) > 1:
-        text += (
-            "\n### Other regimes (information)\n\nfastloss ms, fastest peer over fastloss. "
-            + "; ".join(f"`{n}`: {REGIMES[n].words}" for n in data["regimes"])
-            + ".\n\n"
-            + _information(data["regimes"])
-        )
+        words = "; ".join(f"`{n}`: {REGIMES[n].words}" for n in data["regimes"])
+        text += f"\n### Other regimes (information)\n\nfastloss ms, fastest peer over fastloss. {words}.\n\n"
+        text += _information(data["regimes"])
     remarks = _remarks(rows)
     return text + ("\n### Remarks\n\n" + remarks if remarks else "")
 

@@ -19,7 +19,7 @@ ifeq ($(ACTIVE),)
 else
   PY := $(PYTHON)
   PREFIX := $(ACTIVE)
-  CONSTRAINTS := build/active-constraints.txt
+  CONSTRAINTS = $(STAMPS)/torch-as-it-is.txt
 endif
 # One set of stamps per environment; an environment made anew is newer than its stamps.
 STAMPS := build/stamps/$(shell echo '$(abspath $(PREFIX))' | cksum | cut -d' ' -f1)
@@ -81,7 +81,7 @@ clean: ## remove what builds and runs wrote, but not .venv
 	$(PYTHON) -m venv .venv
 
 # In someone's environment torch and its relatives stay as they are, and nothing else is pinned.
-build/active-constraints.txt:
+$(STAMPS)/torch-as-it-is.txt: $(ENVIRONMENT)
 	@mkdir -p $(@D)
 	$(PIP) list --format=freeze | grep -E '^torch(vision|audio)?==' > $@
 

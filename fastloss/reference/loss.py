@@ -53,7 +53,7 @@ def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
 
 def select(spec: Spec, y: Tensor, mask: Tensor | None) -> Tensor:
     """The valid elements, bool, broadcastable to y [N, 1 or C, P]."""
-    valid = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+    valid = torch.ones_like(y[:, :1] if spec.softmax else y, dtype=torch.bool) if mask is None else mask
     if spec.ignore_index is not None and not (spec.softmax and y.is_floating_point()):
         valid = valid & ~equals_ignored(y, spec.ignore_index)
     return valid

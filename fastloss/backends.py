@@ -13,10 +13,7 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-try:
-    from . import _ops
-except ImportError:
-    _ops = None
+from . import _ops
 
 NAMES = ("reference", "cpu", "cuda", "triton")
 _DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
@@ -81,13 +78,13 @@ def choose(argument: str | None, x: Tensor) -> str:
     device = x.device.type
     if name is None:
         for candidate in _DEFAULTS.get(device, ()):
-            if _reason(candidate) is None:
+            if _reasons[candidate] is None:
                 return candidate
         return "reference"
     check_name(name, source.rstrip("="))
     if name == "reference":
         return name
-    why_not = _reason(name)
+    why_not = _reasons[name]
     if why_not is not None:
         raise RuntimeError(f"backend {name!r} (from {source}) cannot run here: {why_not}.")
     if _DEVICES[name] != device:
@@ -96,6 +93,8 @@ def choose(argument: str | None, x: Tensor) -> str:
 
 
 def _reason(name: str) -> str | None:
-    if _ops is None:
-        return None if name == "reference" else "fastloss._ops is missing"
     return None if name == "reference" else _ops.available(name)
+
+
+# What `choose` goes by: asking the loader again would cost each call, and torch.compile cannot trace it.
+_reasons = available()

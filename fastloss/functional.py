@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import _arguments as check
@@ -163,23 +164,25 @@ def stats(
     """
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
-    found = _counting(check.mode(mode), check.index("ignore_index", ignore_index), check.backend(backend))
-    return Stats(found.counts(x, y, mask, threshold))
+    return Stats(_counting(mode, ignore_index, backend).counts(x, y, mask, threshold))
 
 
-@lru_cache(maxsize=64)
 def _counting(mode: str, ignore_index: int | None, backend: str | None) -> Plan:
-    return plan(Spec(mode, (), ignore_index), backend)
+    spec = Spec(check.mode(mode), (), check.index("ignore_index", ignore_index))
+    return plan(spec, check.backend(backend))
 
 
 def _plan(owner: type[Criterion], mode: str, settings: dict[str, Any]) -> Plan:
     flat = [_hashable(item) for pair in settings.items() for item in pair]
-    return _cached(owner, mode, *flat)
+    make = _make if torch.compiler.is_compiling() else _cached
+    return make(owner, mode, *flat)
 
 
-@lru_cache(maxsize=256, typed=True)  # typed: k=1 is refused, k=1.0 is not
-def _cached(owner: type[Criterion], mode: str, *flat: Any) -> Plan:
+def _make(owner: type[Criterion], mode: str, *flat: Any) -> Plan:
     return owner(mode, **dict(zip(flat[::2], flat[1::2])))._plan
+
+
+_cached = lru_cache(maxsize=256, typed=True)(_make)  # typed: k=1 is refused, k=1.0 is not
 
 
 def _hashable(value: Any) -> Any:

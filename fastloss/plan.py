@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import backends, distributed, reference, validate
-from .spec import Spec
+from .spec import Spec, encode
 
 _CACHED_CALLS = 64
 _override = backends.override.get
@@ -22,13 +22,14 @@ _ops = backends._ops
 class Plan:
     """How one spec runs. Immutable but for its cache; shared by equal losses."""
 
-    __slots__ = ("backend", "calls", "elementwise", "group", "spec")
+    __slots__ = ("backend", "calls", "elementwise", "encoding", "group", "spec")
 
     def __init__(self, spec: Spec, backend: str | None, group: Any) -> None:
         self.spec = spec
         self.backend = backend
         self.group = group
         self.elementwise = spec.elementwise
+        self.encoding = None if spec.by_channels else encode(spec, 0)
         self.calls: dict[tuple, validate.Call] = {}
 
     def __reduce__(self) -> tuple:
@@ -40,7 +41,7 @@ class Plan:
     def call(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
         """The checked call for these inputs; raises what `validate.prepare` raises."""
         if _compiling():
-            return validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
+            return self._prepare(x, y, mask, pixel_weight)
         try:
             key = (x.shape, x.dtype, x.device, x.layout, _override())
             key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad)
@@ -52,11 +53,16 @@ class Plan:
         except (AttributeError, TypeError):  # no tensors: the validator says so
             key, found = None, None
         if found is None:
-            found = validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
+            found = self._prepare(x, y, mask, pixel_weight)
             if len(self.calls) >= _CACHED_CALLS:
                 self.calls.clear()
             self.calls[key] = found
         return found
+
+    def _prepare(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
+        name, unsqueeze, channels = validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
+        ints, floats = self.encoding or encode(self.spec, int(channels))
+        return validate.Call(name, unsqueeze, ints, floats)
 
     def run(
         self,
@@ -69,7 +75,7 @@ class Plan:
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
-        backend, ints, floats, unsqueeze = self.call(x, y, mask, pixel_weight)
+        backend, unsqueeze, ints, floats = self.call(x, y, mask, pixel_weight)
         spec = self.spec
         shape = x.shape
         if unsqueeze:
@@ -98,7 +104,7 @@ class Plan:
 
     def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
         """int64 [N, C, 4] without a loss."""
-        backend, ints, floats, unsqueeze = self.call(x, y, mask, None)
+        backend, unsqueeze, ints, floats = self.call(x, y, mask, None)
         if unsqueeze:
             x = x.unsqueeze(1)
         if backend == "reference":
@@ -131,7 +137,9 @@ def _metadata(t: Tensor) -> tuple:
     return t.shape, t.dtype, t.device, t.layout, t.requires_grad
 
 
-@lru_cache(maxsize=256)
 def plan(spec: Spec, backend: str | None = None, group: Any = None) -> Plan:
     """The plan of a spec, one for all losses that have the same."""
-    return Plan(spec, backend, group)
+    return Plan(spec, backend, group) if _compiling() else _shared(spec, backend, group)
+
+
+_shared = lru_cache(maxsize=256)(Plan)

@@ -81,7 +81,12 @@ class Spec:
 
         The lists are cached and shared: read them only.
         """
-        return _encode(self, channels if any([term.classes is not None for term in self.terms]) else 0)
+        return _cached_encode(self, channels if self.by_channels else 0)
+
+    @property
+    def by_channels(self) -> bool:
+        """Whether the encoding depends on the number of channels."""
+        return any([term.classes is not None for term in self.terms])
 
 
 def _ratio(k: Fraction | None) -> tuple[int, int]:
@@ -90,12 +95,11 @@ def _ratio(k: Fraction | None) -> tuple[int, int]:
     return (k.numerator, k.denominator) if k.denominator < 2**62 else (0, 1)  # so tiny that one element is the top
 
 
-@lru_cache(maxsize=512)
-def _encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
+def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
     has_ignore = spec.ignore_index is not None
     ints = [ENCODING_VERSION, int(spec.softmax), int(has_ignore), spec.ignore_index if has_ignore else 0]
     ints += [int(spec.mode == "binary"), len(spec.terms)]
-    floats: list[float] = []
+    floats: list[float] = []  # first 8 a term, then the pool of vectors
     pool: list[float] = []
     for t in spec.terms:
         vector = t.per_class(channels)
@@ -105,3 +109,6 @@ def _encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
         floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, 0.0]
         pool += vector
     return ints, floats + pool
+
+
+_cached_encode = lru_cache(maxsize=512)(encode)

@@ -23,9 +23,9 @@ class Call(NamedTuple):
     """What one cached lookup yields: how to run a call on inputs of this metadata."""
 
     backend: str
+    unsqueeze: bool  # x is [N, H, W]: the channel axis is missing
     ints: list[int]
     floats: list[float]
-    unsqueeze: bool  # x is [N, H, W]: the channel axis is missing
 
 
 def prepare(
@@ -35,8 +35,8 @@ def prepare(
     y: Tensor,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-) -> Call:
-    """Checks one call.
+) -> tuple[str, bool, int]:
+    """Checks one call; returns the backend, whether x lacks its channel axis, and the number of channels.
 
     Raises:
         TypeError: an argument is no tensor, or has a dtype or layout that does not fit.
@@ -62,8 +62,7 @@ def prepare(
                 raise ValueError(
                     f"{argument} must not require a gradient, only x gets one; detach it or use backend='reference'."
                 )
-    ints, floats = spec.encode(shape[1])
-    return Call(name, ints, floats, unsqueeze)
+    return name, unsqueeze, shape[1]
 
 
 def _check_tensor(name: str, t: object, dtypes: tuple[torch.dtype, ...], what: str) -> None:

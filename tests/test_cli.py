@@ -1,18 +1,23 @@
 """The command line: exit status 0 only on success, and errors of one sentence without a traceback."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
+import fastloss
 from fastloss import cli
 
 
-def run(*words, **environment):
-    env = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-m", "fastloss", *words], capture_output=True, text=True, env=env)
+def call(capsys, *words):
+    """Exit status, standard output and standard error of `fastloss *words`, in this process."""
+    try:
+        status = cli.main(words)
+    except SystemExit as stop:  # argparse leaves this way
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
 
 
 @pytest.fixture
@@ -45,45 +50,57 @@ def assert_one_line(text, *parts):
         assert part in text
 
 
-def test_help_names_every_command_and_exits_with_0():
-    done = run("--help")
-    assert done.returncode == 0
+def test_help_names_every_command_and_exits_with_0(capsys):
+    status, out, _ = call(capsys, "--help")
+    assert status == 0
     for name in cli.COMMANDS:
-        assert f"\n  {name}" in done.stdout
+        assert f"\n  {name}" in out
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_has_help(name):
-    done = run(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: fastloss {name}")
+def test_every_command_has_help(capsys, name):
+    status, out, _ = call(capsys, name, "--help")
+    assert status == 0
+    assert out.startswith(f"usage: fastloss {name}")
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_an_unknown_option_is_one_line_and_status_2(name):
-    done = run(name, "--nonsense")
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert_one_line(done.stderr, f"fastloss {name}: ", "--nonsense")
+def test_an_unknown_option_is_one_line_and_status_2(capsys, name):
+    status, out, err = call(capsys, name, "--nonsense")
+    assert (status, out) == (2, "")
+    assert_one_line(err, f"fastloss {name}: ", "--nonsense")
 
 
 @pytest.mark.parametrize("words", [[], ["trian"], ["--nonsense"]])
-def test_a_missing_or_unknown_command_is_one_line_and_status_2(words):
-    done = run(*words)
-    assert done.returncode == 2
-    assert_one_line(done.stderr, "fastloss: ")
+def test_a_missing_or_unknown_command_is_one_line_and_status_2(capsys, words):
+    status, out, err = call(capsys, *words)
+    assert (status, out) == (2, "")
+    assert_one_line(err, "fastloss: ")
 
 
-def test_version():
-    done = run("--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("fastloss ")
+def test_version(capsys):
+    status, out, _ = call(capsys, "--version")
+    assert status == 0
+    assert out == f"fastloss {fastloss.__version__}\n"
 
 
-def test_doctor_json_is_one_object():
-    done = run("doctor", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["fastloss"]
+def test_doctor_json_is_one_object(capsys):
+    status, out, _ = call(capsys, "doctor", "--json")
+    assert status == 0
+    assert json.loads(out)["fastloss"] == fastloss.__version__
+
+
+def test_doctor_text_names_every_backend(capsys):
+    status, out, _ = call(capsys, "doctor")
+    assert status == 0
+    for name, why_not in fastloss.backends.available().items():
+        assert f"\n  {name:<9} {'available' if why_not is None else 'not available: ' + why_not}" in out
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "fastloss", "trian"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert_one_line(done.stderr, "fastloss: ", "trian")
 
 
 def test_doctor_survives_a_closed_pipe():

@@ -19,6 +19,7 @@ class Truth:
     value: float
     grad: Tensor
     band: Tensor | None
+    sign: Tensor | float
     source: str
 
 
@@ -47,12 +48,17 @@ def tie_band(case: Case, x: Tensor, y: Tensor) -> Tensor | None:
     return band if case.mode != "multiclass" else band[:, None]
 
 
+def signs(case: Case, y: Tensor) -> Tensor | float:
+    """The sign of each logit's BCE gradient."""
+    return 1.0 if case.mode == "multiclass" else 1.0 - 2.0 * y.double()
+
+
 def compare(truth: Truth, value: float, grad: Tensor, limits: tuple[float, float]) -> Verdict:
     value_error = abs(value - truth.value) / max(abs(truth.value), 1e-12)
     difference, wanted = grad.double() - truth.grad, truth.grad
     if truth.band is not None:
-        # Ties may share their weight in any way; the weight itself must be the same.
-        inside = difference[truth.band].sum().abs() / wanted.abs().sum()
+        # Ties may share their weight in any way, but the weight itself is fixed: they all have the same |gradient|.
+        inside = (difference * truth.sign)[truth.band].sum().abs() / wanted.abs().sum()
         value_error = max(value_error, float(inside))
         difference, wanted = difference.masked_fill(truth.band, 0), wanted.masked_fill(truth.band, 0)
     grad_error = float(difference.norm() / wanted.norm().clamp_min(1e-300))
@@ -77,5 +83,8 @@ def same_formula(case: Case, loss: Callable[[Tensor, Tensor], Tensor], target: C
     tiny = small(case)
     x, y = inputs(tiny)
     value, grad = evaluate(plain.build(tiny), x, y)
-    verdict = compare(Truth(value, grad, tie_band(tiny, x, y), ""), *evaluate(loss, x, target(y)), (1e-5, 1e-5))
+    wide = target(y).double() if target(y).is_floating_point() else target(y)
+    verdict = compare(
+        Truth(value, grad, tie_band(tiny, x, y), signs(tiny, y), ""), *evaluate(loss, x, wide), (1e-5, 1e-5)
+    )
     return verdict.reason

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from . import plain
 from .cases import Case
-from .formula import Truth, Verdict, compare, evaluate, tie_band
+from .formula import Truth, Verdict, compare, evaluate, signs, tie_band
 from .providers import Contender, ours
 
 # (value relative, gradient relative L2). bfloat16: the gradient's own rounding is 2^-9 of each element.
@@ -22,12 +22,13 @@ def truth(case: Case, x: Tensor, y: Tensor) -> Truth:
     """
     value, grad = evaluate(plain.build(case), x, y)
     band = tie_band(case, x, y)
-    plain_truth = Truth(value, grad, band, "plain torch float64")
+    sign = signs(case, y)
+    plain_truth = Truth(value, grad, band, sign, "plain torch float64")
     ref_value, ref_grad = evaluate(ours(case, "reference"), x, y)
     check = compare(plain_truth, ref_value, ref_grad, (1e-9, 1e-8))
     if not check.ok:
         raise ArithmeticError(f"{case.name}: the reference backend and plain torch disagree ({check.reason})")
-    return Truth(ref_value, ref_grad, band, "fastloss reference float64")
+    return Truth(ref_value, ref_grad, band, sign, "fastloss reference float64")
 
 
 def check(case: Case, contender: Contender, truth: Truth, x: Tensor) -> Verdict:

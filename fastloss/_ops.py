@@ -128,7 +128,9 @@ class _Gradients:
                 pixel_weight = pixel_weight.squeeze(1)
             upstream = upstream * pixel_weight
         groups, channels, columns, terms = _layout(x, ctx.ints)
-        state = torch.ones(terms * (1 + AUX_COLUMNS) + groups * channels * columns, dtype=torch.float64, device=x.device)
+        dsums = torch.zeros(groups, channels, columns, dtype=torch.float64, device=x.device)
+        dsums[..., FIXED_SUMS:] = 1.0
+        state = torch.cat([dsums.new_zeros(terms * (1 + AUX_COLUMNS)), dsums.reshape(-1)])
         one = torch.ones((), dtype=torch.float64, device=x.device)
         return self.ops.backward.default(one, state, x, y, mask, upstream, ctx.ints, ctx.floats), *(None,) * 5
 

@@ -24,7 +24,7 @@ struct SigmoidChunk {
 };
 
 template <bool kLogs, class T>
-inline void activate(const SigmoidChunk<T>& k) {
+FL_ONE_COPY void activate(const SigmoidChunk<T>& k) {
   const T* __restrict x = k.x;
   T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq;
 #pragma omp simd
@@ -55,9 +55,8 @@ inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T 
   return total;
 }
 
-// Not inlined: top-k must find the same bits each time that it computes an element.
 template <int kMode, bool kMasked, class T>
-__attribute__((noinline)) T bce_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T pos_weight, T smoothing) {
+FL_ONE_COPY T bce_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T pos_weight, T smoothing) {
   return pointwise_loop<kMode, kMasked>(k, weight, scale, [=](const Sigmoid<T>& a, T y, T* value, T* slope) {
     y = smooth_label(y, smoothing);
     *value = bce(a, y, pos_weight);

@@ -41,7 +41,7 @@ struct SoftmaxChunk {
 
 // Exponentials of one channel, in place or from the logits themselves, and what the pixel's target class needs.
 template <bool kIds, bool kKeepShift, class T>
-inline void exponentiate(const SoftmaxChunk<T>& k, const T* x, int32_t c) {
+FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, const T* x, int32_t c) {
   const T* __restrict max = k.s.max;
   const int32_t* __restrict id = k.s.id;
   T *p = k.s.p + c * k.s.stride, *__restrict sum = k.s.inv, *__restrict nll = k.s.nll, *__restrict miss = k.s.miss;
@@ -61,22 +61,11 @@ inline void exponentiate(const SoftmaxChunk<T>& k, const T* x, int32_t c) {
   }
 }
 
-// p of all channels; lse and, for ids, nll = -log p_t and miss = 1 - p_t (a sum of the others: no cancellation).
-// rows(c) gives a channel's logits. Not inlined: top-k must find the same bits each time.
-template <bool kIds, bool kKeepShift, bool kArgmax, class T, class Rows>
-__attribute__((noinline)) void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
+// The end of a softmax: sums become their inverses, exponentials probabilities.
+template <class T>
+FL_ONE_COPY void normalize(const SoftmaxChunk<T>& k) {
   SoftmaxScratch<T>& s = k.s;
-  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll,
-                *__restrict miss = s.miss;
-  const T* first = rows(0);
-  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = miss[i] = T(0), s.arg[i] = 0;
-  for (int64_t c = 1; c < k.channels; ++c) {
-    const T* __restrict x = rows(c);
-    if (kArgmax)
-      for (int64_t i = 0; i < k.n; ++i) s.arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : s.arg[i];
-    for (int64_t i = 0; i < k.n; ++i) max[i] = at_least(max[i], x[i]);
-  }
-  for (int64_t c = 0; c < k.channels; ++c) exponentiate<kIds, kKeepShift>(k, rows(c), static_cast<int32_t>(c));
+  T *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll, *__restrict miss = s.miss;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     const T inv = T(1) / sum[i];
@@ -90,6 +79,24 @@ __attribute__((noinline)) void activate(const SoftmaxChunk<T>& k, const Rows& ro
     T* __restrict p = s.p + c * s.stride;
     for (int64_t i = 0; i < k.n; ++i) p[i] *= inv[i];
   }
+}
+
+// p of all channels; lse and, for ids, nll = -log p_t and miss = 1 - p_t (a sum of the others: no cancellation).
+// rows(c) gives a channel's logits.
+template <bool kIds, bool kKeepShift, bool kArgmax, class T, class Rows>
+inline void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
+  SoftmaxScratch<T>& s = k.s;
+  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict nll = s.nll, *__restrict miss = s.miss;
+  const T* first = rows(0);
+  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = miss[i] = T(0), s.arg[i] = 0;
+  for (int64_t c = 1; c < k.channels; ++c) {
+    const T* __restrict x = rows(c);
+    if (kArgmax)
+      for (int64_t i = 0; i < k.n; ++i) s.arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : s.arg[i];
+    for (int64_t i = 0; i < k.n; ++i) max[i] = at_least(max[i], x[i]);
+  }
+  for (int64_t c = 0; c < k.channels; ++c) exponentiate<kIds, kKeepShift>(k, rows(c), static_cast<int32_t>(c));
+  normalize(k);
 }
 
 // A pointwise term on the target class. With kGrads adds scale * h to slope (dL/dz_c = h (y_c - p_c)).

@@ -149,7 +149,7 @@ class SoftmaxPass {
     return sum;
   }
 
-  void element_values(const Chunk& k, const Term& t) const { pointwise<kStore>(k, t, k.s.weight, 1.0); }
+  FL_ONE_COPY void element_values(const Chunk& k, const Term& t) const { pointwise<kStore>(k, t, k.s.weight, 1.0); }
 
   // Keys of a chunk's elements, 0 where they do not take part.
   void keys(const Chunk& k, const Term& t, Key* out) const {

@@ -4,16 +4,8 @@ from . import backends, functional
 from ._version import __version__
 from .backends import debug
 from .compound import CompoundLoss
-from .losses import (
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    DiceLoss,
-    FocalLoss,
-    IoULoss,
-    JaccardLoss,
-    TopKLoss,
-    TverskyLoss,
-)
+from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
+from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
 from .stats import Stats
 

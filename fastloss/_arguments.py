@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 
 from .backends import check_name
 from .spec import MODES, REDUCTIONS
@@ -48,11 +48,20 @@ def reduction(value: object, allowed: tuple[str, ...] = REDUCTIONS) -> str:
 def index(name: str, value: object) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer or None, got {value!r}.")
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} must fit into 64 bits, got {value}.")
-    return value
+    return int(value)
+
+
+def count(name: str, value: object, low: int = 0) -> int:
+    """An integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}.")
+    return int(value)
 
 
 def vector(name: str, value: object, high: float = math.inf) -> tuple[float, ...]:
@@ -83,11 +92,11 @@ def classes(value: object) -> tuple[int, ...] | None:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
     values = value.tolist() if hasattr(value, "tolist") else list(value)
-    if any([isinstance(v, bool) or not isinstance(v, int) for v in values]):
+    if any([isinstance(v, bool) or not isinstance(v, Integral) for v in values]):
         raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
     if not values or min(values) < 0 or len(set(values)) != len(values):
         raise ValueError(f"classes must be distinct channel numbers from 0, at least one, got {value!r}.")
-    return tuple(sorted(values))
+    return tuple(sorted(map(int, values)))
 
 
 def fraction(value: object) -> Fraction:

@@ -33,8 +33,7 @@ class Criterion(nn.Module):
     Attributes: mode, ignore_index, backend and process_group as given to the constructor (read-only).
     """
 
-    mode: str
-    ignore_index: int | None
+    __array_ufunc__ = None  # numpy scalars leave `scalar * loss` to the loss
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _arguments as check
-from . import losses
+from . import losses, region
 from .compound import Criterion
 from .plan import Plan, plan
 from .spec import Spec
@@ -99,7 +99,7 @@ def topk_loss(
     return _plan(losses.TopKLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
 
 
-@_form_of(losses.TverskyLoss)
+@_form_of(region.TverskyLoss)
 def tversky_loss(
     x: Tensor,
     y: Tensor,
@@ -109,10 +109,10 @@ def tversky_loss(
     pixel_weight: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    return _plan(losses.TverskyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    return _plan(region.TverskyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
 
 
-@_form_of(losses.DiceLoss)
+@_form_of(region.DiceLoss)
 def dice_loss(
     x: Tensor,
     y: Tensor,
@@ -122,10 +122,10 @@ def dice_loss(
     pixel_weight: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    return _plan(losses.DiceLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    return _plan(region.DiceLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
 
 
-@_form_of(losses.JaccardLoss)
+@_form_of(region.JaccardLoss)
 def jaccard_loss(
     x: Tensor,
     y: Tensor,
@@ -135,7 +135,7 @@ def jaccard_loss(
     pixel_weight: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    return _plan(losses.JaccardLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    return _plan(region.JaccardLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
 
 
 iou_loss = jaccard_loss

@@ -1,4 +1,4 @@
-"""The losses. Each is one `Term` with checked arguments; the arithmetic lives in the backends."""
+"""The pointwise losses. Each is one `Term` with checked arguments; the arithmetic lives in the backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _arguments as check
 from .compound import Criterion, Part
-from .spec import MODES, Term
+from .spec import Term
 
 Vector = Sequence[float] | Tensor
 SIGMOID = ("binary", "multilabel")
@@ -21,7 +21,7 @@ def _text(owner: Criterion, mode: str, shown: dict[str, Any]) -> str:
     return f"{type(owner).__name__}({', '.join(words)})"
 
 
-class _Loss(Criterion):
+class SingleLoss(Criterion):
     """A loss of a single term."""
 
     def __init__(
@@ -45,7 +45,7 @@ class _Loss(Criterion):
         return self._parts[0].text
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(SingleLoss):
     """Binary cross-entropy of logits: the mean over N*C*S of -[w y log p + (1 - y) log(1 - p)], p = sigmoid(x).
 
     Args:
@@ -78,7 +78,7 @@ class BCEWithLogitsLoss(_Loss):
         super().__init__("bce", term, mode, shown, ignore_index, backend)
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(SingleLoss):
     """Softmax cross-entropy, with the formulas of `torch.nn.functional.cross_entropy` but ignore_index=None.
 
     Args:
@@ -112,7 +112,7 @@ class CrossEntropyLoss(_Loss):
         super().__init__("ce", term, mode, {**shown, **_reduced(reduction)}, ignore_index, backend)
 
 
-class FocalLoss(_Loss):
+class FocalLoss(SingleLoss):
     """Focal loss (Lin et al. 2017, eq. 5): the mean of alpha_t (1 - p_t)^gamma (-log p_t).
 
     Binary and multilabel: elementwise with -log p_t = BCE, also for soft labels, and alpha_t = alpha y +
@@ -151,7 +151,7 @@ class FocalLoss(_Loss):
         super().__init__("focal", term, mode, {**shown, **_reduced(reduction)}, ignore_index, backend)
 
 
-class TopKLoss(_Loss):
+class TopKLoss(SingleLoss):
     """Mean of the max(1, floor(k n)) largest BCE (multiclass: cross-entropy) elements of the whole batch.
 
     n is the number of valid elements. Elements equal to the smallest selected one share its weight equally. (Wu et al.
@@ -179,169 +179,6 @@ class TopKLoss(_Loss):
         term = Term("topk", reduction=check.reduction(reduction, ("mean", "sum")), k=check.fraction(k))
         shown = {"k": f"{float(k):g}", **_reduced(reduction)}
         super().__init__("topk", term, mode, shown, ignore_index, backend)
-
-
-class TverskyLoss(_Loss):
-    """Tversky loss (Salehi et al. 2017); focal Tversky for gamma != 1 (Abraham & Khan 2019).
-
-    Per class: score = (TP + s) / max(TP + alpha FP + beta FN + s, eps), loss = (1 - score)^gamma, then the mean over
-    classes; TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y with p = sigmoid or softmax.
-
-    Args:
-        mode: "binary", "multilabel" or "multiclass".
-        alpha: weighs false positives, at least 0.
-        beta: weighs false negatives, at least 0.
-        gamma: exponent of the loss of each class, greater than 0.
-        smooth: s, at least 0.
-        eps: smallest denominator, and smallest score under log_loss; greater than 0.
-        log_loss: -log max(score, eps) instead of 1 - score; not together with gamma.
-        classes: channels that count (not binary).
-        class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
-        squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
-        soft: "product" (TP = sum p y) or "l1" (TP = (sum p + sum y - sum |p - y|) / 2, as smp), for soft labels.
-        batch: True pools batch and space; False takes each sample by itself and averages over samples.
-        empty: what a class without target pixels gives: "zero" (loss and gradient 0, but counted in the mean: smp's
-            rule and the default for batch=True), "skip" (left out of the mean) or "score" (the formula; needs
-            smooth > 0). batch=False has no default for it.
-        ignore_index: targets of this value are left out.
-        process_group: True (the default group) or a group: the sums are reduced over its processes, so that
-            data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
-        backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
-    """
-
-    _name = "tversky"
-
-    def __init__(
-        self,
-        mode: str,
-        *,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        gamma: float = 1.0,
-        smooth: float = 0.0,
-        eps: float = 1e-7,
-        log_loss: bool = False,
-        classes: Sequence[int] | None = None,
-        class_weights: Vector | None = None,
-        squared: bool = False,
-        soft: str = "product",
-        batch: bool = True,
-        empty: str | None = None,
-        ignore_index: int | None = None,
-        process_group: Any = None,
-        backend: str | None = None,
-    ) -> None:
-        term, shown = _region(
-            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
-            alpha=check.number("alpha", alpha, 0.0),
-            beta=check.number("beta", beta, 0.0),
-            gamma=check.number("gamma", gamma, 0.0, open_low=True),
-        )  # fmt: skip
-        if term.log_loss and term.gamma != 1.0:
-            raise ValueError(f"log_loss cannot be combined with gamma, got log_loss=True and gamma={gamma}.")
-        weighs = {"alpha": f"{alpha:g} (FP)", "beta": f"{beta:g} (FN)", "gamma": f"{gamma:g}" if gamma != 1 else None}
-        super().__init__("tversky", term, mode, {**weighs, **shown}, ignore_index, backend, process_group)
-
-
-class _Fixed(_Loss):
-    """Dice and Jaccard: Tversky with alpha and beta fixed."""
-
-    _name: str
-    _weight: float  # of FP and FN
-
-    def __init__(
-        self,
-        mode: str,
-        *,
-        smooth: float = 0.0,
-        eps: float = 1e-7,
-        log_loss: bool = False,
-        classes: Sequence[int] | None = None,
-        class_weights: Vector | None = None,
-        squared: bool = False,
-        soft: str = "product",
-        batch: bool = True,
-        empty: str | None = None,
-        ignore_index: int | None = None,
-        process_group: Any = None,
-        backend: str | None = None,
-    ) -> None:
-        term, shown = _region(
-            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
-            alpha=self._weight, beta=self._weight,
-        )  # fmt: skip
-        super().__init__(self._name, term, mode, shown, ignore_index, backend, process_group)
-
-
-class DiceLoss(_Fixed):
-    """Soft Dice loss (Milletari et al. 2016): `TverskyLoss` with alpha = beta = 1/2, so score = (TP + s) / (TP + FP/2 +
-    FN/2 + s); smooth=s is the classic (2 TP + 2s) / (sum p + sum y + 2s), as in smp. Arguments: see `TverskyLoss`."""
-
-    _name, _weight = "dice", 0.5
-
-
-class JaccardLoss(_Fixed):
-    """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1, so score = (TP + s) /
-    (TP + FP + FN + s). Arguments: see `TverskyLoss`."""
-
-    _name, _weight = "jaccard", 1.0
-
-
-IoULoss = JaccardLoss
-
-
-def _region(
-    mode: str,
-    smooth: float,
-    eps: float,
-    log_loss: bool,
-    classes: Sequence[int] | None,
-    class_weights: Vector | None,
-    squared: bool,
-    soft: str,
-    batch: bool,
-    empty: str | None,
-    **tversky: float,
-) -> tuple[Term, dict[str, Any]]:
-    """The term of a region loss, and what its repr shows."""
-    check.mode(mode, MODES)
-    if mode == "binary" and (classes is not None or class_weights is not None):
-        name = "classes" if classes is not None else "class_weights"
-        raise ValueError(f"{name} needs mode 'multilabel' or 'multiclass', got 'binary', which has one channel.")
-    smooth = check.number("smooth", smooth, 0.0)
-    if not check.flag("batch", batch) and empty is None:
-        raise ValueError(
-            "empty must be 'zero', 'skip' or 'score' with batch=False, got None; there is no default, because single "
-            "samples often lack a class and libraries disagree about it."
-        )
-    empty = check.choice("empty", "zero" if empty is None else empty, ("zero", "skip", "score"))
-    if empty == "score" and smooth == 0.0:
-        raise ValueError("empty='score' needs smooth > 0, got smooth=0.0, which leaves 0/0 for an absent class.")
-    term = Term(
-        "tversky",
-        smooth=smooth,
-        eps=check.number("eps", eps, 0.0, open_low=True),
-        log_loss=check.flag("log_loss", log_loss),
-        classes=check.classes(classes),
-        vector=check.vector("class_weights", class_weights),
-        squared=check.flag("squared", squared),
-        l1=check.choice("soft", soft, ("product", "l1")) == "l1",
-        batch=batch,
-        empty=empty,
-        **tversky,
-    )
-    shown = {
-        "smooth": f"{smooth:g}" if smooth else None,
-        "eps": f"{term.eps:g}" if term.eps != 1e-7 else None,
-        "log_loss": term.log_loss or None,
-        "classes": None if term.classes is None else list(term.classes),
-        "class_weights": list(term.vector) or None,
-        "squared": term.squared or None,
-        "soft": "'l1'" if term.l1 else None,
-        "batch": None if batch else False,
-        "empty": repr(empty) if empty != "zero" or not batch else None,
-    }
-    return term, shown
 
 
 def _numbers(vector: tuple[float, ...]) -> str | list[float] | None:

@@ -40,8 +40,6 @@ class Plan:
 
     def call(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
         """The checked call for these inputs; raises what `validate.prepare` raises."""
-        if _compiling():
-            return self._prepare(x, y, mask, pixel_weight)
         try:
             key = (x.shape, x.dtype, x.device, x.layout, _override())
             key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad)
@@ -75,7 +73,9 @@ class Plan:
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
-        backend, unsqueeze, ints, floats = self.call(x, y, mask, pixel_weight)
+        compiling = _compiling()
+        found = self._prepare if compiling else self.call
+        backend, unsqueeze, ints, floats = found(x, y, mask, pixel_weight)
         spec = self.spec
         shape = x.shape
         if unsqueeze:
@@ -84,7 +84,7 @@ class Plan:
         if weights:
             validate.check_weights(weights, x)
             generic = generic or (torch.is_grad_enabled() and any([w.requires_grad for w in weights]))
-        if not _compiling():
+        if not compiling:
             if _functorch() is not None:
                 return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
             if backend == "reference" if x.device.type == "cpu" else _checking():
@@ -104,11 +104,13 @@ class Plan:
 
     def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
         """int64 [N, C, 4] without a loss."""
-        backend, unsqueeze, ints, floats = self.call(x, y, mask, None)
+        compiling = _compiling()
+        found = self._prepare if compiling else self.call
+        backend, unsqueeze, ints, floats = found(x, y, mask, None)
         if unsqueeze:
             x = x.unsqueeze(1)
         if backend == "reference":
-            if not _compiling() and _functorch() is None and x.device.type == "cpu":
+            if not compiling and _functorch() is None and x.device.type == "cpu":
                 validate.check_values(self.spec, x, y, mask)
             return reference.counts(self.spec, x, y, mask, threshold)
         return _ops.counts(backend, self.spec, ints, floats, x, y, mask, threshold)

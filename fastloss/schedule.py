@@ -41,7 +41,7 @@ class LossSchedule(nn.Module):
         stages = list(stages)
         if not stages:
             raise ValueError("stages must hold at least one pair (first epoch, loss), got none.")
-        starts = [_epoch("a stage's first epoch", start) for start, _ in stages]
+        starts = [check.count("a stage's first epoch", start) for start, _ in stages]
         if starts[0] != 0 or any([b <= a for a, b in pairwise(starts)]):
             raise ValueError(f"stages must start at epoch 0 and then increase, got {starts}.")
         super().__init__()
@@ -66,9 +66,7 @@ class LossSchedule(nn.Module):
         The "alternating" schedule of Taubert et al. 2020 (a linear ramp followed by a sinusoidal decay), repeated.
         Raises ValueError unless 0 <= start < end and period >= 2, and what a + b raises.
         """
-        if _epoch("period", period) < 2:
-            raise ValueError(f"period must be at least 2 epochs, got {period}.")
-        return cls._blend("alternating", a, b, start, end, period=period)
+        return cls._blend("alternating", a, b, start, end, period=check.count("period", period, 2))
 
     @classmethod
     def on_plateau(
@@ -79,12 +77,10 @@ class LossSchedule(nn.Module):
         mode: "max" (a score) or "min" (a loss). A NaN metric is no improvement. Raises ValueError for patience < 1,
         min_delta < 0 or another mode.
         """
-        if _epoch("patience", patience) < 1:
-            raise ValueError(f"patience must be at least 1, got {patience}.")
         made = cls([(0, a)])
         made._kind = "on_plateau"
         made._settings = {
-            "patience": patience,
+            "patience": check.count("patience", patience, 1),
             "min_delta": check.number("min_delta", min_delta, 0.0),
             "mode": check.choice("mode", mode, ("max", "min")),
         }
@@ -93,7 +89,7 @@ class LossSchedule(nn.Module):
 
     @classmethod
     def _blend(cls, kind: str, a: Criterion, b: Criterion, start: int, end: int, **settings: int) -> LossSchedule:
-        start, end = _epoch("start", start), _epoch("end", end)
+        start, end = check.count("start", start), check.count("end", end)
         if start >= end:
             raise ValueError(f"start must be before end, got start={start} and end={end}.")
         weights = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.0)]
@@ -142,7 +138,7 @@ class LossSchedule(nn.Module):
             ValueError: epoch is negative, or the metric is missing after epoch 0 of `on_plateau`.
             TypeError: epoch is no integer.
         """
-        epoch = _epoch("epoch", epoch)
+        epoch = check.count("epoch", epoch)
         if self._kind == "on_plateau":
             changed = self._watch(epoch, metric)
         elif self._kind == "abrupt":
@@ -212,11 +208,3 @@ class LossSchedule(nn.Module):
     def extra_repr(self) -> str:
         settings = ", ".join([f"{name}={value!r}" for name, value in self._settings.items()])
         return f"{self._kind}, {settings}, active={self._index}"
-
-
-def _epoch(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}.")
-    return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import backends
+from .reference.inputs import out_of_range, per_pixel, select
 from .spec import Spec
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -149,8 +150,6 @@ def check_weights(weights: list[Tensor], x: Tensor) -> None:
 
 def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
     """Raises ValueError if a valid class id or target is out of range; waits for the device of y."""
-    from .reference.loss import out_of_range, per_pixel, select
-
     flat = per_pixel(y.detach(), x)
     valid = select(spec, flat, mask if mask is None else per_pixel(mask, x))
     if not out_of_range(spec, flat, valid, x.shape[1]):

@@ -7,94 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..spec import Spec, Term
-from . import activation, pointwise, region, topk
-
-
-@dataclass
-class Inputs:
-    """Selected inputs: x, y, p [N, C, P] (log_p under softmax), ids [N, 1, P] or None, valid bool like the pointwise
-    elements, weight the same or None, bad whether y is out of range (0-d bool), channel weights by term."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor | None
-    valid: Tensor
-    weight: Tensor | None
-    bad: Tensor
-    p: Tensor
-    log_p: Tensor | None
+from . import pointwise, region, topk
+from .inputs import Inputs, per_pixel, prepare, select
 
 
 def accumulator(x: Tensor) -> torch.dtype:
     """float64, but for devices that have none."""
     return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def per_pixel(t: Tensor, x: Tensor) -> Tensor:
-    """y, mask or pixel_weight, of shape [N, *S] or [N, 1 or C, *S], as [N, 1 or C, P] for x [N, C, *S]."""
-    channels, spatial = (t.shape[1], t.shape[2:]) if t.ndim == x.ndim else (1, t.shape[1:])
-    return t.reshape(t.shape[0], channels, math.prod(spatial))
-
-
-def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
-    """y == ignore_index; false where y's type cannot hold the value (torch would wrap -100 to 156 in uint8)."""
-    if not y.is_floating_point() and y.dtype != torch.bool:
-        info = torch.iinfo(y.dtype)
-        if not info.min <= ignore_index <= info.max:
-            return torch.zeros_like(y, dtype=torch.bool)
-    return y == ignore_index
-
-
-def select(spec: Spec, y: Tensor, mask: Tensor | None) -> Tensor:
-    """The valid elements, bool, broadcastable to y [N, 1 or C, P]."""
-    valid = torch.ones_like(y[:, :1] if spec.softmax else y, dtype=torch.bool) if mask is None else mask
-    if spec.ignore_index is not None and not (spec.softmax and y.is_floating_point()):
-        valid = valid & ~equals_ignored(y, spec.ignore_index)
-    return valid
-
-
-def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
-    """Whether a valid target is no class id, or outside [0, 1] (binary, multilabel); 0-d bool."""
-    if spec.softmax:
-        if y.is_floating_point():
-            return torch.zeros((), dtype=torch.bool, device=y.device)
-        ids = y.long()
-        return (valid & ((ids < 0) | (ids >= channels))).any()
-    if y.dtype == torch.bool:
-        return torch.zeros((), dtype=torch.bool, device=y.device)
-    return (valid & ~((y >= 0) & (y <= 1))).any()
-
-
-def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> Inputs:
-    """Flatten, select the valid elements before any arithmetic, and activate."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = per_pixel(y, x)
-    mask, pixel_weight = [t if t is None else per_pixel(t, x) for t in (mask, pixel_weight)]
-    x = per_pixel(x, x).to(dtype)
-    valid = select(spec, y, mask)
-    bad = out_of_range(spec, y, valid, x.shape[1])
-    x = torch.where(valid, x, torch.zeros_like(x))
-    ids = None
-    if spec.softmax and not y.is_floating_point():
-        ids = torch.where(valid, y, torch.zeros_like(y)).long().clamp(0, x.shape[1] - 1)
-        channels = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1)
-        y = ((ids == channels) & valid).to(dtype)
-    else:
-        y = torch.where(valid, y, torch.zeros_like(y)).to(dtype)
-    if pixel_weight is not None:
-        pixel_weight = torch.where(valid, pixel_weight, torch.zeros_like(pixel_weight)).to(dtype)
-    if spec.softmax:
-        p, log_p = activation.softmax(x)
-    else:
-        p, log_p = activation.sigmoid(x), None
-    p = torch.where(valid, p, torch.zeros_like(p))
-    return Inputs(x, y, ids, valid, pixel_weight, bad, p, log_p)
 
 
 def channel_vector(term: Term, x: Tensor) -> Tensor | None:

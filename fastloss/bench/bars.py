@@ -99,10 +99,12 @@ def check(record: dict) -> list[Bar]:
     streaming = [r for r in work if "TopK" not in r["title"] and r["numel"] >= 100_000]
     peer = lambda row: _ratio(row)  # noqa: E731
     eager = lambda row: _ratio(row, "eager")  # noqa: E731
+    any_ = lambda row: _ratio(row, roles=("peer", "baseline"))  # noqa: E731
     return [
         _judge("fastest peer, 2 Mpx and more", big, peer, 4.0),
         _judge("fastest peer, all but 64^2", work, peer, 5.0, mean=True),
         _judge("fastest eager peer, all but 64^2", work, eager, 8.0, mean=True),
+        _judge("fastest peer or hand-written torch, all but 64^2 (information)", work, any_, 1.0, mean=True),
         _judge("fastest peer, softmax", softmax, peer, 3.5),
         _judge(
             "share of memcpy's bytes/s, Dice IoU Tversky at 2 Mpx",
@@ -127,6 +129,18 @@ def check(record: dict) -> list[Bar]:
             most=True,
         ),
     ]
+
+
+def summary(record: dict) -> str:
+    """One line for a quick run: the geometric mean over plain eager PyTorch."""
+    rows = record["regimes"].get(BARS, {}).get("rows", [])
+    ratios = [v for r in rows if (v := _ratio(r, "eager", ("peer", "baseline"))) is not None]
+    if not ratios:
+        return "nothing was compared"
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return (
+        f"fastest eager contender over fastloss: {mean:.1f} (geometric mean of {len(ratios)}), least {min(ratios):.1f}"
+    )
 
 
 def lines(record: dict) -> list[str]:

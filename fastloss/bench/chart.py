@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from .bars import fastest
 from .providers import OURS
 from .regimes import BARS
 
 COLOURS = {"fastloss": "#1b7f5c", "smp": "#c2603c", "monai": "#4a6fa5", "exacta": "#8d6bab", "torch": "#8a8a8a"}
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
+TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 HERO = ("softmax3d-dice+ce", "softmax3d-dice+focal")
 
 
@@ -51,39 +54,35 @@ def _bar(axis, at: float, entry: dict, value: float, height: float) -> None:
 
 
 def speed(data: dict, path: Path) -> Path | None:
-    """Each peer's time over fastloss's, by case, on a logarithmic axis."""
+    """The fastest eager and the fastest compiled peer of each case, as multiples of fastloss's time."""
     rows = [r for r in data["regimes"].get(BARS, {}).get("rows", []) if "seconds" in r["contenders"].get(OURS, {})]
-    rows = [r for r in rows if r["group"] != "overhead"]
-    if not rows:
+    bars = []
+    for row in rows:
+        for how in ("eager", "compiled"):
+            best = fastest(row, how) or fastest(row, how, ("peer", "baseline"))
+            if best:
+                bars.append((row, *best))
+    if not bars:
         return None
-    keys = list(
-        dict.fromkeys(
-            k for r in rows for k, e in r["contenders"].items() if "ratio" in e and e["role"] in ("peer", "baseline")
-        )
-    )
-    figure, (axis,) = _axes(9, 0.9 + 0.13 * len(rows) * (len(keys) + 2))
-    for i, row in enumerate(rows):
-        entries = [(k, row["contenders"].get(k)) for k in keys]
-        for j, (_, entry) in enumerate(entries):
-            if entry and "ratio" in entry and entry["role"] in ("peer", "baseline"):
-                _bar(
-                    axis,
-                    i + (j - len(keys) / 2) / (len(keys) + 2),
-                    entry,
-                    entry["ratio"]["median"],
-                    1 / (len(keys) + 2),
-                )
-    axis.set_yticks(range(len(rows)), [f"{r['title']}  {r['size']} {r['dtype']}" for r in rows], fontsize=8)
-    axis.invert_yaxis()
+    figure, (axis,) = _axes(9, 1.2 + 0.2 * len(bars) + 0.05 * len(rows))
+    ticks, at, last = [], 0.0, None
+    for row, name, entry in bars:
+        at += 1.0 if row is last else 1.5
+        if row is not last:
+            ticks.append((at, f"{row['title']}  {row['size']} {SHORT.get(row['dtype'], row['dtype'])}"))
+        last, value = row, entry["ratio"]["median"]
+        _bar(axis, at, entry, value, 0.9)
+        axis.text(value, at, f" {value:.1f}  {name}", va="center", fontsize=7)
+    axis.set_yticks([t for t, _ in ticks], [words for _, words in ticks], fontsize=8)
+    axis.set_ylim(at + 1, 0.5)
     axis.set_xscale("log")
-    axis.axvline(1, color=COLOURS["fastloss"], linewidth=2)
-    axis.set_xlabel("time / fastloss's time (1 thread, CPU time, forward + backward); hatched: under torch.compile")
-    handles = [
-        axis.barh([0], [0], color=COLOURS[n], label=n)
-        for n in ("torch", "smp", "monai", "exacta")
-        if any(k.startswith(n) for k in keys)
-    ]
-    axis.legend(handles=handles, fontsize=8, loc="lower right")
+    axis.set_xticks(TICKS, [str(t) for t in TICKS])
+    axis.minorticks_off()
+    low, high = min(b[2]["ratio"]["median"] for b in bars), max(b[2]["ratio"]["median"] for b in bars)
+    axis.set_xlim(min(0.8, 0.8 * low), 2.2 * high)
+    axis.axvline(1, color=COLOURS[OURS], linewidth=2)
+    axis.set_xlabel("fastest eager peer (solid) and fastest compiled peer (hatched): time / fastloss's time")
+    axis.set_title(f"forward + backward, 1 thread, {data['machine']['cpu']}", fontsize=10)
     return _save(figure, path)
 
 

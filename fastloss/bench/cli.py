@@ -179,7 +179,7 @@ def _measure(job: Job, view: live.Plain) -> dict:
 
 def _report(args: argparse.Namespace, data: dict) -> int:
     if BARS in data["regimes"]:
-        print("\n" + "\n".join(bars.lines(data)))
+        print("\n" + (bars.summary(data) if args.quick else "\n".join(bars.lines(data))))
     if args.json:
         record.save(data, args.json)
     out = args.out or Path("runs/bench")
@@ -201,8 +201,8 @@ def _pictures(data: dict, out: Path, name: str) -> list[str]:
 
 
 def _render(folder: Path) -> int:
-    files = sorted(folder.glob("*.json"))
-    for file in files:
+    page = render.write(folder)
+    for file in sorted(folder.glob("*.json")):
         _pictures(record.load(file), folder, file.stem)
-    print(render.write(folder))
+    print(page)
     return 0

@@ -72,7 +72,7 @@ def versions(peers: list[str]) -> dict[str, str]:
 
 def new(peers: list[str], settings: dict) -> dict:
     """An empty record; regimes are added as they finish."""
-    from fastloss import backends
+    from fastloss import backends, doctor
 
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
@@ -82,6 +82,7 @@ def new(peers: list[str], settings: dict) -> dict:
         "machine": machine(),
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
         "backends": backends.available(),
+        "extension": doctor.collect()["extension"],
         "versions": versions(peers),
         "settings": settings,
         "regimes": {},

@@ -143,6 +143,7 @@ def section(data: dict, title: str) -> str:
         + ", ".join(m["isa"]),
         f"{m['system']}, {m['libc']}, huge pages {m['huge_pages'] or '?'}; "
         + ", ".join(f"{k} {v}" for k, v in data["versions"].items()),
+        f"fastloss's kernels: {data['extension']['instruction_set'] or 'none'}, torch's: {data['torch_cpu']}",
         f"{data['date']}, commit {data['commit'][:12]}{'+changes' if data['commit'].endswith('+changes') else ''}",
     ]
     text = f"## {title}\n\n" + "".join(f"- {line}\n" for line in about)
@@ -168,15 +169,18 @@ def section(data: dict, title: str) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Write folder/README.md from every record in it; ValueError if there is none."""
+    """Write folder/README.md from every record in it; ValueError if it holds none."""
     files = sorted(folder.glob("*.json"))
-    if not files:
-        raise ValueError(f"--render: {folder} holds no *.json record")
     page = folder / "README.md"
     parts = []
     for file in files:
-        data = record.load(file)
+        try:
+            data = record.load(file)
+        except ValueError:
+            continue  # another tool's file
         pictures = "".join(f"![{p.stem}]({p.name})\n" for p in sorted(folder.glob(f"{file.stem}*.png")))
         parts.append(section(data, file.stem) + (f"\n{pictures}" if pictures else ""))
+    if not parts:
+        raise ValueError(f"--render: {folder} holds no record of schema {record.SCHEMA}")
     page.write_text(HEAD + "\n" + "\n".join(parts))
     return page

@@ -23,7 +23,7 @@ def accumulator(x: Tensor) -> torch.dtype:
 
 def channel_vector(term: Term, x: Tensor) -> Tensor | None:
     """The per-channel parameter of a pointwise term as [1, C or 1, 1]."""
-    return torch.tensor(term.vector, dtype=x.dtype, device=x.device).reshape(1, -1, 1) if term.vector else None
+    return region.constants(term.vector, x).reshape(1, -1, 1) if term.vector else None
 
 
 def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:

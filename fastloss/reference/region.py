@@ -11,6 +11,11 @@ from ..spec import Term
 VALID, PY, P, Y, PP, YY, L1 = range(7)
 
 
+def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """1-d tensor filled on the device of `like`: a copy from the host would stop the capture of a CUDA graph."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def tversky_score(tp: Tensor, fp: Tensor, fn: Tensor, term: Term) -> Tensor:
     """(TP + s) / max(TP + alpha FP + beta FN + s, eps)."""
     below = tp + term.alpha * fp + term.beta * fn + term.smooth
@@ -47,7 +52,7 @@ def region_term(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
     weights = torch.ones_like(loss)
     vector = term.per_class(loss.shape[1])
     if vector:
-        weights = weights * torch.tensor(vector, dtype=loss.dtype, device=loss.device)
+        weights = weights * constants(vector, loss)
     weights = torch.where(counts, weights, torch.zeros_like(weights))
     loss = torch.where(weights != 0, loss, torch.zeros_like(loss))
     total = weights.sum(1)

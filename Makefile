@@ -13,11 +13,11 @@ ACTIVE := $(shell $(PYTHON) -c 'import importlib.util as u, os, sys, sysconfig a
 	free = sys.prefix != sys.base_prefix or not os.path.exists(os.path.join(s.get_path("stdlib"), "EXTERNALLY-MANAGED")); \
 	print(sys.prefix if free and u.find_spec("torch") else "")' 2>/dev/null)
 ifeq ($(ACTIVE),)
-  PY := .venv/bin/python
+  PY := $(CURDIR)/.venv/bin/python
   PREFIX := .venv
   CONSTRAINTS := constraints.txt
 else
-  PY := $(PYTHON)
+  PY := $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
   PREFIX := $(ACTIVE)
   CONSTRAINTS = $(STAMPS)/torch-as-it-is.txt
 endif
@@ -62,10 +62,10 @@ SANITIZED := build/sanitize
 sanitize: $(STAMPS)/extras-test,bench,demo ## the tests without torch.compile under ASan and UBSan
 	mkdir -p $(SANITIZED)
 	git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C $(SANITIZED)
-	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(abspath $(PY)) setup.py -q build_ext --inplace
+	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(PY) setup.py -q build_ext --inplace
 	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	  $(abspath $(PY)) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
+	  $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
 
 doctor: $(STAMPS)/build ## how fastloss was built and which backends run here
 	$(PY) -m fastloss doctor

@@ -1,0 +1,37 @@
+"""For every test: a fixed seed, poisoned fresh memory, and the process-wide settings put back."""
+
+import pytest
+import torch
+from cases import BACKENDS, COMPILED
+
+try:
+    from hypothesis import settings
+except ImportError:  # tests/test_properties.py skips itself
+    pass
+else:
+    settings.register_profile("fastloss", deadline=None, derandomize=True, max_examples=25, print_blob=True)
+    settings.load_profile("fastloss")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings():
+    """Uninitialised memory holds NaN (integers: their largest value), so that an output left unwritten shows."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Each backend that runs here, the reference (in the dtype of the inputs) among them."""
+    return request.param
+
+
+@pytest.fixture(params=COMPILED)
+def compiled(request):
+    """Each backend with kernels that runs here."""
+    return request.param

@@ -1,0 +1,151 @@
+"""f' against f for every term, in the kernels' own code (fastloss._C.terms), where it is hardest: saturated and at 0."""
+
+import itertools
+import math
+
+import pytest
+
+from fastloss import _library
+
+extension = _library.load()
+pytestmark = pytest.mark.skipif(extension is None, reason=f"no extension: {_library.reason()}")
+terms = extension and extension.terms
+
+XS = [0.0, *(s * x for x in (1e-3, 1.0, 5.0, 20.0, 88.0, 1e4) for s in (1, -1))]
+YS = (0.0, 1.0, 0.3)
+TINY = 1e-37  # about the smallest normal float32: what lies below it counts as 0 in both precisions
+GAMMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 5.0)
+
+
+def softplus(z):
+    return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
+
+
+def bce(x, y, w=1.0):
+    return (w * y * softplus(-x) if y else 0.0) + ((1 - y) * softplus(x) if y < 1 else 0.0)
+
+
+def focal(x, y, gamma, on, off):
+    b = bce(x, y)
+    return (on * y + off * (1 - y)) * (-math.expm1(-b)) ** gamma * b
+
+
+def slope(f, x):
+    """Central difference; every f here is computed to full relative accuracy, so only the step's own error is left."""
+    h = 1e-4 if abs(x) < 50 else 1e-3
+    return (f(x + h) - f(x - h)) / (2 * h)
+
+
+def close(a, b, rtol, atol):
+    assert abs(a - b) <= rtol * max(abs(a), abs(b)) + atol, f"{a!r} and {b!r}, relative {abs(a - b) / max(abs(b), 1e-300):.1e}"
+
+
+@pytest.mark.parametrize("y", YS)
+@pytest.mark.parametrize("x", XS)
+def test_bce(x, y):
+    for w in (1.0, 2.5):
+        value, grad = terms.bce_f64(x, y, w)
+        close(value, bce(x, y, w), 1e-14, 1e-300)
+        close(grad, slope(lambda t: bce(t, y, w), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
+        for got, exact in zip(terms.bce_f32(x, y, w), (value, grad)):
+            close(got, exact, 1e-6, TINY)
+
+
+@pytest.mark.parametrize("y", YS)
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("x", XS)
+def test_focal_binary(x, gamma, y):
+    for on, off in ((1.0, 1.0), (0.25, 0.75)):
+        value, grad = terms.focal_binary_f64(x, y, gamma, on, off)
+        close(value, focal(x, y, gamma, on, off), 1e-12, TINY)
+        close(grad, slope(lambda t: focal(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
+        for got, exact in zip(terms.focal_binary_f32(x, y, gamma, on, off), (value, grad)):
+            close(got, exact, 2e-5, TINY)
+
+
+@pytest.mark.parametrize("suffix", ("f32", "f64"))
+@pytest.mark.parametrize("y", (0.0, 1.0))
+@pytest.mark.parametrize("x", (math.inf, -math.inf))
+def test_sigmoid_terms_at_infinity(x, y, suffix):
+    """Where the limit is finite it is taken: the gradient always, the value where the prediction is right."""
+    right = (x > 0) == (y == 1)
+    expected = 0.0 if right else math.copysign(1.0, x)
+    for name, settings in (("bce", (1.0,)), *(("focal_binary", (gamma, 1.0, 1.0)) for gamma in GAMMAS)):
+        value, grad = getattr(terms, f"{name}_{suffix}")(x, y, *settings)
+        assert grad == pytest.approx(expected, abs=1e-15), (name, settings)
+        assert value == (pytest.approx(0.0, abs=1e-15) if right else math.inf), (name, settings)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("nll", (1e-30, 1e-10, 1e-3, 0.1, 1.0, 5.0, 20.0, 88.0, 1e4))
+def test_focal_multiclass(nll, gamma):
+    """The second number is h = p dL/dp = -dL/d(nll)."""
+    for alpha in (1.0, 0.25):
+
+        def f(t, alpha=alpha):
+            return alpha * (-math.expm1(-t)) ** gamma * t
+
+        value, h = terms.focal_multiclass_f64(nll, -math.expm1(-nll), gamma, alpha)
+        close(value, f(nll), 1e-12, TINY)
+        step = min(1e-4, nll * 1e-4)
+        close(h, -(f(nll + step) - f(nll - step)) / (2 * step), 1e-6, TINY)
+        for got, exact in zip(terms.focal_multiclass_f32(nll, -math.expm1(-nll), gamma, alpha), (value, h)):
+            close(got, exact, 2e-5, TINY)
+
+
+@pytest.mark.parametrize("suffix", ("f32", "f64"))
+@pytest.mark.parametrize("gamma", [g for g in GAMMAS if g])
+def test_softmax_terms_where_p_is_0_or_1(gamma, suffix):
+    focal_multiclass, ce = getattr(terms, f"focal_multiclass_{suffix}"), getattr(terms, f"ce_{suffix}")
+    assert focal_multiclass(0.0, 0.0, gamma, 1.0) == (0.0, 0.0)
+    assert focal_multiclass(math.inf, 1.0, gamma, 0.5) == (math.inf, -0.5)
+    assert ce(0.0, 2.0) == (0.0, -2.0)
+    assert ce(math.inf, 2.0) == (math.inf, -2.0)
+
+
+SUMS = {  # valid, inter, p, y, p^2, y^2, |p - y|
+    "usual": [100.0, 20.0, 40.0, 30.0, 25.0, 30.0, 30.0],
+    "soft": [100.0, 12.0, 35.5, 22.0, 17.0, 9.0, 40.5],
+    "nothing predicted": [100.0, 1e-3, 1e-2, 30.0, 1e-5, 30.0, 30.008],
+    "tiny target": [1e9, 0.5, 1e6, 1.0, 1e5, 1.0, 1e6 - 0.5],
+}
+SHAPES = [
+    {"alpha": 0.5, "beta": 0.5},
+    {"alpha": 1.0, "beta": 1.0, "smooth": 1.0},
+    {"alpha": 0.3, "beta": 0.7, "gamma": 0.75},
+    {"alpha": 1.5, "beta": 0.2, "gamma": 4 / 3, "smooth": 0.1},
+    {"alpha": 0.5, "beta": 0.5, "log_loss": True, "smooth": 1e-3},
+]
+
+
+def region(sums, *, alpha, beta, gamma, smooth, eps, log_loss, squared, l1):
+    return terms.region_loss(sums, alpha, beta, gamma, smooth, eps, log_loss, squared, l1)
+
+
+@pytest.mark.parametrize("squared,l1", itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize("settings", SHAPES, ids=str)
+@pytest.mark.parametrize("sums", SUMS.values(), ids=SUMS)
+def test_region_loss(sums, settings, squared, l1):
+    """Each derivative against a difference of the loss in that sum."""
+    given = {"gamma": 1.0, "smooth": 0.0, "eps": 1e-7, "log_loss": False, **settings, "squared": squared, "l1": l1}
+
+    def f(values):
+        return region(values, **given)[0]
+
+    _, *derivatives = region(sums, **given)
+    for column, derivative in zip((1, 2, 4, 6), derivatives):
+        step = 1e-5 * min(sums[column], 1.0)
+        up, down = [[v + s * (i == column) for i, v in enumerate(sums)] for s in (step, -step)]
+        rounding = 1e-15 * (1 + abs(f(sums))) / step
+        close(derivative, (f(up) - f(down)) / (2 * step), 1e-5, rounding)
+
+
+def test_region_loss_at_its_edges():
+    common = {"alpha": 0.5, "beta": 0.5, "smooth": 0.0, "eps": 1e-7, "squared": False, "l1": False}
+    perfect, empty = [9.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.0], [9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    loss, *slopes = region(perfect, gamma=0.5, log_loss=False, **common)
+    assert loss == 0.0 and slopes == [0.0] * 4  # no infinite slope where 1 - score is 0
+    loss, d_inter, d_pred, *_ = region(empty, gamma=1.0, log_loss=False, **common)
+    assert loss == 1.0 and d_inter == pytest.approx(-1e7) and d_pred == 0.0  # the clamped denominator is a constant
+    loss, *slopes = region(empty, gamma=1.0, log_loss=True, **common)
+    assert loss == pytest.approx(-math.log(1e-7)) and slopes == [0.0] * 4

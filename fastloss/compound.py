@@ -161,8 +161,8 @@ class CompoundLoss(Criterion):
     """A weighted sum of losses, computed in one pass over the inputs: what `0.5 * A + 0.5 * B` gives.
 
     It is flat: compounds inside it are spread out and their weights multiplied. Weight tensors become buffers (or
-    parameters) `weight_0`, `weight_1` …: fill them in place to change a weight without recompiling or re-capturing a
-    graph; one that requires a gradient gets it.
+    parameters) `weight_0`, `weight_1` …, the very tensors that were given until `.to` moves them: fill them in place to
+    change a weight without recompiling or re-capturing a graph. One that requires a gradient gets it.
 
     Args:
         terms: pairs (weight, loss), at most 16 terms in all; a weight is a finite number or a 0-d floating tensor.
@@ -180,9 +180,12 @@ class CompoundLoss(Criterion):
         mode, ignore_index, backend, group = _common([loss for _, loss in pairs])
         tensors: dict[str, Tensor] = {}
         parts: list[Part] = []
-        for weight, loss in pairs:
+        numbers, owned = [], []
+        for weight, _ in pairs:  # before the tensors inside the losses: `weight_0` is the first one given here
             number, factor = _weight(weight)
-            own = () if factor is None else (_register(tensors, factor),)
+            numbers.append(number)
+            owned.append(() if factor is None else (_register(tensors, factor),))
+        for (_, loss), number, own in zip(pairs, numbers, owned):
             for part in loss._parts:
                 factors = own + tuple([_register(tensors, loss._tensor(name)) for name in part.factors])
                 name = _unused(part.term, part.name, [p.name for p in parts])

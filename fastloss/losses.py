@@ -55,6 +55,8 @@ class BCEWithLogitsLoss(SingleLoss):
         reduction: "mean" (over the valid elements), "sum" or "none" (x's shape).
         ignore_index: targets of this value are left out.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class CrossEntropyLoss(SingleLoss):
         reduction: "mean", "sum" or "none" ([N, *S]).
         ignore_index: pixels with this class id are left out.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class FocalLoss(SingleLoss):
         reduction: "mean", "sum" or "none" (x's shape; multiclass [N, *S]).
         ignore_index: targets of this value are left out.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit.
     """
 
     def __init__(
@@ -164,6 +170,8 @@ class TopKLoss(SingleLoss):
         reduction: "mean" or "sum" of the selected elements.
         ignore_index: targets of this value are left out.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit.
     """
 
     def __init__(

@@ -36,6 +36,9 @@ class TverskyLoss(SingleLoss):
         process_group: True (the default group) or a group: the sums are reduced over its processes, so that
             data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit, or
+    for two that do not go together.
     """
 
     def __init__(

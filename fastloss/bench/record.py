@@ -62,7 +62,7 @@ def machine() -> dict:
 
 def versions(peers: list[str]) -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ["fastloss", *(PACKAGES[p] for p in peers)]:
+    for name in ["fastloss", *(PACKAGES[p] for p in peers if p != "torch")]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

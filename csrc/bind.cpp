@@ -16,13 +16,14 @@ using Pair = std::pair<double, double>;
 template <class T>
 Pair bce(double x, double y, double pos_weight) {
   const auto a = fl::sigmoid<true>(static_cast<T>(x));
-  return {fl::bce(a, T(y), T(pos_weight)), fl::bce_grad(a, T(y), T(pos_weight))};
+  return {fl::bce(a.nlp, a.nlq, T(y), T(pos_weight)), fl::bce_grad(a.p, a.q, T(y), T(pos_weight))};
 }
 
 template <class T>
 Pair focal_binary(double x, double y, double gamma, double on, double off) {
   const auto a = fl::sigmoid<true>(static_cast<T>(x));
-  const T b = fl::bce(a, T(y), T(1)), u = fl::focal_miss(a, T(y), b), db = fl::bce_grad(a, T(y), T(1));
+  const T b = fl::bce(a.nlp, a.nlq, T(y), T(1)), u = fl::focal_miss(a.p, a.q, T(y), b);
+  const T db = fl::bce_grad(a.p, a.q, T(y), T(1));
   const auto at = [&](auto power) {
     constexpr fl::FocalPower kPower = decltype(power)::value;
     return Pair{fl::focal_binary<kPower>(b, u, T(y), T(on), T(off), T(gamma)),

@@ -35,48 +35,53 @@ FL_ONE_COPY void activate(const SigmoidChunk<T>& k) {
   }
 }
 
-// One pointwise term over a chunk. element(a, y) -> {value, derivative}. With kGrads adds scale * derivative to g,
-// with kStore writes the values to pick.
+// Pointwise terms as the loops take them: value and slope (d value / dx) of one element.
+template <class T>
+struct BceElement {
+  T pos_weight, smoothing;
+  FL_HD T value(T, T, T nlp, T nlq, T y) const { return bce(nlp, nlq, smooth_label(y, smoothing), pos_weight); }
+  FL_HD T slope(T p, T q, T, T, T y) const { return bce_grad(p, q, smooth_label(y, smoothing), pos_weight); }
+};
+
+template <FocalPower kPower, bool kHard, class T>
+struct FocalElement {
+  T gamma, on, off;
+  FL_HD T cost(T nlp, T nlq, T y) const { return kHard ? (y > T(0) ? nlp : nlq) : bce(nlp, nlq, y, T(1)); }
+  FL_HD T miss(T p, T q, T y, T b) const { return kHard ? (y > T(0) ? q : p) : focal_miss(p, q, y, b); }
+  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
+    const T b = cost(nlp, nlq, y);
+    return focal_binary<kPower>(b, miss(p, q, y, b), y, on, off, gamma);
+  }
+  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
+    const T b = cost(nlp, nlq, y);
+    return focal_binary_grad<kPower>(b, miss(p, q, y, b), y, on, off, gamma, bce_grad(p, q, y, T(1)));
+  }
+};
+
+// One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
-inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element& element) {
+FL_ONE_COPY T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq,
           *__restrict y = k.s.y;
   T *__restrict g = k.g, *__restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < k.n; ++i) {
-    T value, slope;
-    element(Sigmoid<T>{p[i], q[i], nlp[i], nlq[i]}, y[i], &value, &slope);
     const T w = kMasked ? weight[i] : T(1);
-    if (kMode & kValues) total += w * value;
-    if (kMode & kGrads) g[i] += w * scale * slope;
-    if (kMode & kStore) pick[i] = w * value;
+    if (kMode & (kValues | kStore)) {
+      const T value = w * element.value(p[i], q[i], nlp[i], nlq[i], y[i]);
+      if (kMode & kStore) pick[i] = value;
+      else total += value;
+    }
+    if (kMode & kGrads) g[i] += w * scale * element.slope(p[i], q[i], nlp[i], nlq[i], y[i]);
   }
   return total;
 }
 
-template <int kMode, bool kMasked, class T>
-FL_ONE_COPY T bce_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T pos_weight, T smoothing) {
-  return pointwise_loop<kMode, kMasked>(k, weight, scale, [=](const Sigmoid<T>& a, T y, T* value, T* slope) {
-    y = smooth_label(y, smoothing);
-    *value = bce(a, y, pos_weight);
-    *slope = bce_grad(a, y, pos_weight);
-  });
-}
-
-template <int kMode, bool kMasked, FocalPower kPower, bool kHard, class T>
-inline T focal_loop(const SigmoidChunk<T>& k, T scale, T gamma, T on, T off) {
-  return pointwise_loop<kMode, kMasked>(k, k.s.weight, scale, [=](const Sigmoid<T>& a, T y, T* value, T* slope) {
-    const T b = kHard ? (y > T(0) ? a.nlp : a.nlq) : bce(a, y, T(1));
-    const T u = kHard ? (y > T(0) ? a.q : a.p) : focal_miss(a, y, b);
-    *value = focal_binary<kPower>(b, u, y, on, off, gamma);
-    *slope = focal_binary_grad<kPower>(b, u, y, on, off, gamma, bce_grad(a, y, T(1)));
-  });
-}
 template <int kMode, bool kMasked, FocalPower kPower, class T>
-inline T focal_labels(const SigmoidChunk<T>& k, T scale, T gamma, T on, T off) {
-  return k.hard ? focal_loop<kMode, kMasked, kPower, true>(k, scale, gamma, on, off)
-                : focal_loop<kMode, kMasked, kPower, false>(k, scale, gamma, on, off);
+inline T focal_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T gamma, T on, T off) {
+  return k.hard ? pointwise_loop<kMode, kMasked>(k, weight, scale, FocalElement<kPower, true, T>{gamma, on, off})
+                : pointwise_loop<kMode, kMasked>(k, weight, scale, FocalElement<kPower, false, T>{gamma, on, off});
 }
 
 // A pointwise term of any kind; `weight` selects (top-k) or masks. Returns the sum of its elements.
@@ -84,13 +89,14 @@ template <int kMode, bool kMasked, class T>
 inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c, const T* weight, double coefficient) {
   const T scale = static_cast<T>(coefficient);
   if (t.kind != kFocal)
-    return bce_loop<kMode, kMasked>(k, weight, scale, static_cast<T>(t.kind == kBce ? t.vector_at(c, 1.0) : 1.0),
-                                    static_cast<T>(t.label_smoothing));
+    return pointwise_loop<kMode, kMasked>(
+        k, weight, scale,
+        BceElement<T>{static_cast<T>(t.kind == kBce ? t.vector_at(c, 1.0) : 1.0), static_cast<T>(t.label_smoothing)});
   const T on = static_cast<T>(t.vector_at(c, 1.0)), off = t.vector ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
-  if (t.gamma == 2.0) return focal_labels<kMode, kMasked, kPower2>(k, scale, gamma, on, off);
-  if (t.gamma == 1.0) return focal_labels<kMode, kMasked, kPower1>(k, scale, gamma, on, off);
-  if (t.gamma == 0.0) return focal_labels<kMode, kMasked, kPower0>(k, scale, gamma, on, off);
-  return focal_labels<kMode, kMasked, kPowerAny>(k, scale, gamma, on, off);
+  if (t.gamma == 2.0) return focal_loop<kMode, kMasked, kPower2>(k, weight, scale, gamma, on, off);
+  if (t.gamma == 1.0) return focal_loop<kMode, kMasked, kPower1>(k, weight, scale, gamma, on, off);
+  if (t.gamma == 0.0) return focal_loop<kMode, kMasked, kPower0>(k, weight, scale, gamma, on, off);
+  return focal_loop<kMode, kMasked, kPowerAny>(k, weight, scale, gamma, on, off);
 }
 
 template <bool kMasked, bool kExtra, class T>

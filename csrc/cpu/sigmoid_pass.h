@@ -1,8 +1,9 @@
-// Binary and multilabel, whole problems: sums (and the gradient where it needs none of them) in a first pass, top-k's
-// threshold before it, the gradient in a second pass where region terms need the sums.
+// Binary and multilabel, whole problems. Before: the number of valid elements and top-k's threshold, if they are needed.
+// First pass: the sums, and the gradient of the pointwise terms, which waits for no sum over predictions. Second pass: the
+// region terms' part of the gradient, as a factor on what the first pass left where that suffices.
 #pragma once
 #include "select.h"
-#include "sigmoid.h"
+#include "sigmoid_hot.h"
 
 FL_NAMESPACE_BEGIN
 
@@ -10,6 +11,8 @@ template <class T>
 class SigmoidPass {
   Setup<T> su;
   const bool masked_, region_, extra_, pointwise_, topk_, margins_;
+  int pointwise_count_ = 0, pointwise_term_ = -1;  // how many, and the last of them
+  bool hot_ = false;  // the terms have a loop of their own (sigmoid_hot.h)
   const Blocks blocks_;
 
   using Key = typename KeyOf<T>::type;
@@ -21,23 +24,33 @@ class SigmoidPass {
   explicit SigmoidPass(Problem& p)
       : su(p), masked_(su.target.masked || su.weighted), region_(su.spec.any_region()),
         extra_(su.spec.any_squared() || su.spec.any_l1()), pointwise_(su.spec.any_pointwise()),
-        topk_(su.spec.any(kTopk)), margins_(su.target.hard && !su.weighted), blocks_(p, p.channels) {}
+        topk_(su.spec.any(kTopk)), margins_(su.target.hard && !su.weighted), blocks_(p, p.channels) {
+    for (int i = 0; i < su.spec.n_terms; ++i)
+      if (su.spec.terms[i].kind != kTversky) ++pointwise_count_, pointwise_term_ = i;
+    const int kind = pointwise_ ? su.spec.terms[pointwise_term_].kind : kBce;
+    hot_ = std::is_same<T, float>::value && !masked_ && !extra_ && pointwise_count_ <= 1 &&
+           (kind == kBce || (kind == kFocal && su.target.hard));
+  }
 
   void forward() {
     Problem& p = su.p;
-    const bool one_pass = p.out.data && !region_;  // nothing in the gradient waits for a sum over predictions
+    // The gradient goes out in two steps only where the second can find what the first has left.
+    const bool early = p.out.data && (!region_ || (su.out.direct && !extra_));
     double valid = static_cast<double>(p.samples * p.channels * blocks_.pixels);
-    if (su.target.masked && (one_pass || topk_)) valid = count_valid();
+    const bool counted = su.target.masked && ((early && pointwise_) || topk_);
+    if (counted) valid = count_valid();
     if (topk_) select(static_cast<int64_t>(valid));
-    if (one_pass) {
+    if (early) {
       denominators(valid);
       finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
     }
-    sum_pass(one_pass ? kValues | kGrads : kValues);
-    if (!one_pass) denominators(total_valid());
+    sum_pass(early ? kValues | kGrads : kValues);
+    if (!counted) denominators(total_valid());
     if (!p.loss) return;
     *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
-    if (p.out.data && !one_pass) backward();
+    if (!p.out.data) return;
+    if (!early) backward();
+    else if (region_) finish();
   }
 
   void backward() {
@@ -71,16 +84,17 @@ class SigmoidPass {
     });
   }
 
+  Chunk load(const Task& task, Scratch& s, int64_t at, int64_t n) const {
+    const T* x = su.x.load(task.sample, task.plane, at, n, s.x);
+    su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+    if (masked_) x = mask(task, s, x, at, n);
+    T* g = su.p.out.data ? su.out.target(task.sample, task.plane, at, s.g) : s.g;
+    return {x, s, g, n, su.target.hard};
+  }
   template <class F>
   void each_chunk(const Task& task, Scratch& s, const F& f) const {
-    for (int64_t at = task.begin; at < task.end; at += kChunk) {
-      const int64_t n = at + kChunk < task.end ? kChunk : task.end - at;
-      const T* x = su.x.load(task.sample, task.plane, at, n, s.x);
-      su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
-      if (masked_) x = mask(task, s, x, at, n);
-      T* g = su.p.out.data ? su.out.target(task.sample, task.plane, at, s.g) : s.g;
-      f(Chunk{x, s, g, n, su.target.hard}, at);
-    }
+    for (int64_t at = task.begin; at < task.end; at += kChunk)
+      f(load(task, s, at, at + kChunk < task.end ? kChunk : task.end - at), at);
   }
 
   // Ignored elements become harmless numbers here, so that their own (NaN, inf) never enter the arithmetic.
@@ -143,16 +157,16 @@ class SigmoidPass {
       for (int64_t i = 0; i < k.n; ++i) out[i] *= k.s.weight[i];
   }
 
-  // One loaded chunk through all terms.
+  // One loaded chunk through all terms. With both modes the region terms leave p (1 - p) if nobody else writes g.
   void terms(const Task& task, const Chunk& k, int mode, double* sums) const {
+    const double* d = su.p.dsums ? su.p.dsums + su.view.at(su.row(task), task.plane) : nullptr;
+    if (mode != kGrads && hot(task, k, mode, sums, d)) return;
     if (pointwise_) activate<true>(k);
     else activate<false>(k);
-    const double* d = su.p.dsums ? su.p.dsums + su.view.at(su.row(task), task.plane) : nullptr;
-    if (region_ && mode & kValues) region<kValues>(k, sums, d);
-    if (mode & kGrads) {
-      if (region_) region<kGrads>(k, sums, d);
-      else memset(k.g, 0, k.n * sizeof(T));
-    }
+    if (mode & kValues && region_) region<kValues>(k, sums, d);
+    if (mode == kGrads && region_) region<kGrads>(k, sums, d);
+    else if (mode & kGrads && pointwise_) memset(k.g, 0, k.n * sizeof(T));
+    else if (mode & kGrads) leave_variance(k);
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& t = su.spec.terms[i];
       if (t.kind == kTversky) continue;
@@ -164,6 +178,74 @@ class SigmoidPass {
                                              : term<false>(k, t, task.plane, weight, scale, mode);
       if (mode & kValues) sums[kFixedSums + i] += total;
     }
+  }
+
+  void leave_variance(const Chunk& k) const {
+    const T *__restrict p = k.s.p, *__restrict q = k.s.q;
+    for (int64_t i = 0; i < k.n; ++i) k.g[i] = p[i] * q[i];
+    if (masked_)
+      for (int64_t i = 0; i < k.n; ++i) k.g[i] *= k.s.valid[i];
+  }
+
+  // The single loop, if there is one for these terms.
+  bool hot(const Task& task, const Chunk& k, int mode, double* sums, const double* d) const {
+    if (!hot_) return false;
+    const int i = pointwise_term_;
+    const Term* t = i < 0 ? nullptr : &su.spec.terms[i];
+    const T scale = static_cast<T>(t && mode & kGrads ? su.p.upstream * d[kFixedSums + i] : 0.0);
+    const auto run = [&](const auto& element) {
+      const HotSums h = region_ ? (mode & kGrads ? hot_loop<true, true>(k.x, k.s.y, k.n, k.g, scale, element)
+                                                 : hot_loop<true, false>(k.x, k.s.y, k.n, k.g, scale, element))
+                                : (mode & kGrads ? hot_loop<false, true>(k.x, k.s.y, k.n, k.g, scale, element)
+                                                 : hot_loop<false, false>(k.x, k.s.y, k.n, k.g, scale, element));
+      sums[kInter] += h.inter, sums[kPred] += h.pred, sums[kTarget] += h.target;
+      if (t) sums[kFixedSums + i] += h.pointwise;
+    };
+    if (!t) {
+      run(NoElement());
+    } else if (t->kind == kBce) {
+      run(BceElement<T>{static_cast<T>(t->vector_at(task.plane, 1.0)), static_cast<T>(t->label_smoothing)});
+    } else {
+      const T on = static_cast<T>(t->vector_at(task.plane, 1.0)), off = t->vector ? T(1) - on : T(1);
+      if (t->gamma == 2.0) run(FocalElement<kPower2, true, T>{T(2), on, off});
+      else run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
+    }
+    return true;
+  }
+
+  // The second step of an early gradient.
+  void finish() const {
+    const Term* only = pointwise_count_ == 1 ? &su.spec.terms[pointwise_term_] : nullptr;
+    const bool plain_bce = only && only->kind == kBce && !only->vector && only->label_smoothing == 0.0 && su.target.hard &&
+                           !su.weighted;
+    each_task([&](int64_t index, Scratch& s) {
+      const Task task = blocks_[index];
+      const double* d = su.p.dsums + su.view.at(su.row(task), task.plane);
+      const T pred = static_cast<T>(su.p.upstream * d[kPred]), inter = static_cast<T>(su.p.upstream * d[kInter]);
+      const double scale = only ? su.p.upstream * d[kFixedSums + pointwise_term_] : 0.0;
+      const bool from_bce = plain_bce && scale != 0.0;
+      const T inverse = static_cast<T>(from_bce ? 1.0 / scale : 0.0);
+      const bool needs_logits = pointwise_ && !from_bce;
+      for (int64_t at = task.begin; at < task.end; at += kChunk) {
+        const int64_t n = at + kChunk < task.end ? kChunk : task.end - at;
+        T* g = su.out.target(task.sample, task.plane, at, s.g);
+        if (needs_logits) {
+          const Chunk k = load(task, s, at, n);
+          if (masked_) add_masked_region(k, pred, inter);
+          else add_region(k.x, s.y, n, g, pred, inter);
+          continue;
+        }
+        su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+        if (from_bce) finish_bce_region(s.y, n, g, inverse, pred, inter);
+        else finish_region(s.y, n, g, pred, inter);
+      }
+    }, true);
+  }
+
+  void add_masked_region(const Chunk& k, T pred, T inter) const {
+    activate<false>(k);
+    const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
+    for (int64_t i = 0; i < k.n; ++i) k.g[i] += p[i] * q[i] * (pred + inter * y[i]) * valid[i];
   }
 
   template <bool kMasked>

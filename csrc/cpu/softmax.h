@@ -99,44 +99,48 @@ inline void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
   normalize(k);
 }
 
-// A pointwise term on the target class. With kGrads adds scale * h to slope (dL/dz_c = h (y_c - p_c)).
+// Pointwise terms on the target class: value, and h = p_t dL/dp_t (dL/dz_c = h (y_c - p_c)); w is its weight or alpha.
+struct CeElement {
+  template <class T>
+  FL_HD T value(T nll, T, T w) const {
+    return ce(nll, w);
+  }
+  template <class T>
+  FL_HD T slope(T, T, T w) const {
+    return ce_grad(w);
+  }
+};
+template <FocalPower kPower, class T>
+struct FocalTargetElement {
+  T gamma;
+  FL_HD T value(T nll, T u, T w) const { return focal_multiclass<kPower>(nll, u, w, gamma); }
+  FL_HD T slope(T nll, T u, T w) const { return focal_multiclass_grad<kPower>(nll, u, w, gamma); }
+};
+
+// One of them over a chunk. With kGrads adds scale * h to slope, with kStore writes the values to pick.
 template <int kMode, class T, class Element>
-inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element& element) {
+inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T *__restrict nll = k.s.nll, *__restrict miss = k.s.miss, *__restrict cw = k.s.class_weight;
   T *__restrict slope = k.s.slope, *__restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < k.n; ++i) {
-    T value, h;
-    element(nll[i], miss[i], cw[i], &value, &h);
-    if (kMode & kValues) total += weight[i] * value;
-    if (kMode & kGrads) slope[i] += weight[i] * scale * h;
-    if (kMode & kStore) pick[i] = weight[i] * value;
+    if (kMode & kValues) total += weight[i] * element.value(nll[i], miss[i], cw[i]);
+    if (kMode & kStore) pick[i] = weight[i] * element.value(nll[i], miss[i], cw[i]);
+    if (kMode & kGrads) slope[i] += weight[i] * scale * element.slope(nll[i], miss[i], cw[i]);
   }
   return total;
-}
-
-template <int kMode, FocalPower kPower, class T>
-inline T focal_target(const SoftmaxChunk<T>& k, const T* weight, T scale, T gamma) {
-  return target_loop<kMode>(k, weight, scale, [=](T nll, T u, T alpha, T* value, T* h) {
-    *value = focal_multiclass<kPower>(nll, u, alpha, gamma);
-    *h = focal_multiclass_grad<kPower>(nll, u, alpha, gamma);
-  });
 }
 
 // Any pointwise term on class ids; class_weight holds the target class's weight or alpha.
 template <int kMode, class T>
 inline T target_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient) {
   const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
-  if (t.kind != kFocal)
-    return target_loop<kMode>(k, weight, scale, [](T nll, T, T w, T* value, T* h) {
-      *value = ce(nll, w);
-      *h = ce_grad(w);
-    });
-  if (t.gamma == 2.0) return focal_target<kMode, kPower2>(k, weight, scale, gamma);
-  if (t.gamma == 1.0) return focal_target<kMode, kPower1>(k, weight, scale, gamma);
-  if (t.gamma == 0.0) return focal_target<kMode, kPower0>(k, weight, scale, gamma);
-  return focal_target<kMode, kPowerAny>(k, weight, scale, gamma);
+  if (t.kind != kFocal) return target_loop<kMode>(k, weight, scale, CeElement());
+  if (t.gamma == 2.0) return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPower2, T>{gamma});
+  if (t.gamma == 1.0) return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPower1, T>{gamma});
+  if (t.gamma == 0.0) return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPower0, T>{gamma});
+  return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPowerAny, T>{gamma});
 }
 
 // The same in the dense form, one channel at a time: h_c = y_c p_c dL/dp_c goes to h[c], its sum over c to slope; the

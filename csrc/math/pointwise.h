@@ -7,16 +7,18 @@
 
 FL_NAMESPACE_BEGIN
 
-// 0 * inf must not appear: a label of 0 or 1 removes the infinite half.
+// Scalars by value throughout: a struct that a loop passes by reference stays in memory and undoes its vectorisation.
+// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1 removes
+// the infinite half.
 template <class T>
-FL_HD T bce(const Sigmoid<T>& a, T y, T pos_weight) {
-  const T on = y > T(0) ? pos_weight * y * a.nlp : T(0);
-  const T off = y < T(1) ? (T(1) - y) * a.nlq : T(0);
+FL_HD T bce(T nlp, T nlq, T y, T pos_weight) {
+  const T on = y > T(0) ? pos_weight * y * nlp : T(0);
+  const T off = y < T(1) ? (T(1) - y) * nlq : T(0);
   return on + off;
 }
 template <class T>
-FL_HD T bce_grad(const Sigmoid<T>& a, T y, T pos_weight) {
-  return (T(1) - y) * a.p - pos_weight * y * a.q;
+FL_HD T bce_grad(T p, T q, T y, T pos_weight) {
+  return (T(1) - y) * p - pos_weight * y * q;
 }
 
 template <class T>
@@ -37,21 +39,30 @@ FL_HD T focal_power(T u, T gamma) {
 
 // 1 - p_t. For a hard label it is the other class's probability, which keeps its relative accuracy.
 template <class T>
-FL_HD T focal_miss(const Sigmoid<T>& a, T y, T b) {
-  const T soft = T(1) - exp_(-b);
-  return y == T(1) ? a.q : (y == T(0) ? a.p : at_least(T(0), soft));
+FL_HD T focal_miss(T p, T q, T y, T b) {
+  const T soft = at_least(T(0), T(1) - exp_(-b));
+  return y == T(1) ? q : (y == T(0) ? p : soft);
 }
 
 template <FocalPower kPower, class T>
 FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
   return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * b;
 }
-// b' = dBCE/dx. With b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite.
+// 1 + gamma p_t b / u: with b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite; with
+// p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
+template <FocalPower kPower, class T>
+FL_HD T focal_slope(T b, T u, T gamma) {
+  const T pt = T(1) - u;
+  if (kPower == kPower0) return T(1);
+  if (kPower == kPower1) return u + (pt > T(0) ? pt * b : T(0));
+  if (kPower == kPower2) return u * (u + (pt > T(0) ? T(2) * pt * b : T(0)));
+  const T ratio = u > T(0) ? b / u : T(1);
+  return focal_power<kPower>(u, gamma) * (T(1) + (pt > T(0) ? gamma * pt * ratio : T(0)));
+}
+// b_grad = dBCE/dx
 template <FocalPower kPower, class T>
 FL_HD T focal_binary_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
-  const T ratio = u > T(0) ? b / u : T(1);
-  const T alpha = alpha_on * y + alpha_off * (T(1) - y);
-  return alpha * b_grad * focal_power<kPower>(u, gamma) * (T(1) + gamma * (T(1) - u) * ratio);
+  return (alpha_on * y + alpha_off * (T(1) - y)) * b_grad * focal_slope<kPower>(b, u, gamma);
 }
 
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that
@@ -70,8 +81,7 @@ FL_HD T focal_multiclass(T nll, T u, T alpha, T gamma) {
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_multiclass_grad(T nll, T u, T alpha, T gamma) {
-  const T ratio = u > T(0) ? nll / u : T(1);
-  return -alpha * focal_power<kPower>(u, gamma) * (T(1) + gamma * (T(1) - u) * ratio);
+  return -alpha * focal_slope<kPower>(nll, u, gamma);
 }
 
 FL_NAMESPACE_END

@@ -1,0 +1,96 @@
+"""Files that are whole or absent, whenever the power goes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from fastloss.cli import CommandError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes beside `path` and renames, so that a reader finds the old content or the new, never a part."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def write_json(path: Path, data: object) -> None:
+    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises CommandError if the file cannot be read as a JSON object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CommandError(f"{path} must hold a JSON object, got {type(data).__name__}")
+    return data
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def restore(path: Path) -> dict[str, Any] | None:
+    """The state, or None if none was saved; raises CommandError if the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CommandError(f"{path} is damaged ({type(error).__name__}); delete it to start this run anew") from error
+
+
+class Log:
+    """A CSV file that only grows. A checkpoint records `position`; a resumed run cuts off what was written after it."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...], position: int = 0) -> None:
+        self.path, self.columns = path, columns
+        if position and (not path.exists() or path.stat().st_size < position):
+            raise CommandError(
+                f"{path} is shorter than its checkpoint says; delete {path.parent} to start this run anew"
+            )
+        self.file = path.open("r+b" if position else "wb")
+        self.file.truncate(position)
+        self.file.seek(position)
+        if not position:
+            self._write(columns)
+
+    def _write(self, cells: tuple[object, ...]) -> None:
+        self.file.write((",".join([repr(c) if isinstance(c, float) else str(c) for c in cells]) + "\n").encode())
+
+    def add(self, *cells: object) -> None:
+        """One row, as many cells as there are columns; floats are written with all their digits."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"a row of {self.path.name} has {len(self.columns)} cells, got {len(cells)}")
+        self._write(cells)
+
+    def position(self) -> int:
+        """Bytes written so far, which are on disk on return."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """{column: values} of a finished log."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return {name: [float(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}

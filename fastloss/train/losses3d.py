@@ -1,0 +1,73 @@
+"""The losses alone, where fusing matters: many classes in three dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fastloss.bench import measure, memory
+from fastloss.bench.cases import Case, inputs, select
+from fastloss.bench.providers import OURS, Contender, contenders
+
+from .report import megabytes, table
+
+LIBRARIES = ["smp", "monai"]
+CASES = ["softmax3d-dice+ce", "softmax3d-dice+focal"]
+GAP_LIMIT = 1e-2  # smp's and MONAI's own float32 error at this size is about 1e-4
+SECONDS, ROUNDS = 7.0, 9
+
+
+def measured(quick: bool) -> list[dict]:
+    """One row for each case and library: time of forward and backward, bytes kept in between, gap to fastloss."""
+    rows = []
+    for case in select(CASES):
+        small = replace(case, shape=(1, 14, 32, 32, 32)) if quick else case
+        rows += _rows(small, SECONDS / 10 if quick else SECONDS)
+    return rows
+
+
+def _rows(case: Case, seconds: float) -> list[dict]:
+    x, y = inputs(case)
+    x.requires_grad_()
+    found, missing = contenders(case, y, LIBRARIES, compiled=False, backend=None, every_dtype=False)
+    if missing:
+        raise ValueError(f"{case.name}: {missing}")
+    value, gradient = found[0].step(x)
+    rows = [_row(case, c, x, float(value.detach()), gradient) for c in found]
+    sound = [c for c, row in zip(found, rows) if not row["refused"]]
+    works = {c.name: (lambda c=c: c.step(x)) for c in sound}
+    timings, _ = measure.interleave(works, (OURS,), clock="wall", rounds=ROUNDS, seconds=seconds)
+    for row in rows:
+        if timing := timings.get(row["library"]):
+            row |= {"seconds": timing.median, "ratio": measure.ratio(timing, timings[OURS]).median}
+    return rows
+
+
+def _row(case: Case, contender: Contender, x: torch.Tensor, value: float, gradient: torch.Tensor) -> dict:
+    row = {"case": case.title, "size": case.size, "library": contender.name, "target": contender.target}
+    row |= {"logits": case.logits_bytes, "kept": memory.measure(contender, x).kept, "notes": contender.notes}
+    row |= {"other": contender.role == "other", "refused": ""}
+    if contender.role == "peer":
+        theirs, their_gradient = contender.step(x)
+        row["value_gap"] = abs(float(theirs.detach()) - value) / max(abs(value), 1e-12)
+        row["gradient_gap"] = float((their_gradient - gradient).norm() / gradient.norm())
+        if not (row["value_gap"] < GAP_LIMIT and row["gradient_gap"] < GAP_LIMIT):
+            row["refused"] = "gives another result: not timed"
+    return row
+
+
+def text(rows: list[dict], threads: int) -> str:
+    head = ["loss", "library", "ms", "fastloss is", "kept for backward", "value, gradient differ by"]
+    cells = []
+    for row in rows:
+        kept = f"{megabytes(row['kept'])} ({row['kept'] / row['logits']:.1f} x logits)"
+        ratio = "" if row["library"] == OURS else f"{row['ratio']:.1f} x faster" if "ratio" in row else ""
+        gap = f"{row['value_gap']:.0e}, {row['gradient_gap']:.0e}" if "value_gap" in row else ""
+        gap = "another formula: one-vs-rest focal" if row["other"] else row["refused"] or gap
+        time = f"{1e3 * row['seconds']:.0f}" if "seconds" in row else "-"
+        cells.append([row["case"], row["library"], time, ratio, kept, gap])
+    logits = megabytes(rows[0]["logits"])
+    title = f"The losses alone: {rows[0]['size']} logits ({logits}), forward and backward, {threads} threads"
+    note = "Medians of interleaved calls, ratios within a round; every library sums over batch and space, no smoothing."
+    return f"{title}\n{table(head, cells)}\n{note}"

@@ -1,0 +1,112 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+from .metrics import Scores
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+LINE_SECONDS = 10.0
+
+
+class Watch(Protocol):
+    """Whom the training loop tells."""
+
+    def step(self, run: Run, epoch: int, loss: float, images: int) -> None: ...
+
+    def epoch(self, run: Run, epoch: int, scores: Scores) -> None: ...
+
+
+class Lines(AbstractContextManager):
+    """Every LINE_SECONDS, at the end of an epoch, one line with rate and time left.
+
+    Args:
+        total: images that all runs together will train on.
+        done: those that an earlier session has trained on already.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total, self.done, self.here = total, done, 0
+        self.started = self.said = time.monotonic()
+        self.loss, self.last = float("nan"), None
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, run: Run, epoch: int, loss: float, images: int) -> None:
+        self.done += images
+        self.here += images
+        self.loss = loss
+        self._show(run, epoch)
+
+    def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
+        self.last = scores
+        if epoch + 1 == run.epochs or time.monotonic() - self.said > LINE_SECONDS:
+            self.said = time.monotonic()
+            self.say(f"  {self._where(run, epoch)}, {self._pace()}")
+
+    def say(self, words: str) -> None:
+        print(words, flush=True)
+
+    def _show(self, run: Run, epoch: int) -> None:
+        pass
+
+    def _where(self, run: Run, epoch: int) -> str:
+        dice = f", Dice {self.last.dice:.3f}" if self.last else ""
+        return f"{run.method}, seed {run.seed}: epoch {epoch + 1}/{run.epochs}, loss {self.loss:.4f}{dice}"
+
+    def _pace(self) -> str:
+        rate = self.here / max(time.monotonic() - self.started, 1e-9)
+        left = round((self.total - self.done) / max(rate, 1e-9))
+        return f"{rate:.0f} images/s, {left // 60}:{left % 60:02d} left"
+
+
+class Bar(Lines):
+    """A live line below the lines."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        super().__init__(total, done)
+        text = TextColumn("{task.fields[words]}", markup=False)
+        self.bar = Progress(BarColumn(24), TextColumn("{task.percentage:>3.0f}%"), text, transient=True)
+        self.task = self.bar.add_task("", total=total, completed=done, words="")
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, words: str) -> None:
+        self.bar.console.print(words, markup=False, highlight=False)
+
+    def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
+        self.last = scores
+        if epoch + 1 == run.epochs:
+            self.say(f"  {self._where(run, epoch)}")
+
+    def _show(self, run: Run, epoch: int) -> None:
+        self.bar.update(self.task, completed=self.done, words=f"{self._pace()}  {self._where(run, epoch)}")
+
+
+def watch(total: int, done: int = 0) -> Lines:
+    """A bar if standard output is a terminal, else lines."""
+    return Bar(total, done) if sys.stdout.isatty() else Lines(total, done)
+
+
+def waiting(words: str) -> AbstractContextManager:
+    """A spinner beside `words` on a terminal; elsewhere the words alone."""
+    if not sys.stdout.isatty():
+        print(words, flush=True)
+        return nullcontext()
+    from rich.console import Console
+
+    return Console().status(words)

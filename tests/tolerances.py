@@ -26,7 +26,7 @@ def _rounded(dtype: torch.dtype, own: Tolerance) -> Tolerance:
     return Tolerance(own.value, own.l2 + half_unit, own.worst + half_unit)
 
 
-_F32 = Tolerance(value=2e-6, l2=2e-6, worst=4e-6)
+_F32 = Tolerance(value=2e-6, l2=2e-6, worst=1e-5)
 TOLERANCES = {
     torch.float64: Tolerance(value=1e-13, l2=1e-13, worst=1e-12),
     torch.float32: _F32,

@@ -1,0 +1,206 @@
+"""Bad input: the right type of error, one sentence, the argument's name, and nothing returned."""
+
+import re
+
+import pytest
+import torch
+from cases import LOSSES, MODES, SHAPES, build, logits, target
+
+import fastloss as fl
+from fastloss import functional
+
+NAN, INF = float("nan"), float("inf")
+X, Y = logits(SHAPES["binary"]), target("binary", SHAPES["binary"])
+XC, YC = logits(SHAPES["multiclass"]), target("multiclass", SHAPES["multiclass"])
+A, B = fl.DiceLoss("binary"), fl.BCEWithLogitsLoss()
+N, SPACE = SHAPES["binary"][0], SHAPES["binary"][2:]
+
+CONSTRUCTORS = [
+    (ValueError, "mode", lambda: fl.DiceLoss("tertiary")),
+    (ValueError, "mode", lambda: fl.BCEWithLogitsLoss("multiclass")),
+    (ValueError, "mode", lambda: fl.CrossEntropyLoss("binary")),
+    (ValueError, "pos_weight", lambda: fl.BCEWithLogitsLoss(pos_weight=-1.0)),
+    (ValueError, "pos_weight", lambda: fl.BCEWithLogitsLoss(pos_weight=NAN)),
+    (TypeError, "pos_weight", lambda: fl.BCEWithLogitsLoss(pos_weight="much")),
+    (ValueError, "label_smoothing", lambda: fl.CrossEntropyLoss(label_smoothing=1.5)),
+    (TypeError, "label_smoothing", lambda: fl.CrossEntropyLoss(label_smoothing=None)),
+    (ValueError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=[])),
+    (ValueError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=[1.0, INF])),
+    (TypeError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=torch.ones(2, 2))),
+    (TypeError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=2.0)),
+    (ValueError, "reduction", lambda: fl.BCEWithLogitsLoss(reduction="average")),
+    (ValueError, "reduction", lambda: fl.TopKLoss("binary", reduction="none")),
+    (ValueError, "gamma", lambda: fl.FocalLoss("binary", gamma=-0.5)),
+    (TypeError, "gamma", lambda: fl.FocalLoss("binary", gamma="2")),
+    (TypeError, "gamma", lambda: fl.FocalLoss("binary", gamma=True)),
+    (ValueError, "alpha", lambda: fl.FocalLoss("binary", alpha=1.5)),
+    (TypeError, "k must.*percent", lambda: fl.TopKLoss("binary", k=10)),
+    (TypeError, "k", lambda: fl.TopKLoss("binary", k=True)),
+    *((ValueError, "k must", lambda k=k: fl.TopKLoss("binary", k=k)) for k in (0.0, -0.1, 1.1, NAN)),
+    (TypeError, "k", lambda: fl.TopKLoss("binary", k="0.1")),
+    (ValueError, "alpha", lambda: fl.TverskyLoss("binary", alpha=-1.0)),
+    (ValueError, "beta", lambda: fl.TverskyLoss("binary", beta=NAN)),
+    (ValueError, "gamma", lambda: fl.TverskyLoss("binary", gamma=0.0)),
+    (ValueError, "log_loss.*gamma", lambda: fl.TverskyLoss("binary", gamma=2.0, log_loss=True)),
+    (ValueError, "smooth", lambda: fl.DiceLoss("binary", smooth=-1.0)),
+    (ValueError, "eps", lambda: fl.DiceLoss("binary", eps=0.0)),
+    (TypeError, "log_loss", lambda: fl.DiceLoss("binary", log_loss=1)),
+    (TypeError, "squared", lambda: fl.DiceLoss("binary", squared="yes")),
+    (ValueError, "soft", lambda: fl.DiceLoss("binary", soft="l2")),
+    (TypeError, "batch", lambda: fl.DiceLoss("binary", batch=None)),
+    (ValueError, "empty", lambda: fl.DiceLoss("binary", batch=False)),
+    (ValueError, "empty", lambda: fl.DiceLoss("binary", empty="nan")),
+    (ValueError, "empty.*smooth", lambda: fl.DiceLoss("binary", empty="score")),
+    (ValueError, "classes", lambda: fl.DiceLoss("binary", classes=[0])),
+    (ValueError, "class_weights", lambda: fl.DiceLoss("binary", class_weights=[1.0])),
+    *((ValueError, "classes", lambda c=c: fl.DiceLoss("multiclass", classes=c)) for c in ([], [1, 1], [-1])),
+    (TypeError, "classes", lambda: fl.DiceLoss("multiclass", classes=[0.5])),
+    (TypeError, "classes", lambda: fl.DiceLoss("multiclass", classes=1)),
+    (TypeError, "ignore_index", lambda: fl.DiceLoss("binary", ignore_index=1.0)),
+    (ValueError, "ignore_index", lambda: fl.DiceLoss("binary", ignore_index=2**63)),
+    (TypeError, "process_group", lambda: fl.DiceLoss("binary", process_group="all")),
+    (ValueError, "backend", lambda: fl.DiceLoss("binary", backend="gpu")),
+    # what is put together
+    (ValueError, "mode", lambda: A + fl.DiceLoss("multilabel")),
+    (ValueError, "ignore_index", lambda: A + fl.DiceLoss("binary", ignore_index=255)),
+    (ValueError, "backend", lambda: A + fl.DiceLoss("binary", backend="reference")),
+    (ValueError, "reduction", lambda: A + fl.BCEWithLogitsLoss(reduction="none")),
+    (ValueError, "process_group.*TopK", lambda: fl.DiceLoss("binary", process_group=True) + fl.TopKLoss("binary")),
+    (ValueError, "process_group", lambda: fl.DiceLoss("binary", process_group=True) + A),
+    (ValueError, "weight", lambda: NAN * A),
+    (ValueError, "weight", lambda: torch.ones(2) * A),
+    (TypeError, "weight", lambda: torch.tensor(1) * A),
+    (TypeError, "unsupported|multiply", lambda: "2" * A),
+    (TypeError, "unsupported", lambda: A + 1.0),
+    (ValueError, "divided", lambda: A / 0),
+    (ValueError, "16", lambda: sum([A] * 17)),
+    (ValueError, "terms", lambda: fl.CompoundLoss([])),
+    (TypeError, "BCELoss", lambda: fl.CompoundLoss([(1.0, torch.nn.BCELoss())])),
+    # schedules
+    (ValueError, "stages", lambda: fl.LossSchedule([])),
+    (ValueError, "stages", lambda: fl.LossSchedule([(1, A)])),
+    (ValueError, "stages", lambda: fl.LossSchedule([(0, A), (5, B), (5, A)])),
+    (TypeError, "epoch", lambda: fl.LossSchedule([(0.0, A)])),
+    (TypeError, "stage", lambda: fl.LossSchedule([(0, torch.nn.BCELoss())])),
+    (ValueError, "start", lambda: fl.LossSchedule.linear(A, B, 5, 5)),
+    (ValueError, "start", lambda: fl.LossSchedule.linear(A, B, -1, 5)),
+    (ValueError, "mode", lambda: fl.LossSchedule.linear(A, fl.CrossEntropyLoss(), 0, 5)),
+    (ValueError, "period", lambda: fl.LossSchedule.alternating(A, B, 0, 5, 1)),
+    (ValueError, "patience", lambda: fl.LossSchedule.on_plateau(A, B, patience=0)),
+    (ValueError, "min_delta", lambda: fl.LossSchedule.on_plateau(A, B, min_delta=-1.0)),
+    (ValueError, "mode", lambda: fl.LossSchedule.on_plateau(A, B, mode="best")),
+    (ValueError, "epoch", lambda: fl.LossSchedule([(0, A)]).step(-1)),
+    (TypeError, "epoch", lambda: fl.LossSchedule([(0, A)]).step(1.0)),
+    (ValueError, "metric", lambda: fl.LossSchedule.on_plateau(A, B).step(1)),
+]
+
+CALLS = [
+    (TypeError, "x", lambda: B(X.tolist(), Y)),
+    (TypeError, "x", lambda: B(X.long(), Y)),
+    (TypeError, "x", lambda: B(X.to_sparse(), Y)),
+    (ValueError, "x", lambda: B(logits((2, 2, 8, 8)), target("binary", (2, 2, 8, 8)))),
+    (ValueError, "x", lambda: B(X[0, 0], Y[0, 0])),
+    (ValueError, "x", lambda: fl.DiceLoss("multilabel")(XC[0, 0], Y[0, 0])),
+    (ValueError, "x", lambda: fl.CrossEntropyLoss()(X, Y[:, 0])),
+    (ValueError, "x", lambda: fl.CrossEntropyLoss()(logits((2, 3)), torch.zeros(2).long())),
+    (ValueError, "x", lambda: fl.CrossEntropyLoss()(logits((2, 3, 2, 2, 2, 2)), torch.zeros(2, 2, 2, 2, 2).long())),
+    (TypeError, "y", lambda: B(X, None)),
+    (TypeError, "y", lambda: B(X, Y.to(torch.complex64))),
+    (ValueError, "y", lambda: B(X, Y[..., :-1])),
+    (ValueError, "y", lambda: B(X, Y[:1])),
+    (ValueError, "y", lambda: fl.DiceLoss("multilabel")(XC, YC)),
+    (ValueError, "y", lambda: fl.CrossEntropyLoss()(XC, YC[:, :-1])),
+    (TypeError, "y.*one-hot", lambda: fl.CrossEntropyLoss()(XC, XC.long())),
+    (TypeError, "y", lambda: fl.CrossEntropyLoss()(XC, YC.float())),
+    (TypeError, "mask", lambda: B(X, Y, Y)),
+    (ValueError, "mask", lambda: B(X, Y, torch.ones(2, 2).bool())),
+    (ValueError, "mask", lambda: fl.CrossEntropyLoss()(XC, YC, torch.ones(XC.shape).bool())),
+    (TypeError, "pixel_weight", lambda: B(X, Y, None, Y)),
+    (ValueError, "pixel_weight", lambda: B(X, Y, None, torch.rand(N, 1, *SPACE[::-1]))),
+    (ValueError, "y.*gradient", lambda: B(X, Y.float().requires_grad_())),
+    (ValueError, "pixel_weight.*gradient", lambda: B(X, Y, None, torch.rand(N, *SPACE, requires_grad=True))),
+    (ValueError, "y.*meta", lambda: B(X, Y.to("meta"))),
+    (ValueError, "classes", lambda: fl.DiceLoss("multiclass", classes=[3])(XC, YC)),
+    (ValueError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=[1.0, 2.0])(XC, YC)),
+    (ValueError, "pos_weight", lambda: fl.BCEWithLogitsLoss("multilabel", pos_weight=[1.0, 2.0])(XC, XC > 0)),
+    (ValueError, "alpha", lambda: fl.FocalLoss("multilabel", alpha=[0.1, 0.2])(XC, XC > 0)),
+    (ValueError, "weight", lambda: (torch.tensor(1.0, device="meta") * A)(X, Y)),
+    (ValueError, "threshold", lambda: A.with_stats(X, Y, threshold=1.5)),
+    (ValueError, "threshold", lambda: functional.stats(X, Y, threshold=NAN)),
+    (ValueError, "reduction|with_stats", lambda: fl.BCEWithLogitsLoss(reduction="none").with_stats(X, Y)),
+    (ValueError, "mode", lambda: functional.dice_loss(X, Y, "ternary")),
+    (ValueError, "mode", lambda: functional.stats(X, Y, mode="ternary")),
+    (RuntimeError, "process_group", lambda: fl.DiceLoss("binary", process_group=True)(X, Y)),
+]
+
+
+def faults(error, words, call):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is error, type(caught.value)
+    assert re.search(words, message), message
+    assert "\n" not in message and message[-1] == "." and ". " not in message.replace("e. g.", ""), message
+    assert len(message) < 260, message
+
+
+@pytest.mark.parametrize("error,words,call", CONSTRUCTORS, ids=[f"{i}-{row[1]}" for i, row in enumerate(CONSTRUCTORS)])
+def test_constructor(error, words, call):
+    if words.startswith("unsupported"):  # Python's own words
+        with pytest.raises(error, match=words):
+            call()
+    else:
+        faults(error, words, call)
+
+
+@pytest.mark.parametrize("error,words,call", CALLS, ids=[f"{i}-{row[1]}" for i, row in enumerate(CALLS)])
+def test_call(error, words, call, backend):
+    if backend == "reference" and "gradient" in words:
+        pytest.skip("the reference gives these gradients")
+    with fl.backends.use(backend):
+        for _ in range(2):  # a failed call leaves no cached outcome
+            faults(error, words, call)
+
+
+def out_of_range(mode, name, bad, y, mask=None, **settings):
+    loss = build(f"{mode}:{name}", **settings)
+    x = logits(SHAPES[mode])
+    return loss, x, y.flatten().index_fill(0, torch.tensor([17]), bad).reshape(y.shape), mask
+
+
+BINARY_FAULTS = [(torch.uint8, 255), (torch.int8, -1), (torch.int64, 2), (torch.float32, 1.01), (torch.float32, -1e-3)]
+BINARY_FAULTS += [(torch.float16, NAN), (torch.float64, INF), (torch.bfloat16, 2.0), (torch.int64, 2**40)]
+CLASS_FAULTS = [(torch.uint8, 3), (torch.uint8, 255), (torch.int8, -1), (torch.int16, 300), (torch.int32, -100)]
+CLASS_FAULTS += [(torch.int64, 2**32), (torch.int64, -(2**40)), (torch.int64, 2**63 - 1)]
+RANGE = [(m, *fault) for m in MODES for fault in (CLASS_FAULTS if m == "multiclass" else BINARY_FAULTS)]
+
+
+@pytest.mark.parametrize("mode,kind,bad", RANGE, ids=str)
+@pytest.mark.parametrize("name", ("dice", "focal-2.0", "topk", "everything"))
+def test_values_out_of_range(name, mode, kind, bad, backend):
+    """An error where the value counts; fine under a mask or as the ignored value."""
+    loss, x, y, _ = out_of_range(mode, name, bad, target(mode, SHAPES[mode], kind))
+    with fl.backends.use(backend):
+        words = "class id" if mode == "multiclass" else r"0.{1,5}1"
+        for call in (lambda: loss(x, y), lambda: loss(x.clone().requires_grad_(), y), lambda: loss.with_stats(x, y)):
+            faults(ValueError, rf"^y must .*{words}", call)
+        faults(ValueError, "^y must", lambda: functional.stats(x, y, mode))
+        shape = y.shape if mode == "multilabel" else x[:, :1].shape
+        mask = (y == y.clamp(0, 2 if mode == "multiclass" else 1)).reshape(shape)
+        assert loss(x, y, mask).isfinite()
+        if LOSSES[f"{mode}:{name}"][2] is not None and bad == bad and abs(bad) < 2**62 and bad == int(bad):
+            assert build(f"{mode}:{name}", ignore_index=int(bad))(x, y).isfinite()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_elementwise_values_out_of_range(mode, backend):
+    name = "ce" if mode == "multiclass" else "bce"
+    loss, x, y, _ = out_of_range(mode, name, 9, target(mode, SHAPES[mode]), reduction="none")
+    with fl.backends.use(backend):
+        faults(ValueError, "^y must", lambda: loss(x, y))
+
+
+def test_probabilities_are_not_checked_against_one(backend):
+    """Rounding leaves them a little outside [0, 1]."""
+    y = target("multiclass", SHAPES["multiclass"], "probabilities") * (1 + 1e-6)
+    assert fl.CrossEntropyLoss(backend=backend)(XC, y).isfinite()

@@ -57,7 +57,7 @@ def masks(path: Path, images: Tensor, truth: Tensor, found: dict[str, Tensor], z
     grid = figure.subplots(len(z), columns, squeeze=False)
     for row, axes in enumerate(grid):
         grey, true = images[row].clamp(0, 1), truth[row].bool()
-        axes[0].imshow(grey, cmap="gray", vmin=0, vmax=1)
+        axes[0].imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
         axes[1].imshow(_painted(grey, [(true, HIT)]))
         axes[0].set_ylabel(f"slice {z[row]}")
         for cell, mask in zip(axes[2:], found.values()):

@@ -102,18 +102,21 @@ def many_classes(data: dict, path: Path) -> Path | None:
     for i, key in enumerate(order):
         entry = entries[key]
         _bar(time, i, entry, 1e3 * entry["seconds"], 0.7)
-        _bar(memory, i, entry, entry["memory"]["kept"], 0.7)
+        kept, peak = entry["memory"]["kept"], entry["memory"]["peak"]
+        memory.barh(i, peak, 0.7, color="#dddddd")
+        _bar(memory, i, entry, kept, 0.7)
         slower = f"  {entry['ratio']['median']:.1f}x" if "ratio" in entry else ""
         time.text(1e3 * entry["seconds"], i, f" {1e3 * entry['seconds']:.0f} ms{slower}", va="center", fontsize=9)
-        memory.text(entry["memory"]["kept"], i, f" {entry['memory']['kept']:.1f}", va="center", fontsize=9)
+        memory.text(max(kept, peak), i, f" {kept:.1f}, peak {peak:.1f}", va="center", fontsize=9)
     for axis, title in (
         (time, "forward + backward, 1 thread, ms"),
-        (memory, "kept for backward, multiples of the logits"),
+        (memory, "memory in logits beyond the inputs: kept for backward (grey: peak)"),
     ):
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
         axis.margins(x=0.22)
     time.set_yticks(range(len(order)), order)
+    time.get_yticklabels()[order.index(OURS)].set_fontweight("bold")
     memory.set_yticks([])
     figure.suptitle(f"{row['title']} on {row['size']} {row['dtype']} logits, {data['machine']['cpu']}", fontsize=11)
     return _save(figure, path)

@@ -62,7 +62,7 @@ def fill(job: Job, cases: list[str]) -> Iterator[dict]:
     threads = [threading.Thread(target=listen, args=(c,), daemon=True) for c in children]
     for thread in threads:
         thread.start()
-    ended = 0
+    ended, done = 0, []
     try:
         while ended < len(children):
             event = events.get()
@@ -71,10 +71,12 @@ def fill(job: Job, cases: list[str]) -> Iterator[dict]:
             elif isinstance(event, BaseException):
                 raise event
             else:
+                done += [event["case"]] if event["event"] == "compiled" else []
                 yield event
     finally:
         for child in children:
             child.stop()
-    known = _known()
-    known[_key(job)] = sorted({*known.get(_key(job), []), *cases})
-    _stamp().write_text(json.dumps(known))
+        known = _known()
+        known[_key(job)] = sorted({*known.get(_key(job), []), *done})
+        _stamp().parent.mkdir(parents=True, exist_ok=True)
+        _stamp().write_text(json.dumps(known))

@@ -110,7 +110,7 @@ def many_classes(data: dict, path: Path) -> Path | None:
         memory.text(max(kept, peak), i, f" {kept:.1f}, peak {peak:.1f}", va="center", fontsize=9)
     for axis, title in (
         (time, "forward + backward, 1 thread, ms"),
-        (memory, "memory in logits beyond the inputs: kept for backward (grey: peak)"),
+        (memory, "kept for backward (grey: peak), in logits"),
     ):
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()

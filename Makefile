@@ -91,6 +91,8 @@ $(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
 	@touch $@
 
 $(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py fastloss/_version.py $(SOURCES)
+	@echo "--- compiling the extension (minutes the first time); fastloss/_build.json keeps the record"
+	$(PY) setup.py -q build_ext --inplace
 	$(PIP) install -q --no-build-isolation --no-deps -e .
 	@touch $@
 

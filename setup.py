@@ -145,12 +145,16 @@ def write_graph(folder, cxx, torch_dir):
     out = folder.relative_to(ROOT).as_posix()
     lines = [
         f"builddir = {out}",
-        f"rule cxx\n  command = {command(cxx)} $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {command(cxx)} {command(link)} $in -o $out {command(libraries)}",
+        f"rule cxx\n  command = {command(cxx)} $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+        "  description = compiling $in ($name)",
+        f"rule link\n  command = {command(cxx)} {command(link)} $in -o $out {command(libraries)}\n"
+        "  description = linking fastloss._C",
     ]
     for target, source, flags in jobs:
         path = source.relative_to(ROOT).as_posix()
-        lines.append(f"build {out}/{target}: cxx {path}\n  flags = {command([*common, *flags, *extra])}")
+        lines.append(
+            f"build {out}/{target}: cxx {path}\n  flags = {command([*common, *flags, *extra])}\n  name = {target}"
+        )
     objects = " ".join(f"{out}/{target}" for target, _, _ in jobs)
     lines.append(f"build {out}/_C{SUFFIX}: link {objects}")
     (folder / "build.ninja").write_text("\n".join(lines) + "\n")
@@ -201,6 +205,8 @@ def deliver(source, target):
 
 class NinjaBuild(build_ext):
     def run(self):
+        if not self.extensions:  # FASTLOSS_NO_EXT=1 and an explicit build_ext
+            return
         kind = "-sanitize" if SANITIZE else ""
         for built in build(ROOT / "build" / ("ext" + SUFFIX.rpartition(".")[0] + kind)):
             deliver(built, Path(self.build_lib, "fastloss", built.name))

@@ -1,0 +1,99 @@
+"""torch.library.opcheck on every op of every compiled backend: schema, gradient registration, fake kernels, AOT dispatch."""
+
+import pytest
+import torch
+from cases import LOSSES, MODES, SHAPES, build, logits, target
+
+from fastloss import _ops
+
+SAMPLES = [f"{m}:{n}" for m in MODES for n in ("dice+focal", "everything", "dice-sample-skip")]
+VARIANTS = ("plain", "masked", "half", "channels_last")
+
+
+def arguments(name, variant):
+    mode = LOSSES[name][0]
+    shape = (2, SHAPES[mode][1], 5, 4)
+    dtype = torch.float16 if variant == "half" else torch.float32
+    x = logits(shape, dtype, "channels_last" if variant == "channels_last" else "contiguous")
+    extra = (torch.rand(2, 5, 4) < 0.7, torch.rand(2, 5, 4)) if variant == "masked" else (None, None)
+    ints, floats = build(name).spec.encode(shape[1])
+    return (x, target(mode, shape, torch.uint8), *extra), ints, floats
+
+
+def op(backend, name):
+    return getattr(getattr(torch.ops, f"fastloss_{backend}"), name).default
+
+
+def check(op, args):
+    result = torch.library.opcheck(op, args)
+    assert set(result.values()) == {"SUCCESS"}, result
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_loss_and_backward(name, variant, compiled):
+    given, ints, floats = arguments(name, variant)
+    loss = op(compiled, "loss")
+    for want in (0, _ops.WANT_COUNTS, _ops.WANT_GRAD):
+        check(loss, (*given, [], ints, floats, want, 0.5, 1.0))
+    _, state, _ = loss(*given, [], ints, floats, 0, 0.5, 1.0)
+    check(op(compiled, "backward"), (torch.tensor(2.0), state, *given, ints, floats))
+    check(loss, (given[0].clone().requires_grad_(), *given[1:], [], ints, floats, 0, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_sums(name, variant, compiled):
+    (x, *rest), ints, floats = arguments(name, variant)
+    check(op(compiled, "sums"), (x, *rest, ints, floats))
+    check(op(compiled, "sums"), (x.requires_grad_(), *rest, ints, floats))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ("binary:bce", "multilabel:focal-1.5", "multiclass:ce-smoothing", "multiclass:focal-2.0"))
+def test_elementwise(name, variant, compiled):
+    (x, *rest), ints, floats = arguments(name, variant)
+    check(op(compiled, "elementwise"), (x, *rest, ints, floats))
+    check(op(compiled, "elementwise"), (x.requires_grad_(), *rest, ints, floats))
+
+
+def test_weight_tensors(compiled):
+    given, ints, floats = arguments("binary:tensors", "plain")
+    weights = [torch.tensor(0.5), torch.tensor(2.0, dtype=torch.float64)]
+    check(op(compiled, "loss"), (*given, weights, ints, floats, 0, 0.5, 1.0))
+
+
+BROKEN = {
+    "another version": lambda ints: [99, *ints[1:]],
+    "too many terms": lambda ints: [*ints[:5], 17, *ints[6:]],
+    "cut off": lambda ints: ints[:-3],
+    "unknown kind": lambda ints: [*ints[:6], 77, *ints[7:]],
+    "a weight that is not there": lambda ints: [*ints[:7], 3, *ints[8:]],
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_direct_call_with_a_broken_encoding_raises(change, compiled):
+    given, ints, floats = arguments("binary:dice+focal", "plain")
+    with pytest.raises((ValueError, RuntimeError)):
+        op(compiled, "loss")(*given, [], change(list(ints)), floats, 0, 0.5, 1.0)
+
+
+def test_a_direct_call_with_other_shapes_raises(compiled):
+    """Python validates; the op itself still never reads out of bounds."""
+    (x, y, *_), ints, floats = arguments("multiclass:dice+focal", "plain")
+    loss = op(compiled, "loss")
+    cases = {
+        "batch": (x, y[:1], None, None),
+        "space": (x, y[..., :-1], None, None),
+        "channels": (x, torch.rand(2, 2, 5, 4), None, None),
+        "mask dtype": (x, y, y, None),
+        "mask shape": (x, y, torch.ones(2, 5).bool(), None),
+        "weight dtype": (x, y, None, y),
+        "logits dtype": (x.long(), y, None, None),
+        "rank": (x[..., None, None, None], y, None, None),
+    }
+    for what, given in cases.items():
+        with pytest.raises((ValueError, RuntimeError)):
+            loss(*given, [], ints, floats, 0, 0.5, 1.0)
+            pytest.fail(f"{what}: no error")

@@ -95,7 +95,8 @@ class _Gradients:
         self.ops = ops
 
     def save_loss(self, ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, y, mask, pixel_weight, _, ctx.ints, ctx.floats, *_ = inputs
+        x, y, mask, pixel_weight, weights, ctx.ints, ctx.floats, *_ = inputs
+        ctx.weights = len(weights)
         ctx.save_for_backward(x, y, mask, pixel_weight, output[1])
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
@@ -103,7 +104,7 @@ class _Gradients:
     def loss(self, ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
         *inputs, state = ctx.saved_tensors
         grad = None if upstream is None else self.ops.backward.default(upstream, state, *inputs, ctx.ints, ctx.floats)
-        return grad, *(None,) * 9
+        return grad, None, None, None, [None] * ctx.weights, *(None,) * 5
 
     def save_inputs(self, ctx: Any, inputs: tuple, output: Any) -> None:
         x, y, mask, pixel_weight, ctx.ints, ctx.floats = inputs

@@ -13,8 +13,8 @@ FL_NAMESPACE_BEGIN
 using fl_cpu::Array;
 using fl_cpu::Problem;
 
-constexpr int kChunk = 512;          // pixels that the loops see at a time: all their arrays stay in L1
-constexpr int kBlock = 32 * kChunk;  // pixels of a task; fixed, so that results do not depend on the threads
+constexpr int kChunk = 1024;         // pixels that the loops see at a time: all their arrays stay in L1
+constexpr int kBlock = 16 * kChunk;  // pixels of a task; fixed, so that results do not depend on the threads
 
 struct Half {
   uint16_t bits;

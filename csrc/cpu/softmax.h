@@ -1,6 +1,8 @@
 // Multiclass, one chunk of pixels with all its channels in L1. Two forms: class ids, where only the target class has a
 // pointwise gradient of its own, and dense, where every class has a label (probabilities, label smoothing).
 #pragma once
+#include <limits>
+
 #include "../math/pointwise.h"
 #include "../math/topk.h"
 #include "blocks.h"
@@ -26,10 +28,10 @@ struct SoftmaxScratch {
     for (T** a : {&row, &max, &inv, &lse, &nll, &miss, &valid, &weight, &slope, &dot, &pick, &class_weight})
       *a = at, at += kChunk;
   }
-  // About half of a 32 KiB L1, in whole vectors.
+  // What an L1 holds where that leaves rows long enough to pay for starting their loops; else L2 serves.
   static int64_t pixels(int64_t channels, bool dense) {
-    const int64_t fit = 16384 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
-    return fit < 16 ? 16 : (fit > kChunk ? kChunk : fit);
+    const int64_t fit = 32768 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
+    return fit < 128 ? 128 : (fit > 512 ? 512 : fit);
   }
 };
 
@@ -39,40 +41,40 @@ struct SoftmaxChunk {
   int64_t n, channels;
 };
 
-// Exponentials of one channel, in place or from the logits themselves, and what the pixel's target class needs.
-template <bool kIds, bool kKeepShift, class T>
-FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, const T* x, int32_t c) {
+// Rows of the next chunk lie in pages of their own, too short for the hardware to see a stream in them.
+template <class T>
+inline void prefetch_rows(const T* first, int64_t row_stride, int64_t rows, int64_t n) {
+  for (int64_t c = 0; c < rows; ++c)
+    for (int64_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(first + c * row_stride + i);
+}
+
+// Exponentials of one channel, in place or from the logits themselves.
+template <bool kKeepShift, bool kInfinite, class T>
+FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, const T* x, int64_t c) {
   const T* __restrict max = k.s.max;
-  const int32_t* __restrict id = k.s.id;
-  T *p = k.s.p + c * k.s.stride, *__restrict sum = k.s.inv, *__restrict nll = k.s.nll, *__restrict miss = k.s.miss;
-  T* __restrict z = k.s.z + c * k.s.stride;
+  T *p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride, *__restrict sum = k.s.inv;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T shifted = softmax_shift(x[i], max[i]);
-    const T e = exp_(shifted);
+    const T shifted = softmax_shift<kInfinite>(x[i], max[i]);
+    const T e = exp_minus(abs_(shifted));
     p[i] = e;
     if (kKeepShift) z[i] = shifted;
     sum[i] += e;
-    if (kIds) {
-      const bool own = id[i] == c;
-      nll[i] = own ? -shifted : nll[i];
-      miss[i] += own ? T(0) : e;
-    }
   }
 }
 
-// The end of a softmax: sums become their inverses, exponentials probabilities.
+// The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and
+// miss = 1 - p_t; nll holds its distance from the maximum before.
 template <class T>
 FL_ONE_COPY void normalize(const SoftmaxChunk<T>& k) {
   SoftmaxScratch<T>& s = k.s;
   T *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll, *__restrict miss = s.miss;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T inv = T(1) / sum[i];
     lse[i] = log_(sum[i]);
-    sum[i] = inv;
+    sum[i] = T(1) / sum[i];
     nll[i] += lse[i];
-    miss[i] *= inv;
+    miss[i] = relu(T(1) - exp_minus(abs_(nll[i])));
   }
   const T* __restrict inv = s.inv;
   for (int64_t c = 0; c < k.channels; ++c) {
@@ -81,21 +83,30 @@ FL_ONE_COPY void normalize(const SoftmaxChunk<T>& k) {
   }
 }
 
-// p of all channels; lse and, for ids, nll = -log p_t and miss = 1 - p_t (a sum of the others: no cancellation).
-// rows(c) gives a channel's logits.
-template <bool kIds, bool kKeepShift, bool kArgmax, class T, class Rows>
+// p of all channels, lse, and for ids nll and miss. rows(c) gives a channel's logits.
+template <bool kIds, bool kArgmax, class T, class Rows>
 inline void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
   SoftmaxScratch<T>& s = k.s;
-  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict nll = s.nll, *__restrict miss = s.miss;
+  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict nll = s.nll;
   const T* first = rows(0);
-  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = miss[i] = T(0), s.arg[i] = 0;
+  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = T(0);
+  if (kArgmax) memset(s.arg, 0, k.n * sizeof(int32_t));
   for (int64_t c = 1; c < k.channels; ++c) {
     const T* __restrict x = rows(c);
     if (kArgmax)
       for (int64_t i = 0; i < k.n; ++i) s.arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : s.arg[i];
-    for (int64_t i = 0; i < k.n; ++i) max[i] = at_least(max[i], x[i]);
+    for (int64_t i = 0; i < k.n; ++i) max[i] = x[i] <= max[i] ? max[i] : x[i];
   }
-  for (int64_t c = 0; c < k.channels; ++c) exponentiate<kIds, kKeepShift>(k, rows(c), static_cast<int32_t>(c));
+  int finite = 1;
+  for (int64_t i = 0; i < k.n; ++i) finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
+  for (int64_t i = 0; kIds && i < k.n; ++i) {  // a gather: cheaper than a comparison for each channel
+    const T own = rows(s.id[i] < 0 ? 0 : s.id[i])[i];
+    nll[i] = own == max[i] ? T(0) : max[i] - own;
+  }
+  for (int64_t c = 0; c < k.channels; ++c) {
+    if (finite) exponentiate<!kIds, false>(k, rows(c), c);
+    else exponentiate<!kIds, true>(k, rows(c), c);
+  }
   normalize(k);
 }
 
@@ -162,7 +173,7 @@ inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* __restr
       const T nll = lse[i] - z[i], label = y[i] * keep + spread;
       T value, d;
       if (focal) {
-        const T u = at_least(T(0), T(1) - p[i]);
+        const T u = relu(T(1) - p[i]);
         value = focal_multiclass<kPowerAny>(nll, u, cw, gamma);
         d = focal_multiclass_grad<kPowerAny>(nll, u, cw, gamma);
         if (t.gamma == 0.0) value = cw * nll, d = -cw;
@@ -239,6 +250,18 @@ inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, dou
     const T own = kDense ? h[i] : yi * slope[i];
     const T regional = kMasked ? region * valid[i] : region;
     g[i] = p[i] * (regional - slope[i]) + own;
+  }
+}
+
+// The same without region terms.
+template <bool kDense, class T>
+inline void target_grad(const SoftmaxChunk<T>& k, int32_t c, T* __restrict g) {
+  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict h = k.s.h + c * k.s.stride, *__restrict slope = k.s.slope;
+  const int32_t* __restrict id = k.s.id;
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) {
+    const T own = kDense ? h[i] : (id[i] == c ? slope[i] : T(0));
+    g[i] = own - p[i] * slope[i];
   }
 }
 

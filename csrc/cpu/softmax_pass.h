@@ -11,6 +11,7 @@ class SoftmaxPass {
   const bool masked_, region_, extra_, pointwise_, topk_;
   bool dense_, weighted_ce_ = false;
   const Blocks blocks_;
+  std::unique_ptr<T[]> slopes_;  // one per pixel, between the two steps of an early gradient
 
   using Key = typename KeyOf<T>::type;
   using Task = Blocks::Task;
@@ -31,23 +32,29 @@ class SoftmaxPass {
 
   void forward() {
     Problem& p = su.p;
-    const bool one_pass = p.out.data && !region_;
+    // The gradient goes out in two steps only where the second can find what the first has left: the probabilities in
+    // `out`, and of the pointwise terms one number per pixel.
+    const bool early = p.out.data && (!region_ || (su.out.direct && !dense_));
     std::vector<double> valid(p.channels + 1, 0.0);  // per class, then all
     valid[p.channels] = static_cast<double>(p.samples * blocks_.pixels);
-    if (weighted_ce_ || (masked_ && (one_pass || topk_))) count_valid(valid);
+    const bool counted = weighted_ce_ || (masked_ && ((early && pointwise_) || topk_));
+    if (counted) count_valid(valid);
     if (topk_) select(static_cast<int64_t>(valid[p.channels]));
-    if (one_pass) {
+    if (early) {
       denominators(valid);
       finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
     }
-    sum_pass(one_pass ? kValues | kGrads : kValues);
-    if (!one_pass) {
-      if (masked_ && !weighted_ce_) valid[p.channels] = total_valid();
+    if (early && region_ && pointwise_) slopes_.reset(new T[p.samples * blocks_.pixels]);
+    sum_pass(early ? kValues | kGrads : kValues);
+    if (!counted) {
+      if (masked_) valid[p.channels] = total_valid();
       denominators(valid);
     }
     if (!p.loss) return;
     *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
-    if (p.out.data && !one_pass) backward();
+    if (!p.out.data) return;
+    if (!early) backward();
+    else if (region_) finish();
   }
 
   void backward() {
@@ -111,6 +118,7 @@ class SoftmaxPass {
     if (su.x.direct && !masked_) {
       const T* x = su.x.template base<const T>(task.sample, 0) + at;
       const int64_t stride = su.p.x.channel;
+      if (at + k.n < task.end) prefetch_rows(x + k.n, stride, k.channels, k.n);
       return activate_rows(k, [=](int64_t c) { return x + c * stride; });
     }
     for (int64_t c = 0; c < k.channels; ++c) {
@@ -124,8 +132,8 @@ class SoftmaxPass {
   }
   template <class Rows>
   void activate_rows(const Chunk& k, const Rows& rows) const {
-    if (su.p.counts) return dense_ ? activate<false, true, true>(k, rows) : activate<true, false, true>(k, rows);
-    return dense_ ? activate<false, true, false>(k, rows) : activate<true, false, false>(k, rows);
+    if (su.p.counts) return dense_ ? activate<false, true>(k, rows) : activate<true, true>(k, rows);
+    return dense_ ? activate<false, false>(k, rows) : activate<true, false>(k, rows);
   }
 
   void fill_class_weight(const Chunk& k, const Term& t) const {
@@ -212,16 +220,50 @@ class SoftmaxPass {
       for (int64_t c = 0; c < k.channels; ++c)
         class_sums<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), sums + c * columns);
     });
-    if (mode & kGrads) with_form([&](auto dense, auto masked, auto extra) {
+    if (mode == kGrads || (mode & kGrads && !region_)) gradient(task, k, at, d);
+    else if (mode & kGrads) leave(task, k, at);
+  }
+
+  // From p and slope (and h) in the scratch.
+  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d) const {
+    const int columns = su.view.columns;
+    with_form([&](auto dense, auto masked, auto extra) {
       memset(k.s.dot, 0, k.n * sizeof(T));
       for (int64_t c = 0; c < k.channels && region_; ++c)
         region_dot<dense.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream);
       for (int64_t c = 0; c < k.channels; ++c) {
         T* g = su.out.target(task.sample, c, at, k.s.row);
-        class_grad<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream, g);
+        if (region_)
+          class_grad<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream, g);
+        else target_grad<dense.value>(k, static_cast<int32_t>(c), g);
         su.out.store(task.sample, c, at, k.n, g);
       }
     });
+  }
+
+  void leave(const Task& task, const Chunk& k, int64_t at) const {
+    for (int64_t c = 0; c < k.channels; ++c)
+      memcpy(su.out.target(task.sample, c, at, nullptr), k.s.p + c * k.s.stride, k.n * sizeof(T));
+    if (slopes_) memcpy(slopes_.get() + task.sample * blocks_.pixels + at, k.s.slope, k.n * sizeof(T));
+  }
+
+  // The second step of an early gradient.
+  void finish() const {
+    each_task([&](int64_t index, Scratch& s) {
+      const Task task = blocks_[index];
+      const double* d = su.p.dsums + su.view.at(su.row(task), 0);
+      for (int64_t at = task.begin; at < task.end; at += s.stride) {
+        const Chunk k{s, at + s.stride < task.end ? s.stride : task.end - at, su.p.channels};
+        labels(task, k, at);
+        if (at + k.n < task.end)
+          prefetch_rows(su.out.target(task.sample, 0, at + k.n, nullptr), su.p.out.channel, k.channels, k.n);
+        for (int64_t c = 0; c < k.channels; ++c)
+          memcpy(s.p + c * s.stride, su.out.target(task.sample, c, at, nullptr), k.n * sizeof(T));
+        if (slopes_) memcpy(s.slope, slopes_.get() + task.sample * blocks_.pixels + at, k.n * sizeof(T));
+        else memset(s.slope, 0, k.n * sizeof(T));
+        gradient(task, k, at, d);
+      }
+    }, true);
   }
 
   template <class F>

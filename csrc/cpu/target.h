@@ -31,18 +31,19 @@ inline void visit_target(int dtype, const void* data, F&& f) {
 inline bool is_float(int dtype) { return dtype <= fl_cpu::kBF16; }
 
 // Labels of one run as T. `valid` (0 or 1) is only written where the ignore rule is on. Returns whether all valid labels
-// lie in [0, 1].
+// are 0 or 1: their bits or-ed together tell, without widening.
 template <bool kIgnore, class E, class T>
 inline bool decode_labels(const E* __restrict in, int64_t step, int64_t n, E ignore, T* __restrict out, T* __restrict valid) {
-  int bad = 0;
+  using Narrow = std::conditional_t<sizeof(E) == 8, int32_t, E>;  // converts to T in fewer steps
+  E seen = 0;
+#pragma omp simd reduction(| : seen)
   for (int64_t i = 0; i < n; ++i) {
-    const E v = in[i * step];
-    const bool use = !kIgnore || v != ignore;
-    bad |= use & !(v == E(0) || v == E(1));
-    out[i] = use && v != E(0) ? T(1) : T(0);
-    if (kIgnore) valid[i] = use ? T(1) : T(0);
+    const E v = kIgnore && in[i * step] == ignore ? E(0) : in[i * step];
+    seen |= v;
+    out[i] = static_cast<T>(static_cast<Narrow>(v));
+    if (kIgnore) valid[i] = in[i * step] == ignore ? T(0) : T(1);
   }
-  return !bad;
+  return (seen & static_cast<E>(~E(1))) == 0;
 }
 template <bool kIgnore, class E, class T>
 inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T* __restrict out, T* __restrict valid) {

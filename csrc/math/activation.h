@@ -13,7 +13,7 @@ struct Sigmoid {
 
 template <bool kLogs, class T>
 FL_HD Sigmoid<T> sigmoid(T x) {
-  const T e = exp_(-abs_(x));
+  const T e = exp_minus(abs_(x));
   const T r = T(1) / (T(1) + e);
   const T s = e * r;
   const bool positive = x >= T(0);
@@ -22,16 +22,16 @@ FL_HD Sigmoid<T> sigmoid(T x) {
   a.q = positive ? s : r;
   if (kLogs) {
     const T l = log1p_unit(e);
-    a.nlp = l + at_least(T(0), -x);
-    a.nlq = l + at_least(T(0), x);
+    a.nlp = l + relu(-x);
+    a.nlq = l + relu(x);
   }
   return a;
 }
 
-// x - max with the limit for an infinite maximum: the class that holds it gets probability 1, not NaN.
-template <class T>
+// x - max; with kInfinite the limit for an infinite maximum: the class that holds it gets probability 1, not NaN.
+template <bool kInfinite, class T>
 FL_HD T softmax_shift(T x, T max) {
-  return x == max ? T(0) : x - max;
+  return kInfinite && x == max ? T(0) : x - max;
 }
 
 FL_NAMESPACE_END

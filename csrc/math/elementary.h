@@ -1,27 +1,38 @@
 // exp, log, log1p, pow for the kernels: branch-free in float so that the compiler vectorises them on the CPU, the device
 // library's versions on CUDA, libm in double. Relative error of the float versions: at most 2 ulp.
+//
+// Where a bound is needed it is taken on the bits, not by a comparison: gcc follows the constant branch of a comparison
+// through everything after it and doubles the loop.
 #pragma once
 #include "hd.h"
 
 FL_NAMESPACE_BEGIN
 
-FL_HD double exp_(double x) { return ::exp(x); }
+FL_HD double abs_(double x) { return ::fabs(x); }
+FL_HD float abs_(float x) { return ::fabsf(x); }
+FL_HD double relu(double x) { return at_least(0.0, x); }
+FL_HD double exp_minus(double a) { return ::exp(-a); }
 FL_HD double log_(double x) { return ::log(x); }
 FL_HD double log1p_unit(double e) { return ::log1p(e); }
 
+// max(0, x). A NaN may become 0: callers add it to a term that has the NaN too.
+FL_HD float relu(float x) {
+  const int32_t bits = bit_cast<int32_t>(x);
+  return bit_cast<float>(bits & ~(bits >> 31));
+}
+
 #ifdef __CUDA_ARCH__
-FL_HD float exp_(float x) { return ::expf(x); }
+FL_HD float exp_minus(float a) { return ::expf(-a); }
 FL_HD float log_(float x) { return ::logf(x); }
 FL_HD float log1p_unit(float e) { return ::log1pf(e); }
 #else
-// Cephes' scheme: x = n ln2 + r, a polynomial in r, then n added to the exponent bits. Clamped to normal results, so
-// exp_(-inf) is 1e-38, not 0.
-FL_HD float exp_(float x) {
+// exp(-a) for a >= 0, the result of abs_ (a NaN must have its sign cleared). 0 below the smallest normal float.
+// Cephes' scheme: -a = n ln2 + r, a polynomial in r, then n added to the exponent bits.
+FL_HD float exp_minus(float a) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  x = at_most(88.37f, at_least(-87.33f, x));
-  const float t = x * 1.44269504f + kMagic;
+  const float t = kMagic - a * 1.44269504f;
   const float n = t - kMagic;
-  float r = x - n * 0.693359375f;
+  float r = n * -0.693359375f - a;
   r = r + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -30,11 +41,13 @@ FL_HD float exp_(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // unsigned: the shift drops the magic's bits and must be allowed to wrap
-  return bit_cast<float>(bit_cast<uint32_t>(p) + (bit_cast<uint32_t>(t) << 23));
+  const uint32_t bits = bit_cast<uint32_t>(t);
+  const uint32_t normal = bit_cast<uint32_t>(p) + (bits << 23);
+  const int32_t above = static_cast<int32_t>(bits - bit_cast<uint32_t>(kMagic - 126.0f));  // < 0: below 2^-126
+  return bit_cast<float>(normal & ~static_cast<uint32_t>(above >> 31));
 }
 
-// log of a positive normal float.
+// log of a positive normal float; the last term keeps a NaN, which the bits would hide.
 FL_HD float log_(float x) {
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t shifted = bits - 0x3f3504f3u;  // exponent of x / sqrt(1/2)
@@ -51,7 +64,7 @@ FL_HD float log_(float x) {
   p = p * m + 3.3333331174e-1f;
   const float m2 = m * m;
   const float y = p * m * m2 - 2.12194440e-4f * n - 0.5f * m2;
-  return m + y + 0.693359375f * n;
+  return m + y + 0.693359375f * n + (x - x);
 }
 
 // log(1 + e) for e in [0, 1], minimax in e with full relative accuracy at 0.
@@ -70,20 +83,21 @@ FL_HD float log1p_unit(float e) {
 #endif
 
 template <class T>
-FL_HD T abs_(T x) {
-  return x < T(0) ? -x : x;
-}
-template <class T>
 FL_HD T sign_(T x) {
   return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
 }
 
+FL_HD float at_least_tiny(float u) {
+  const int32_t bits = bit_cast<int32_t>(u), tiny = 0x00800000;
+  return bit_cast<float>(bits < tiny ? tiny : bits);
+}
+FL_HD double at_least_tiny(double u) { return at_least(2.2250738585072014e-308, u); }
+
 // u^gamma for u in [0, 1], gamma > 0 (0 at 0).
 template <class T>
 FL_HD T pow_unit(T u, T gamma) {
-  constexpr T kTiny = T(1.17549435e-38);
-  const T power = exp_(gamma * log_(at_least(kTiny, u)));
-  return u > T(0) || u != u ? power : T(0);
+  const T power = exp_minus(abs_(gamma * log_(at_least_tiny(u))));
+  return u > T(0) ? power : u;  // 0, or NaN
 }
 
 FL_NAMESPACE_END

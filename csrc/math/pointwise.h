@@ -40,7 +40,7 @@ FL_HD T focal_power(T u, T gamma) {
 // 1 - p_t. For a hard label it is the other class's probability, which keeps its relative accuracy.
 template <class T>
 FL_HD T focal_miss(T p, T q, T y, T b) {
-  const T soft = at_least(T(0), T(1) - exp_(-b));
+  const T soft = relu(T(1) - exp_minus(abs_(b)));
   return y == T(1) ? q : (y == T(0) ? p : soft);
 }
 
@@ -51,8 +51,7 @@ FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
 // 1 + gamma p_t b / u: with b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite; with
 // p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
 template <FocalPower kPower, class T>
-FL_HD T focal_slope(T b, T u, T gamma) {
-  const T pt = T(1) - u;
+FL_HD T focal_slope(T b, T u, T pt, T gamma) {
   if (kPower == kPower0) return T(1);
   if (kPower == kPower1) return u + (pt > T(0) ? pt * b : T(0));
   if (kPower == kPower2) return u * (u + (pt > T(0) ? T(2) * pt * b : T(0)));
@@ -62,7 +61,7 @@ FL_HD T focal_slope(T b, T u, T gamma) {
 // b_grad = dBCE/dx
 template <FocalPower kPower, class T>
 FL_HD T focal_binary_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
-  return (alpha_on * y + alpha_off * (T(1) - y)) * b_grad * focal_slope<kPower>(b, u, gamma);
+  return (alpha_on * y + alpha_off * (T(1) - y)) * b_grad * focal_slope<kPower>(b, u, T(1) - u, gamma);
 }
 
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that
@@ -81,7 +80,7 @@ FL_HD T focal_multiclass(T nll, T u, T alpha, T gamma) {
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_multiclass_grad(T nll, T u, T alpha, T gamma) {
-  return -alpha * focal_slope<kPower>(nll, u, gamma);
+  return -alpha * focal_slope<kPower>(nll, u, exp_minus(abs_(nll)), gamma);  // 1 - u would lose a small p_t
 }
 
 FL_NAMESPACE_END

@@ -68,9 +68,8 @@ struct Call {
     double v = p.bad_value;
     std::string given = v == static_cast<int64_t>(v) ? std::to_string(static_cast<int64_t>(v)) : std::to_string(v);
     if (p.ids)
-      throw std::invalid_argument("target holds class id " + given + ", expected 0 to " + std::to_string(p.channels - 1) +
-                                  " (the logits have " + std::to_string(p.channels) + " channels) or ignore_index");
-    throw std::invalid_argument("target holds the value " + given + ", expected values in [0, 1] or ignore_index");
+      throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " + given + ".");
+    throw std::invalid_argument("y must lie between 0 and 1, got " + given + ".");
   }
 };
 

@@ -1,0 +1,52 @@
+"""Bits: the same from run to run, for any number of threads, and with or without gradient."""
+
+import pytest
+import torch
+from cases import CORE, LOSSES, SHAPES, build, logits, run, target
+
+import fastloss as fl
+
+PIXELS = {"binary": 150_001, "multilabel": 50_003, "multiclass": 50_003}
+
+
+def inputs(name, dtype):
+    mode = LOSSES[name][0]
+    shape = (3, SHAPES[mode][1], PIXELS[mode])
+    return logits(shape, dtype), target(mode, shape, torch.uint8), torch.rand(shape[0], shape[2]) < 0.8
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", CORE)
+def test_threads_change_no_bit(name, dtype, compiled):
+    x, y, mask = inputs(name, dtype)
+    loss = build(name)
+    torch.set_num_threads(1)
+    expected = run(loss, x, y, compiled, mask)
+    for threads in (1, 2, 2, 3, 5):
+        torch.set_num_threads(threads)
+        value, grad = run(loss, x, y, compiled, mask)
+        assert torch.equal(value, expected[0]) and torch.equal(grad, expected[1]), threads
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.float64), ids=str)
+@pytest.mark.parametrize("name", CORE)
+def test_the_loss_has_the_same_bits_with_and_without_gradient(name, dtype, compiled):
+    mode = LOSSES[name][0]
+    x, y = logits((2, SHAPES[mode][1], 777), dtype), target(mode, (2, SHAPES[mode][1], 777))
+    with fl.backends.use(compiled):
+        plain, graded = build(name)(x, y), build(name)(x.clone().requires_grad_(), y)
+        counted, both = [build(name).with_stats(t, y)[0] for t in (x, x.clone().requires_grad_())]
+    assert torch.equal(plain, graded.detach()) and torch.equal(counted, both.detach())
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_hit_and_miss_of_the_predicted_scale_give_the_same_bits(name, compiled):
+    """A gradient that was written in forward and one computed in backward, scaled by a power of two or not at all."""
+    mode = LOSSES[name][0]
+    x, y = logits((2, SHAPES[mode][1], 777)).requires_grad_(), target(mode, (2, SHAPES[mode][1], 777))
+    with fl.backends.use(compiled):
+        loss, grads = build(name), []
+        for scale in (1.0, 1.0, 1024.0, 1024.0, 1.0):
+            (grad,) = torch.autograd.grad(loss(x, y), x, torch.tensor(scale))
+            grads.append(grad / scale)
+    assert all(torch.equal(grads[0], grad) for grad in grads)

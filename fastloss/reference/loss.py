@@ -161,7 +161,7 @@ def counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, thresho
         truth = ids == every
         predicted = flat.argmax(1, keepdim=True) == every
     else:
-        predicted = flat >= logit(threshold)
+        predicted = flat.to(accumulator(x)) >= logit(threshold)  # a half would round the cut
         truth = y.bool() if y.dtype == torch.bool else y >= 0.5
     valid = valid.expand_as(flat)
     tp, fp, fn = valid & predicted & truth, valid & predicted & ~truth, valid & ~predicted & truth

@@ -14,6 +14,8 @@ using fl_cpu::Array;
 using fl_cpu::Problem;
 
 constexpr int kChunk = 1024;         // pixels that the loops see at a time: all their arrays stay in L1
+constexpr int kLongRow = 2048;       // the same for softmax, whose rows of channels stay in L2: short runs of many rows defeat
+                                     // the prefetcher
 constexpr int kBlock = 16 * kChunk;  // pixels of a task; fixed, so that results do not depend on the threads
 
 struct Half {

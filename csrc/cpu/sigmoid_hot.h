@@ -1,5 +1,5 @@
 // The sums of unmasked region terms and at most one pointwise term in a single loop, nothing laid down in L1 between
-// them: what most calls are. sigmoid.h has the general form of the same arithmetic.
+// them: what most calls are. Labels are read as bytes where they are bytes. sigmoid.h has the general form of the same arithmetic.
 #pragma once
 #include "sigmoid.h"
 
@@ -13,18 +13,19 @@ struct HotSums {
 
 // With kGrad writes scale * derivative of the pointwise term to g; without one p (1 - p), from which the region gradient
 // follows by a factor.
-template <bool kRegion, bool kGrad, class T, class Element>
-FL_ONE_COPY HotSums hot_loop(const T* __restrict x, const T* __restrict y, int64_t n, T* __restrict g, T scale,
+template <bool kRegion, bool kGrad, class T, class Label, class Element>
+FL_ONE_COPY HotSums hot_loop(const T* __restrict x, const Label* __restrict y, int64_t n, T* __restrict g, T scale,
                              const Element element) {
   constexpr bool kPointwise = !std::is_same<Element, NoElement>::value;
   T inter = 0, pred = 0, target = 0, total = 0;
 #pragma omp simd reduction(+ : inter, pred, target, total)
   for (int64_t i = 0; i < n; ++i) {
     const Sigmoid<T> a = sigmoid<kPointwise>(x[i]);
-    if (kRegion) inter += a.p * y[i], pred += a.p, target += y[i];
+    const T label = static_cast<T>(y[i]);
+    if (kRegion) inter += a.p * label, pred += a.p, target += label;
     if constexpr (kPointwise) {
-      total += element.value(a.p, a.q, a.nlp, a.nlq, y[i]);
-      if (kGrad) g[i] = scale * element.slope(a.p, a.q, a.nlp, a.nlq, y[i]);
+      total += element.value(a.p, a.q, a.nlp, a.nlq, label);
+      if (kGrad) g[i] = scale * element.slope(a.p, a.q, a.nlp, a.nlq, label);
     } else if (kGrad) {
       g[i] = a.p * a.q;
     }
@@ -33,27 +34,27 @@ FL_ONE_COPY HotSums hot_loop(const T* __restrict x, const T* __restrict y, int64
 }
 
 // g holds p (1 - p): times dL/dp.
-template <class T>
-inline void finish_region(const T* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
-  for (int64_t i = 0; i < n; ++i) g[i] *= pred + inter * y[i];
+template <class T, class Label>
+inline void finish_region(const Label* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
+  for (int64_t i = 0; i < n; ++i) g[i] *= pred + inter * static_cast<T>(y[i]);
 }
 
 // g holds scale (p - y) of a hard-label BCE: |p - y| is u = 1 - p_t and p (1 - p) = u (1 - u).
-template <class T>
-inline void finish_bce_region(const T* __restrict y, int64_t n, T* __restrict g, T inverse_scale, T pred, T inter) {
+template <class T, class Label>
+inline void finish_bce_region(const Label* __restrict y, int64_t n, T* __restrict g, T inverse_scale, T pred, T inter) {
   for (int64_t i = 0; i < n; ++i) {
     const T u = abs_(g[i] * inverse_scale);
-    g[i] += u * (T(1) - u) * (pred + inter * y[i]);
+    g[i] += u * (T(1) - u) * (pred + inter * static_cast<T>(y[i]));
   }
 }
 
 // g += p (1 - p) dL/dp, from the logits.
-template <class T>
-inline void add_region(const T* __restrict x, const T* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
+template <class T, class Label>
+inline void add_region(const T* __restrict x, const Label* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const Sigmoid<T> a = sigmoid<false>(x[i]);
-    g[i] += a.p * a.q * (pred + inter * y[i]);
+    g[i] += a.p * a.q * (pred + inter * static_cast<T>(y[i]));
   }
 }
 

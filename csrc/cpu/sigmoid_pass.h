@@ -28,7 +28,7 @@ class SigmoidPass {
     for (int i = 0; i < su.spec.n_terms; ++i)
       if (su.spec.terms[i].kind != kTversky) ++pointwise_count_, pointwise_term_ = i;
     const int kind = pointwise_ ? su.spec.terms[pointwise_term_].kind : kBce;
-    hot_ = std::is_same<T, float>::value && !masked_ && !extra_ && pointwise_count_ <= 1 &&
+    hot_ = std::is_same<T, float>::value && !masked_ && !p.counts && p.loss && !extra_ && pointwise_count_ <= 1 &&
            (kind == kBce || (kind == kFocal && su.target.hard));
   }
 
@@ -160,7 +160,6 @@ class SigmoidPass {
   // One loaded chunk through all terms. With both modes the region terms leave p (1 - p) if nobody else writes g.
   void terms(const Task& task, const Chunk& k, int mode, double* sums) const {
     const double* d = su.p.dsums ? su.p.dsums + su.view.at(su.row(task), task.plane) : nullptr;
-    if (mode != kGrads && hot(task, k, mode, sums, d)) return;
     if (pointwise_) activate<true>(k);
     else activate<false>(k);
     if (mode & kValues && region_) region<kValues>(k, sums, d);
@@ -187,17 +186,18 @@ class SigmoidPass {
       for (int64_t i = 0; i < k.n; ++i) k.g[i] *= k.s.valid[i];
   }
 
-  // The single loop, if there is one for these terms.
-  bool hot(const Task& task, const Chunk& k, int mode, double* sums, const double* d) const {
-    if (!hot_) return false;
+  // The single loop of these terms over a chunk; labels as bytes or as T.
+  template <class Label>
+  void hot(const Task& task, const T* x, const Label* y, int64_t n, T* g, int mode, double* sums) const {
     const int i = pointwise_term_;
     const Term* t = i < 0 ? nullptr : &su.spec.terms[i];
+    const double* d = su.p.dsums + su.view.at(su.row(task), task.plane);
     const T scale = static_cast<T>(t && mode & kGrads ? su.p.upstream * d[kFixedSums + i] : 0.0);
     const auto run = [&](const auto& element) {
-      const HotSums h = region_ ? (mode & kGrads ? hot_loop<true, true>(k.x, k.s.y, k.n, k.g, scale, element)
-                                                 : hot_loop<true, false>(k.x, k.s.y, k.n, k.g, scale, element))
-                                : (mode & kGrads ? hot_loop<false, true>(k.x, k.s.y, k.n, k.g, scale, element)
-                                                 : hot_loop<false, false>(k.x, k.s.y, k.n, k.g, scale, element));
+      const HotSums h = region_ ? (mode & kGrads ? hot_loop<true, true>(x, y, n, g, scale, element)
+                                                 : hot_loop<true, false>(x, y, n, g, scale, element))
+                                : (mode & kGrads ? hot_loop<false, true>(x, y, n, g, scale, element)
+                                                 : hot_loop<false, false>(x, y, n, g, scale, element));
       sums[kInter] += h.inter, sums[kPred] += h.pred, sums[kTarget] += h.target;
       if (t) sums[kFixedSums + i] += h.pointwise;
     };
@@ -210,7 +210,23 @@ class SigmoidPass {
       if (t->gamma == 2.0) run(FocalElement<kPower2, true, T>{T(2), on, off});
       else run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
     }
-    return true;
+  }
+
+  void hot_pass(const Task& task, Scratch& s, int mode, double* sums) const {
+    for (int64_t at = task.begin; at < task.end; at += kChunk) {
+      const int64_t n = at + kChunk < task.end ? kChunk : task.end - at;
+      const T* x = su.x.load(task.sample, task.plane, at, n, s.x);
+      T* g = mode & kGrads ? su.out.target(task.sample, task.plane, at, s.g) : s.g;
+      sums[kValid] += static_cast<double>(n);
+      if (const uint8_t* bytes = su.target.bytes(task.sample, task.plane, at)) {
+        su.target.check_bytes(task.sample, task.plane, at, n);
+        hot(task, x, bytes, n, g, mode, sums);
+      } else {
+        su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+        hot(task, x, s.y, n, g, mode, sums);
+      }
+      if (mode & kGrads) su.out.store(task.sample, task.plane, at, n, g);
+    }
   }
 
   // The second step of an early gradient.
@@ -229,15 +245,21 @@ class SigmoidPass {
       for (int64_t at = task.begin; at < task.end; at += kChunk) {
         const int64_t n = at + kChunk < task.end ? kChunk : task.end - at;
         T* g = su.out.target(task.sample, task.plane, at, s.g);
-        if (needs_logits) {
-          const Chunk k = load(task, s, at, n);
-          if (masked_) add_masked_region(k, pred, inter);
-          else add_region(k.x, s.y, n, g, pred, inter);
+        if (needs_logits && masked_) {
+          add_masked_region(load(task, s, at, n), pred, inter);
           continue;
         }
-        su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
-        if (from_bce) finish_bce_region(s.y, n, g, inverse, pred, inter);
-        else finish_region(s.y, n, g, pred, inter);
+        const auto with = [&](const auto* y) {
+          if (needs_logits) add_region(su.x.load(task.sample, task.plane, at, n, s.x), y, n, g, pred, inter);
+          else if (from_bce) finish_bce_region(y, n, g, inverse, pred, inter);
+          else finish_region(y, n, g, pred, inter);
+        };
+        if (const uint8_t* bytes = su.target.bytes(task.sample, task.plane, at)) {
+          with(bytes);
+        } else {
+          su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+          with(static_cast<const T*>(s.y));
+        }
       }
     }, true);
   }
@@ -277,6 +299,7 @@ class SigmoidPass {
     each_task([&](int64_t t, Scratch& s) {
       const Task task = blocks_[t];
       double* sums = partial.data() + t * row;
+      if (hot_) return hot_pass(task, s, mode, sums);
       each_chunk(task, s, [&](const Chunk& k, int64_t at) {
         sums[kValid] += valid_in(k);
         terms(task, k, mode, sums);

@@ -9,29 +9,28 @@
 
 FL_NAMESPACE_BEGIN
 
-// Rows of channels are `stride` apart; arrays per pixel have kChunk elements.
+// Rows of channels are `stride` apart; arrays per pixel have kLongRow elements.
 template <class T>
 struct SoftmaxScratch {
   int64_t stride;
   std::vector<T> storage;
   T *p, *z, *y, *h, *row;  // [C, stride]; z, y and h only in the dense form; row: one channel of output
-  T *max, *inv, *lse, *nll, *miss, *valid, *weight, *slope, *dot, *pick, *class_weight;  // [kChunk]
-  alignas(64) int32_t id[kChunk], arg[kChunk];
+  T *max, *inv, *lse, *nll, *miss, *valid, *weight, *slope, *dot, *pick, *class_weight;  // [kLongRow]
+  alignas(64) int32_t id[kLongRow], arg[kLongRow];
 
   SoftmaxScratch(int64_t channels, bool dense) : stride(pixels(channels, dense)) {
     const int64_t plane = channels * stride;
-    storage.resize((dense ? 4 : 1) * plane + 12 * kChunk + 16);
+    storage.resize((dense ? 4 : 1) * plane + 12 * kLongRow + 16);
     T* at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) & ~uintptr_t(63));
     p = at, at += plane;
     z = y = h = p;
     if (dense) z = at, y = z + plane, h = y + plane, at = h + plane;
     for (T** a : {&row, &max, &inv, &lse, &nll, &miss, &valid, &weight, &slope, &dot, &pick, &class_weight})
-      *a = at, at += kChunk;
+      *a = at, at += kLongRow;
   }
-  // What an L1 holds where that leaves rows long enough to pay for starting their loops; else L2 serves.
   static int64_t pixels(int64_t channels, bool dense) {
-    const int64_t fit = 32768 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
-    return fit < 128 ? 128 : (fit > 512 ? 512 : fit);
+    const int64_t fit = 131072 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
+    return fit < 128 ? 128 : (fit > kLongRow ? kLongRow : fit);
   }
 };
 
@@ -41,26 +40,53 @@ struct SoftmaxChunk {
   int64_t n, channels;
 };
 
-// Rows of the next chunk lie in pages of their own, too short for the hardware to see a stream in them.
-template <class T>
-inline void prefetch_rows(const T* first, int64_t row_stride, int64_t rows, int64_t n) {
-  for (int64_t c = 0; c < rows; ++c)
-    for (int64_t i = 0; i < n; i += 64 / sizeof(T)) __builtin_prefetch(first + c * row_stride + i);
+// Runs loop(begin, end) over the chunk and asks for the row that `next` points at (if any) a few lines at a time: rows
+// lie in pages of their own, too short for the hardware to run ahead, and a burst of requests would fill its queue.
+template <class T, class Loop>
+inline void with_prefetch(int64_t n, const T* next, const Loop& loop) {
+  constexpr int64_t kLine = 64 / sizeof(T), kStrip = 8 * kLine;
+  if (!next) return loop(int64_t(0), n);
+  for (int64_t i = 0; i < n; i += kStrip) {
+    for (int64_t j = i; j < i + kStrip; j += kLine) __builtin_prefetch(next + j, 0, 2);
+    loop(i, i + kStrip < n ? i + kStrip : n);
+  }
 }
 
-// Exponentials of one channel, in place or from the logits themselves.
-template <bool kKeepShift, bool kInfinite, class T>
-FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, const T* x, int64_t c) {
-  const T* __restrict max = k.s.max;
-  T *p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride, *__restrict sum = k.s.inv;
+// One channel's logits into its row, and the maximum (and, for counts, its channel) so far.
+template <bool kArgmax, class T>
+inline void take_row(const SoftmaxChunk<T>& k, const T* x, T* p, int64_t c) {
+  T* __restrict max = k.s.max;
+  int32_t* __restrict arg = k.s.arg;
+  if (c == 0) {
+    for (int64_t i = 0; i < k.n; ++i) p[i] = max[i] = x[i];
+    if (kArgmax) memset(arg, 0, k.n * sizeof(int32_t));
+    return;
+  }
+  if (kArgmax)
+    for (int64_t i = 0; i < k.n; ++i) arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : arg[i];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T shifted = softmax_shift<kInfinite>(x[i], max[i]);
-    const T e = exp_minus(abs_(shifted));
-    p[i] = e;
-    if (kKeepShift) z[i] = shifted;
-    sum[i] += e;
+    const T v = x[i];
+    p[i] = v;
+    max[i] = v <= max[i] ? max[i] : v;
   }
+}
+
+// Exponentials of one channel, in place.
+template <bool kKeepShift, bool kInfinite, class T>
+FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
+  const T* __restrict max = k.s.max;
+  T *__restrict p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride, *__restrict sum = k.s.inv;
+  with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const T shifted = softmax_shift<kInfinite>(p[i], max[i]);
+      const T e = exp_minus(abs_(shifted));
+      p[i] = e;
+      if (kKeepShift) z[i] = shifted;
+      sum[i] += e;
+    }
+  });
 }
 
 // The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and
@@ -83,29 +109,27 @@ FL_ONE_COPY void normalize(const SoftmaxChunk<T>& k) {
   }
 }
 
-// p of all channels, lse, and for ids nll and miss. rows(c) gives a channel's logits.
-template <bool kIds, bool kArgmax, class T, class Rows>
-inline void activate(const SoftmaxChunk<T>& k, const Rows& rows) {
+// From the rows of logits and their maximum: p of all channels, lse, and for ids nll and miss. `next`, if not null, is the
+// first row of the next chunk's logits.
+template <bool kIds, class T>
+inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride) {
   SoftmaxScratch<T>& s = k.s;
   T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict nll = s.nll;
-  const T* first = rows(0);
-  for (int64_t i = 0; i < k.n; ++i) max[i] = first[i], sum[i] = nll[i] = T(0);
-  if (kArgmax) memset(s.arg, 0, k.n * sizeof(int32_t));
-  for (int64_t c = 1; c < k.channels; ++c) {
-    const T* __restrict x = rows(c);
-    if (kArgmax)
-      for (int64_t i = 0; i < k.n; ++i) s.arg[i] = x[i] > max[i] ? static_cast<int32_t>(c) : s.arg[i];
-    for (int64_t i = 0; i < k.n; ++i) max[i] = x[i] <= max[i] ? max[i] : x[i];
-  }
   int finite = 1;
-  for (int64_t i = 0; i < k.n; ++i) finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
-  for (int64_t i = 0; kIds && i < k.n; ++i) {  // a gather: cheaper than a comparison for each channel
-    const T own = rows(s.id[i] < 0 ? 0 : s.id[i])[i];
-    nll[i] = own == max[i] ? T(0) : max[i] - own;
+  for (int64_t i = 0; i < k.n; ++i) {
+    finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
+    sum[i] = nll[i] = T(0);
+  }
+  if (kIds) {
+    for (int64_t i = 0; i < k.n; ++i)  // a gather: cheaper than a comparison for each channel
+      nll[i] = s.p[(s.id[i] < 0 ? 0 : s.id[i]) * s.stride + i];
+    for (int64_t i = 0; finite && i < k.n; ++i) nll[i] = max[i] - nll[i];
+    for (int64_t i = 0; !finite && i < k.n; ++i) nll[i] = -softmax_shift<true>(nll[i], max[i]);
   }
   for (int64_t c = 0; c < k.channels; ++c) {
-    if (finite) exponentiate<!kIds, false>(k, rows(c), c);
-    else exponentiate<!kIds, true>(k, rows(c), c);
+    const T* row = next ? next + c * next_stride : nullptr;
+    if (finite) exponentiate<!kIds, false>(k, c, row);
+    else exponentiate<!kIds, true>(k, c, row);
   }
   normalize(k);
 }
@@ -223,15 +247,17 @@ FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
 
 // dot += sum over channels of p_c dL/dp_c
 template <bool kDense, bool kExtra, class T>
-inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream) {
+inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, const T* next) {
   const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride;
   const int32_t* __restrict id = k.s.id;
   T* __restrict dot = k.s.dot;
   const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
           square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+  with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = 0; i < k.n; ++i)
-    dot[i] += p[i] * region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff);
+    for (int64_t i = begin; i < end; ++i)
+      dot[i] += p[i] * region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff);
+  });
 }
 
 // g_c = p_c (dL/dp_c - dot - slope) + h_c, with h_c = y_c slope for ids

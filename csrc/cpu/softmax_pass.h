@@ -113,27 +113,26 @@ class SoftmaxPass {
     for (int64_t i = 0; i < k.n; ++i) s.weight[i] = s.valid[i] != T(0) ? w[i] : T(0);
   }
 
+  // Rows are copied side by side first: planes often lie a power of two apart and would share the sets of a cache.
   void activate_chunk(const Task& task, const Chunk& k, int64_t at) const {
     Scratch& s = k.s;
-    if (su.x.direct && !masked_) {
-      const T* x = su.x.template base<const T>(task.sample, 0) + at;
-      const int64_t stride = su.p.x.channel;
-      if (at + k.n < task.end) prefetch_rows(x + k.n, stride, k.channels, k.n);
-      return activate_rows(k, [=](int64_t c) { return x + c * stride; });
-    }
     for (int64_t c = 0; c < k.channels; ++c) {
-      T* __restrict p = s.p + c * s.stride;
+      T* p = s.p + c * s.stride;
       const T* x = su.x.load(task.sample, c, at, k.n, p);
-      if (masked_)  // ignored pixels become harmless numbers
-        for (int64_t i = 0; i < k.n; ++i) p[i] = s.valid[i] != T(0) ? x[i] : T(0);
-      else if (x != p) memcpy(p, x, k.n * sizeof(T));
+      if (masked_) keep_valid(k, x, p);
+      const T* row = masked_ ? p : x;
+      if (su.p.counts) take_row<true>(k, row, p, c);
+      else take_row<false>(k, row, p, c);
     }
-    activate_rows(k, [&](int64_t c) { return s.p + c * s.stride; });
+    const bool more = su.x.direct && at + k.n < task.end;
+    const T* next = more ? su.x.template base<const T>(task.sample, 0) + at + k.n : nullptr;
+    if (dense_) activate<false>(k, next, su.p.x.channel);
+    else activate<true>(k, next, su.p.x.channel);
   }
-  template <class Rows>
-  void activate_rows(const Chunk& k, const Rows& rows) const {
-    if (su.p.counts) return dense_ ? activate<false, true>(k, rows) : activate<true, true>(k, rows);
-    return dense_ ? activate<false, false>(k, rows) : activate<true, false>(k, rows);
+  // Ignored pixels become harmless numbers.
+  void keep_valid(const Chunk& k, const T* x, T* p) const {
+    const T* __restrict valid = k.s.valid;
+    for (int64_t i = 0; i < k.n; ++i) p[i] = valid[i] != T(0) ? x[i] : T(0);
   }
 
   void fill_class_weight(const Chunk& k, const Term& t) const {
@@ -148,7 +147,7 @@ class SoftmaxPass {
       fill_class_weight(k, t);
       return target_term<kMode>(k, t, weight, scale);
     }
-    T total[kChunk];
+    T total[kLongRow];
     for (int64_t i = 0; i < k.n; ++i) total[i] = T(0);
     dense_term<kMode>(k, t, weight, scale, total);
     T sum = 0;
@@ -185,7 +184,7 @@ class SoftmaxPass {
   }
 
   void pick(const Chunk& k, const Term& t, const double* aux) const {
-    Key key[kChunk];
+    Key key[kLongRow];
     keys(k, t, key);
     const Key threshold = topk_key(static_cast<T>(aux[kThreshold]));
     const T tie = static_cast<T>(aux[kTieWeight]);
@@ -225,12 +224,13 @@ class SoftmaxPass {
   }
 
   // From p and slope (and h) in the scratch.
-  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d) const {
+  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d, bool more = false) const {
     const int columns = su.view.columns;
     with_form([&](auto dense, auto masked, auto extra) {
       memset(k.s.dot, 0, k.n * sizeof(T));
       for (int64_t c = 0; c < k.channels && region_; ++c)
-        region_dot<dense.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream);
+        region_dot<dense.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream,
+                                             more ? su.out.target(task.sample, c, at + k.n, nullptr) : nullptr);
       for (int64_t c = 0; c < k.channels; ++c) {
         T* g = su.out.target(task.sample, c, at, k.s.row);
         if (region_)
@@ -255,13 +255,11 @@ class SoftmaxPass {
       for (int64_t at = task.begin; at < task.end; at += s.stride) {
         const Chunk k{s, at + s.stride < task.end ? s.stride : task.end - at, su.p.channels};
         labels(task, k, at);
-        if (at + k.n < task.end)
-          prefetch_rows(su.out.target(task.sample, 0, at + k.n, nullptr), su.p.out.channel, k.channels, k.n);
         for (int64_t c = 0; c < k.channels; ++c)
           memcpy(s.p + c * s.stride, su.out.target(task.sample, c, at, nullptr), k.n * sizeof(T));
         if (slopes_) memcpy(s.slope, slopes_.get() + task.sample * blocks_.pixels + at, k.n * sizeof(T));
         else memset(s.slope, 0, k.n * sizeof(T));
-        gradient(task, k, at, d);
+        gradient(task, k, at, d, at + k.n < task.end);
       }
     }, true);
   }

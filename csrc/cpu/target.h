@@ -89,6 +89,19 @@ struct TargetPlanes {
       : p(problem), ignore(rule), runs(problem.y, problem.space), mask_runs(problem.mask, problem.space),
         hard(!is_float(problem.y.dtype)), masked(rule.on || problem.mask.data) {}
 
+  // The labels themselves, where they are bytes in a row and none is invalid; null otherwise.
+  const uint8_t* bytes(int64_t n, int64_t c, int64_t begin) const {
+    const bool narrow = p.y.dtype == fl_cpu::kU8 || p.y.dtype == fl_cpu::kBool;
+    if (!narrow || masked || !runs.contiguous()) return nullptr;
+    return static_cast<const uint8_t*>(p.y.data) + n * p.y.sample + c * p.y.channel + begin;
+  }
+  void check_bytes(int64_t n, int64_t c, int64_t begin, int64_t count) const {
+    const uint8_t* __restrict y = bytes(n, c, begin);
+    uint8_t seen = 0;
+    for (int64_t i = 0; i < count; ++i) seen |= y[i];
+    report(seen <= 1, n, c, begin, count, nullptr);
+  }
+
   // One plane of labels in [0, 1]. Without a mask or ignored values `valid` is not touched.
   void labels(int64_t n, int64_t c, int64_t begin, int64_t count, T* out, T* valid) const {
     bool good = true;
@@ -135,7 +148,7 @@ struct TargetPlanes {
         });
       }
     });
-    T valid[kChunk];
+    T valid[kLongRow];
     for (int64_t i = 0; p.mask.data && i < count; ++i) valid[i] = T(1);
     if (p.mask.data) apply_mask(n, 0, begin, count, valid);
     if (!good) report(good, n, 0, begin, count, p.mask.data ? valid : nullptr);

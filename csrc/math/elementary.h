@@ -27,20 +27,22 @@ FL_HD float log_(float x) { return ::logf(x); }
 FL_HD float log1p_unit(float e) { return ::log1pf(e); }
 #else
 // exp(-a) for a >= 0, the result of abs_ (a NaN must have its sign cleared). 0 below the smallest normal float.
-// Cephes' scheme: -a = n ln2 + r, a polynomial in r, then n added to the exponent bits.
+// -a = n ln2 + r, a minimax polynomial in r (1e-7 relative), then n added to the exponent bits.
 FL_HD float exp_minus(float a) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   const float t = kMagic - a * 1.44269504f;
   const float n = t - kMagic;
-  float r = n * -0.693359375f - a;
-  r = r + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+#ifdef __FMA__
+  const float r = n * -0.693147180f - a;  // the product is not rounded
+#else
+  const float r = (n * -0.693359375f - a) + n * 2.12194440e-4f;
+#endif
+  float p = 0.008312520571053028f;
+  p = p * r + 0.04189015552401543f;
+  p = p * r + 0.16667114198207855f;
+  p = p * r + 0.499992311000824f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
   const uint32_t bits = bit_cast<uint32_t>(t);
   const uint32_t normal = bit_cast<uint32_t>(p) + (bits << 23);
   const int32_t above = static_cast<int32_t>(bits - bit_cast<uint32_t>(kMagic - 126.0f));  // < 0: below 2^-126

@@ -210,8 +210,9 @@ def test_every_region_loss_has_its_twin_in_smp():
     y = (torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.3).float()
     whole = fastloss.TverskyLoss("binary", alpha=0.3, beta=0.7) + 0.5 * fastloss.DiceLoss("binary")
     whole = whole + fastloss.FocalLoss("binary", gamma=2.0) + fastloss.IoULoss("binary")
-    pair = side_by_side.compare(whole, side_by_side.of_smp(whole), x, y, smp_first=False)
+    pair = side_by_side.compare(whole, side_by_side.of_smp(whole), x, y, smp_first=False, judged=True)
     assert pair.value_gap < 1e-6
     assert pair.gradient_gap < 1e-5
+    assert pair.error < 1e-6
     with pytest.raises(ValueError, match="topk"):
         side_by_side.of_smp(fastloss.TopKLoss("binary"))

@@ -57,6 +57,8 @@ def render(report: dict) -> str:
         "backends",
     ]
     for name, why_not in report["backends"].items():
+        if why_not is not None and why_not == report["extension"]["reason"]:
+            why_not = "needs the extension"
         lines.append(f"  {name:<9} {'available' if why_not is None else 'not available: ' + why_not}")
     for name, value in report["environment"].items():
         lines.append(f"  {name}={value}")

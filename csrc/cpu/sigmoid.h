@@ -17,14 +17,15 @@ struct SigmoidScratch {
 template <class T>
 struct SigmoidChunk {
   const T* x;
+  const uint8_t* bytes;  // the labels, where they are bytes in a row and sigmoid_hot.h reads them; else they are in s.y
   SigmoidScratch<T>& s;
   T* g;  // the gradient, in the output itself where that is a run of T
-  int64_t n;
+  int64_t n, at;
   bool hard;
 };
 
 template <bool kLogs, class T>
-FL_ONE_COPY void activate(const SigmoidChunk<T>& k) {
+inline void activate(const SigmoidChunk<T>& k) {
   const T* __restrict x = k.x;
   T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq;
 #pragma omp simd
@@ -60,7 +61,7 @@ struct FocalElement {
 
 // One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
-FL_ONE_COPY T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
+inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq,
           *__restrict y = k.s.y;
   T *__restrict g = k.g, *__restrict pick = k.s.pick;
@@ -73,7 +74,7 @@ FL_ONE_COPY T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weigh
       if (kMode & kStore) pick[i] = value;
       else total += value;
     }
-    if (kMode & kGrads) g[i] += w * scale * element.slope(p[i], q[i], nlp[i], nlq[i], y[i]);
+    if (kMode & kGrads) g[i] = fma_(w * scale, element.slope(p[i], q[i], nlp[i], nlq[i], y[i]), g[i]);
   }
   return total;
 }
@@ -113,7 +114,7 @@ inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
   if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
 }
 
-// g = p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
+// g += p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
 template <bool kMasked, bool kExtra, class T>
 inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstream) {
   const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
@@ -122,10 +123,9 @@ inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstre
           square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    T slope = pred + inter * y[i];
-    if (kExtra) slope += square * p[i] + diff * sign_(p[i] - y[i]);
-    const T v = p[i] * q[i] * slope;
-    g[i] = kMasked ? v * valid[i] : v;
+    T slope = fma_(inter, y[i], pred);
+    if (kExtra) slope = fma_(square, p[i], slope) + diff * sign_(p[i] - y[i]);
+    g[i] = fma_(p[i] * q[i], kMasked ? slope * valid[i] : slope, g[i]);
   }
 }
 

@@ -14,7 +14,7 @@ struct HotSums {
 // With kGrad writes scale * derivative of the pointwise term to g; without one p (1 - p), from which the region gradient
 // follows by a factor.
 template <bool kRegion, bool kGrad, class T, class Label, class Element>
-FL_ONE_COPY HotSums hot_loop(const T* __restrict x, const Label* __restrict y, int64_t n, T* __restrict g, T scale,
+inline HotSums hot_loop(const T* __restrict x, const Label* __restrict y, int64_t n, T* __restrict g, T scale,
                              const Element element) {
   constexpr bool kPointwise = !std::is_same<Element, NoElement>::value;
   T inter = 0, pred = 0, target = 0, total = 0;
@@ -35,26 +35,28 @@ FL_ONE_COPY HotSums hot_loop(const T* __restrict x, const Label* __restrict y, i
 
 // g holds p (1 - p): times dL/dp.
 template <class T, class Label>
-inline void finish_region(const Label* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
-  for (int64_t i = 0; i < n; ++i) g[i] *= pred + inter * static_cast<T>(y[i]);
+inline void scale_region(const Label* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) g[i] *= fma_(inter, static_cast<T>(y[i]), pred);
 }
 
-// g holds scale (p - y) of a hard-label BCE: |p - y| is u = 1 - p_t and p (1 - p) = u (1 - u).
+// g holds scale (p - y) of a hard-label BCE: |p - y| is u = 1 - p_t, and p (1 - p) = u (1 - u).
 template <class T, class Label>
-inline void finish_bce_region(const Label* __restrict y, int64_t n, T* __restrict g, T inverse_scale, T pred, T inter) {
+inline void add_region_from_bce(const Label* __restrict y, int64_t n, T* __restrict g, T inverse_scale, T pred, T inter) {
+#pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const T u = abs_(g[i] * inverse_scale);
-    g[i] += u * (T(1) - u) * (pred + inter * static_cast<T>(y[i]));
+    g[i] = fma_(u * (T(1) - u), fma_(inter, static_cast<T>(y[i]), pred), g[i]);
   }
 }
 
-// g += p (1 - p) dL/dp, from the logits.
+// g += p (1 - p) dL/dp, from the logits: the bits of region_grad.
 template <class T, class Label>
 inline void add_region(const T* __restrict x, const Label* __restrict y, int64_t n, T* __restrict g, T pred, T inter) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const Sigmoid<T> a = sigmoid<false>(x[i]);
-    g[i] += a.p * a.q * (pred + inter * static_cast<T>(y[i]));
+    g[i] = fma_(a.p * a.q, fma_(inter, static_cast<T>(y[i]), pred), g[i]);
   }
 }
 

@@ -74,7 +74,7 @@ inline void take_row(const SoftmaxChunk<T>& k, const T* x, T* p, int64_t c) {
 
 // Exponentials of one channel, in place.
 template <bool kKeepShift, bool kInfinite, class T>
-FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
+inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
   const T* __restrict max = k.s.max;
   T *__restrict p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride, *__restrict sum = k.s.inv;
   with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
@@ -92,7 +92,7 @@ FL_ONE_COPY void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next
 // The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and
 // miss = 1 - p_t; nll holds its distance from the maximum before.
 template <class T>
-FL_ONE_COPY void normalize(const SoftmaxChunk<T>& k) {
+inline void normalize(const SoftmaxChunk<T>& k) {
   SoftmaxScratch<T>& s = k.s;
   T *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll, *__restrict miss = s.miss;
 #pragma omp simd
@@ -162,7 +162,7 @@ inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T sca
   for (int64_t i = 0; i < k.n; ++i) {
     if (kMode & kValues) total += weight[i] * element.value(nll[i], miss[i], cw[i]);
     if (kMode & kStore) pick[i] = weight[i] * element.value(nll[i], miss[i], cw[i]);
-    if (kMode & kGrads) slope[i] += weight[i] * scale * element.slope(nll[i], miss[i], cw[i]);
+    if (kMode & kGrads) slope[i] = fma_(weight[i] * scale, element.slope(nll[i], miss[i], cw[i]), slope[i]);
   }
   return total;
 }
@@ -240,8 +240,8 @@ inline void class_sums(const SoftmaxChunk<T>& k, int32_t c, double* sums) {
 // dL/dp_c of the region terms.
 template <bool kDense, bool kExtra, class T>
 FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
-  T slope = pred + inter * y;
-  if (kExtra) slope += square * p + diff * sign_(p - y);
+  T slope = fma_(inter, y, pred);
+  if (kExtra) slope = fma_(square, p, slope) + diff * sign_(p - y);
   return slope;
 }
 
@@ -256,7 +256,7 @@ inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, dou
   with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i)
-      dot[i] += p[i] * region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff);
+      dot[i] = fma_(p[i], region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff), dot[i]);
   });
 }
 
@@ -275,7 +275,7 @@ inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, dou
     const T region = region_slope<kDense, kExtra>(p[i], yi, inter, pred, square, diff) - dot[i];
     const T own = kDense ? h[i] : yi * slope[i];
     const T regional = kMasked ? region * valid[i] : region;
-    g[i] = p[i] * (regional - slope[i]) + own;
+    g[i] = fma_(p[i], regional - slope[i], own);
   }
 }
 
@@ -287,7 +287,7 @@ inline void target_grad(const SoftmaxChunk<T>& k, int32_t c, T* __restrict g) {
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     const T own = kDense ? h[i] : (id[i] == c ? slope[i] : T(0));
-    g[i] = own - p[i] * slope[i];
+    g[i] = fma_(-p[i], slope[i], own);
   }
 }
 

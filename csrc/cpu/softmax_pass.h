@@ -46,8 +46,8 @@ class SoftmaxPass {
     }
     if (early && region_ && pointwise_) slopes_.reset(new T[p.samples * blocks_.pixels]);
     sum_pass(early ? kValues | kGrads : kValues);
-    if (!counted) {
-      if (masked_) valid[p.channels] = total_valid();
+    if (!early) {
+      if (masked_ && !counted) valid[p.channels] = total_valid();
       denominators(valid);
     }
     if (!p.loss) return;
@@ -156,7 +156,7 @@ class SoftmaxPass {
     return sum;
   }
 
-  FL_ONE_COPY void element_values(const Chunk& k, const Term& t) const { pointwise<kStore>(k, t, k.s.weight, 1.0); }
+  inline void element_values(const Chunk& k, const Term& t) const { pointwise<kStore>(k, t, k.s.weight, 1.0); }
 
   // Keys of a chunk's elements, 0 where they do not take part.
   void keys(const Chunk& k, const Term& t, Key* out) const {

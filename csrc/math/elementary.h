@@ -8,6 +8,23 @@
 
 FL_NAMESPACE_BEGIN
 
+// The code is compiled with -ffp-contract=off, so that the same arithmetic gives the same bits in whatever loop it stands;
+// where a fused multiply-add is wanted it is asked for. Processors without one round twice.
+FL_HD double fma_(double a, double b, double c) {
+#if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__aarch64__)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+FL_HD float fma_(float a, float b, float c) {
+#if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 FL_HD double abs_(double x) { return ::fabs(x); }
 FL_HD float abs_(float x) { return ::fabsf(x); }
 FL_HD double relu(double x) { return at_least(0.0, x); }
@@ -30,19 +47,19 @@ FL_HD float log1p_unit(float e) { return ::log1pf(e); }
 // -a = n ln2 + r, a minimax polynomial in r (1e-7 relative), then n added to the exponent bits.
 FL_HD float exp_minus(float a) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const float t = kMagic - a * 1.44269504f;
+  const float t = fma_(a, -1.44269504f, kMagic);
   const float n = t - kMagic;
-#ifdef __FMA__
-  const float r = n * -0.693147180f - a;  // the product is not rounded
+#if defined(__FMA__) || defined(__aarch64__)
+  const float r = fma_(n, -0.693147180f, -a);  // the product is not rounded
 #else
   const float r = (n * -0.693359375f - a) + n * 2.12194440e-4f;
 #endif
   float p = 0.008312520571053028f;
-  p = p * r + 0.04189015552401543f;
-  p = p * r + 0.16667114198207855f;
-  p = p * r + 0.499992311000824f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
+  p = fma_(p, r, 0.04189015552401543f);
+  p = fma_(p, r, 0.16667114198207855f);
+  p = fma_(p, r, 0.499992311000824f);
+  p = fma_(p, r, 1.0f);
+  p = fma_(p, r, 1.0f);
   const uint32_t bits = bit_cast<uint32_t>(t);
   const uint32_t normal = bit_cast<uint32_t>(p) + (bits << 23);
   const int32_t above = static_cast<int32_t>(bits - bit_cast<uint32_t>(kMagic - 126.0f));  // < 0: below 2^-126
@@ -56,30 +73,30 @@ FL_HD float log_(float x) {
   const float n = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
   const float m = bit_cast<float>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
   float p = 7.0376836292e-2f;
-  p = p * m - 1.1514610310e-1f;
-  p = p * m + 1.1676998740e-1f;
-  p = p * m - 1.2420140846e-1f;
-  p = p * m + 1.4249322787e-1f;
-  p = p * m - 1.6668057665e-1f;
-  p = p * m + 2.0000714765e-1f;
-  p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
+  p = fma_(p, m, -1.1514610310e-1f);
+  p = fma_(p, m, 1.1676998740e-1f);
+  p = fma_(p, m, -1.2420140846e-1f);
+  p = fma_(p, m, 1.4249322787e-1f);
+  p = fma_(p, m, -1.6668057665e-1f);
+  p = fma_(p, m, 2.0000714765e-1f);
+  p = fma_(p, m, -2.4999993993e-1f);
+  p = fma_(p, m, 3.3333331174e-1f);
   const float m2 = m * m;
-  const float y = p * m * m2 - 2.12194440e-4f * n - 0.5f * m2;
-  return m + y + 0.693359375f * n + (x - x);
+  const float y = fma_(p * m, m2, fma_(n, -2.12194440e-4f, -0.5f * m2));
+  return fma_(n, 0.693359375f, m + y) + (x - x);
 }
 
 // log(1 + e) for e in [0, 1], minimax in e with full relative accuracy at 0.
 FL_HD float log1p_unit(float e) {
   float p = 0.005232692696154118f;
-  p = p * e - 0.029505232349038124f;
-  p = p * e + 0.07822594046592712f;
-  p = p * e - 0.13663244247436523f;
-  p = p * e + 0.19106006622314453f;
-  p = p * e - 0.2484298199415207f;
-  p = p * e + 0.3331909775733948f;
-  p = p * e - 0.4999949336051941f;
-  p = p * e + 0.9999999403953552f;
+  p = fma_(p, e, -0.029505232349038124f);
+  p = fma_(p, e, 0.07822594046592712f);
+  p = fma_(p, e, -0.13663244247436523f);
+  p = fma_(p, e, 0.19106006622314453f);
+  p = fma_(p, e, -0.2484298199415207f);
+  p = fma_(p, e, 0.3331909775733948f);
+  p = fma_(p, e, -0.4999949336051941f);
+  p = fma_(p, e, 0.9999999403953552f);
   return p * e;
 }
 #endif

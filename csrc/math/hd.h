@@ -10,10 +10,6 @@
 #define FL_HD inline __attribute__((always_inline))
 #endif
 
-// Top-k recognises an element by its bits each time that it is computed: what leads to them is compiled once, not inlined
-// and contracted differently here and there.
-#define FL_ONE_COPY __attribute__((noinline))
-
 // Each ISA build of the CPU kernels names its own inline namespace: a weak symbol shared by two builds would let the
 // linker put AVX-512 code into the baseline.
 #ifndef FL_ISA

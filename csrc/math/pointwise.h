@@ -18,12 +18,12 @@ FL_HD T bce(T nlp, T nlq, T y, T pos_weight) {
 }
 template <class T>
 FL_HD T bce_grad(T p, T q, T y, T pos_weight) {
-  return (T(1) - y) * p - pos_weight * y * q;
+  return fma_(T(1) - y, p, -(pos_weight * y * q));
 }
 
 template <class T>
 FL_HD T smooth_label(T y, T smoothing) {
-  return y + smoothing * (T(0.5) - y);
+  return fma_(smoothing, T(0.5) - y, y);
 }
 
 // How (1 - p_t)^gamma is taken; a template argument so that the common exponents cost no logarithm.
@@ -54,7 +54,7 @@ template <FocalPower kPower, class T>
 FL_HD T focal_slope(T b, T u, T pt, T gamma) {
   if (kPower == kPower0) return T(1);
   if (kPower == kPower1) return u + (pt > T(0) ? pt * b : T(0));
-  if (kPower == kPower2) return u * (u + (pt > T(0) ? T(2) * pt * b : T(0)));
+  if (kPower == kPower2) return u * (u + (pt > T(0) ? (pt + pt) * b : T(0)));
   const T ratio = u > T(0) ? b / u : T(1);
   return focal_power<kPower>(u, gamma) * (T(1) + (pt > T(0) ? gamma * pt * ratio : T(0)));
 }

@@ -88,6 +88,12 @@ class Log:
     def close(self) -> None:
         self.file.close()
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def read_log(path: Path) -> dict[str, list[float]]:
     """{column: values} of a finished log."""

@@ -75,7 +75,7 @@ def _run(chosen: Settings, out: Path, train_set: data.Slices, valid_set: data.Sl
         for seed in range(chosen.seeds)
         for method in methods(chosen.epochs)
     ]
-    folders = {run: out / "runs" / run.folder for run in runs}
+    folders = {run: out / "runs" / run.name for run in runs}
     _train(runs, folders, train_set, valid_set)
 
     by_method = {name: [folders[run] for run in runs if run.method == name] for name in methods(chosen.epochs)}
@@ -111,8 +111,8 @@ def _introduction(chosen: Settings, train_set: data.Slices, valid_set: data.Slic
         f"Target: grey matter more than {data.DEPTH_MM} mm inside its slice ({share} of the pixels; {filled} of the "
         "validation slices have some). Thresholds alone reach Dice 0.96 on all grey or all white matter; this part has "
         "the intensity of the cortex, so it takes position and shape. A bias field and noise are added.",
-        f"{chosen.model}, {parameters:.2f} M parameters, {chosen.size} px, {chosen.epochs} epochs, seeds 0 to "
-        f"{chosen.seeds - 1}, {chosen.threads} threads, backend {chosen.backend}.",
+        f"{chosen.model}, {parameters:.2f} M parameters, {chosen.size} px, {chosen.epochs} epochs, "
+        f"{chosen.seeds} seed(s), {chosen.threads} thread(s), backend {chosen.backend}.",
     )
 
 
@@ -137,14 +137,16 @@ def _results(chosen: Settings, by_method: dict[str, list[Path]], baseline: Score
         ]
         kept[name] = max(counts)
     summaries = [report.summarise(name, folders) for name, folders in by_method.items()]
-    value = report.worst([s.value_gap for s in summaries])
-    gradient = report.worst([s.gradient_gap for s in summaries])
+    names = ("value_gap", "gradient_gap", "error", "smp_error")
+    value, gradient, error, smp_error = [report.worst([getattr(s, name) for s in summaries]) for name in names]
     notes = report.wrapped(
-        "Mean ± sd over the seeds, after the last epoch. " + EMPTY_RULE,
+        "Mean ± sd over the seeds, after the last epoch; Adam's state and its cosine carry over the switch. "
+        + EMPTY_RULE,
         "Loss time: forward, and backward to the logits, inside the real steps, medians; its share of the step. Kept: "
-        f"bytes for backward beyond logits and masks ({report.megabytes(logits.nbytes)} of logits).",
+        f"bytes for backward beyond logits and masks ({report.size_of(logits.nbytes)} of logits).",
         f"fastloss and smp on the same logits in all {sum(s.steps for s in summaries)} steps: values differ by at most "
-        f"{value:.1e}, gradients by {gradient:.1e} of their norm.",
+        f"{value:.1e}, gradients by {gradient:.1e} of their norm. In every {loop.JUDGE_EVERY}th step smp in float64 "
+        f"says whose error that is: fastloss's gradient is off by at most {error:.1e}, smp's by {smp_error:.1e}.",
         VERDICT,
     )
     return f"{report.training_table(summaries, kept, baseline)}\n{notes}"

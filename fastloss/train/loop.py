@@ -26,7 +26,9 @@ from .metrics import Scores, scores
 from .progress import Watch
 
 SAVE_SECONDS = 5.0
-STEP_COLUMNS = ("step", "epoch", "loss", "value_gap", "gradient_gap", "loss_s", "smp_s", "step_s", "images")
+JUDGE_EVERY = 10  # steps between two looks at whose gradient is off
+STEP_COLUMNS = ("step", "epoch", "loss", "value_gap", "gradient_gap", "error", "smp_error")
+STEP_COLUMNS += ("loss_s", "smp_s", "step_s", "images")
 EPOCH_COLUMNS = ("epoch", "altered", "dice", "iou", "pooled_dice", "pooled_iou")
 
 
@@ -43,7 +45,8 @@ class Run:
     rate: float = 3e-3
 
     @property
-    def folder(self) -> str:
+    def name(self) -> str:
+        """For files."""
         words = self.method.lower().replace("+", "plus").replace("→", "then").split()
         return "-".join([*words, f"seed{self.seed}"])
 
@@ -71,43 +74,44 @@ def train(
     per_epoch = math.ceil(len(train_set) / run.batch)
     total = per_epoch * run.epochs
     place = _restore(folder, model, optimizer, schedule)
-    steps = Log(folder / "steps.csv", STEP_COLUMNS, place.positions[0])
-    epochs = Log(folder / "epochs.csv", EPOCH_COLUMNS, place.positions[1])
+    with (
+        Log(folder / "steps.csv", STEP_COLUMNS, place.positions[0]) as steps,
+        Log(folder / "epochs.csv", EPOCH_COLUMNS, place.positions[1]) as epochs,
+    ):
 
-    def checkpoint() -> float:
-        place.positions = steps.position(), epochs.position()
-        _save(folder, run, place, model, optimizer, schedule)
-        return time.monotonic()
+        def checkpoint() -> float:
+            place.positions = steps.position(), epochs.position()
+            _save(folder, run, place, model, optimizer, schedule)
+            return time.monotonic()
 
-    saved = time.monotonic()
-    for epoch in range(place.done // per_epoch, run.epochs):
-        if place.done % per_epoch == 0:
-            place.altered = schedule.step(epoch)
-        smp_loss = side_by_side.of_smp(schedule.active)
-        clock = time.perf_counter()
-        for x, y in train_set.batches(run.seed, epoch, run.batch, skip=place.done % per_epoch):
-            _set_rate(optimizer, run.rate * 0.5 * (1 + math.cos(math.pi * place.done / total)))
-            logits = model(x.contiguous(memory_format=torch.channels_last))
-            pair = side_by_side.compare(schedule, smp_loss, logits, y, smp_first=place.done % 2 == 1)
-            optimizer.zero_grad()
-            logits.backward(pair.gradient)
-            optimizer.step()
-            place.done += 1
-
-            step_s = time.perf_counter() - clock - pair.overhead
-            gaps, seconds = (pair.value_gap, pair.gradient_gap), (pair.seconds, pair.smp_seconds, step_s)
-            steps.add(place.done, epoch, pair.loss, *gaps, *seconds, len(x))
-            watch.step(run, epoch, pair.loss, len(x))
-            if place.done % per_epoch and time.monotonic() - saved > SAVE_SECONDS:
-                saved = checkpoint()
+        saved = time.monotonic()
+        for epoch in range(place.done // per_epoch, run.epochs):
+            if place.done % per_epoch == 0:
+                place.altered = schedule.step(epoch)
+            smp_loss = side_by_side.of_smp(schedule.active)
             clock = time.perf_counter()
-        found = evaluate(model, valid_set)
-        epochs.add(epoch, int(place.altered), *asdict(found).values())
-        watch.epoch(run, epoch, found)
-        saved = checkpoint()
+            for x, y in train_set.batches(run.seed, epoch, run.batch, skip=place.done % per_epoch):
+                _set_rate(optimizer, run.rate * 0.5 * (1 + math.cos(math.pi * place.done / total)))
+                logits = model(x.contiguous(memory_format=torch.channels_last))
+                swap, judged = place.done % 2 == 1, place.done % JUDGE_EVERY == 0
+                pair = side_by_side.compare(schedule, smp_loss, logits, y, smp_first=swap, judged=judged)
+                optimizer.zero_grad()
+                logits.backward(pair.gradient)
+                optimizer.step()
+                place.done += 1
 
-    steps.close()
-    epochs.close()
+                step_s = time.perf_counter() - clock - pair.overhead
+                gaps = pair.value_gap, pair.gradient_gap, pair.error, pair.smp_error
+                steps.add(place.done, epoch, pair.loss, *gaps, pair.seconds, pair.smp_seconds, step_s, len(x))
+                watch.step(run, epoch, pair.loss, len(x))
+                if place.done % per_epoch and time.monotonic() - saved > SAVE_SECONDS:
+                    saved = checkpoint()
+                clock = time.perf_counter()
+            found = evaluate(model, valid_set)
+            epochs.add(epoch, int(place.altered), *asdict(found).values())
+            watch.epoch(run, epoch, found)
+            saved = checkpoint()
+
     found = evaluate(model, valid_set)
     write_json(folder / "result.json", {"run": asdict(run), "scores": asdict(found), "weights": digest(model)})
     return model

@@ -10,7 +10,7 @@ from fastloss.bench import measure, memory
 from fastloss.bench.cases import Case, inputs, select
 from fastloss.bench.providers import OURS, Contender, contenders
 
-from .report import megabytes, table
+from .report import size_of, table
 
 LIBRARIES = ["smp", "monai"]
 CASES = ["softmax3d-dice+ce", "softmax3d-dice+focal"]
@@ -61,13 +61,13 @@ def text(rows: list[dict], threads: int) -> str:
     head = ["loss", "library", "ms", "fastloss is", "kept for backward", "value, gradient differ by"]
     cells = []
     for row in rows:
-        kept = f"{megabytes(row['kept'])} ({row['kept'] / row['logits']:.1f} x logits)"
+        kept = f"{size_of(row['kept'])} ({row['kept'] / row['logits']:.1f} x logits)"
         ratio = "" if row["library"] == OURS else f"{row['ratio']:.1f} x faster" if "ratio" in row else ""
         gap = f"{row['value_gap']:.0e}, {row['gradient_gap']:.0e}" if "value_gap" in row else ""
         gap = "another formula: one-vs-rest focal" if row["other"] else row["refused"] or gap
         time = f"{1e3 * row['seconds']:.0f}" if "seconds" in row else "-"
         cells.append([row["case"], row["library"], time, ratio, kept, gap])
-    logits = megabytes(rows[0]["logits"])
-    title = f"The losses alone: {rows[0]['size']} logits ({logits}), forward and backward, {threads} threads"
+    logits = size_of(rows[0]["logits"])
+    title = f"The losses alone: {rows[0]['size']} logits ({logits}), forward and backward, {threads} thread(s)"
     note = "Medians of interleaved calls, ratios within a round; every library sums over batch and space, no smoothing."
     return f"{title}\n{table(head, cells)}\n{note}"

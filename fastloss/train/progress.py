@@ -34,7 +34,8 @@ class Lines(AbstractContextManager):
     def __init__(self, total: int, done: int = 0) -> None:
         self.total, self.done, self.here = total, done, 0
         self.started = self.said = time.monotonic()
-        self.loss, self.last = float("nan"), None
+        self.loss = float("nan")
+        self.scored: tuple[Run, Scores] | None = None  # the run whose slices were last evaluated, and the result
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -46,7 +47,7 @@ class Lines(AbstractContextManager):
         self._show(run, epoch)
 
     def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
-        self.last = scores
+        self.scored = run, scores
         if epoch + 1 == run.epochs or time.monotonic() - self.said > LINE_SECONDS:
             self.said = time.monotonic()
             self.say(f"  {self._where(run, epoch)}, {self._pace()}")
@@ -58,7 +59,7 @@ class Lines(AbstractContextManager):
         pass
 
     def _where(self, run: Run, epoch: int) -> str:
-        dice = f", Dice {self.last.dice:.3f}" if self.last else ""
+        dice = f", Dice {self.scored[1].dice:.3f}" if self.scored and self.scored[0] == run else ""
         return f"{run.method}, seed {run.seed}: epoch {epoch + 1}/{run.epochs}, loss {self.loss:.4f}{dice}"
 
     def _pace(self) -> str:
@@ -74,8 +75,8 @@ class Bar(Lines):
         from rich.progress import BarColumn, Progress, TextColumn
 
         super().__init__(total, done)
-        text = TextColumn("{task.fields[words]}", markup=False)
-        self.bar = Progress(BarColumn(24), TextColumn("{task.percentage:>3.0f}%"), text, transient=True)
+        text = TextColumn("{task.percentage:>3.0f}%  {task.fields[words]}", markup=False)
+        self.bar = Progress(BarColumn(16), text, transient=True)
         self.task = self.bar.add_task("", total=total, completed=done, words="")
 
     def __enter__(self) -> Bar:
@@ -89,7 +90,7 @@ class Bar(Lines):
         self.bar.console.print(words, markup=False, highlight=False)
 
     def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
-        self.last = scores
+        self.scored = run, scores
         if epoch + 1 == run.epochs:
             self.say(f"  {self._where(run, epoch)}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint import read_json, read_log
+from .loop import JUDGE_EVERY
 from .metrics import Scores
 
 WIDTH = 110
@@ -19,8 +20,11 @@ def wrapped(*sentences: str) -> str:
     return "\n".join([textwrap.fill(sentence, WIDTH) for sentence in sentences])
 
 
-def megabytes(count: float) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB" if count else "0"
+def size_of(count: float) -> str:
+    for unit, size in (("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.1 * size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -32,7 +36,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 @dataclass(frozen=True)
 class Summary:
-    """One method over its seeds. Times are medians over the steps, `gap`s the worst of all steps."""
+    """One method over its seeds. Times are medians over the steps; gaps and errors the worst of `side_by_side.Pair`."""
 
     method: str
     scores: list[Scores]
@@ -43,6 +47,8 @@ class Summary:
     smp_share: float
     value_gap: float
     gradient_gap: float
+    error: float
+    smp_error: float
     steps: int
 
 
@@ -61,8 +67,14 @@ def summarise(method: str, folders: list[Path]) -> Summary:
         smp_share=statistics.median([smp / (step - loss + smp) for step, loss, smp in triples]),
         value_gap=worst(joined["value_gap"]),
         gradient_gap=worst(joined["gradient_gap"]),
+        error=worst(_judged(joined, "error")),
+        smp_error=worst(_judged(joined, "smp_error")),
         steps=len(triples),
     )
+
+
+def _judged(log: dict[str, list[float]], name: str) -> list[float]:
+    return [value for value, step in zip(log[name], log["step"]) if (step - 1) % JUDGE_EVERY == 0]
 
 
 def worst(values: list[float]) -> float:
@@ -89,5 +101,5 @@ def training_table(summaries: list[Summary], kept: dict[str, tuple[int, int]], b
             f"{s.loss_ms:.2f} ({s.loss_share:.1%})",
             f"{s.smp_ms:.2f} ({s.smp_share:.1%})",
         ]
-        rows.append(row + [megabytes(count) for count in kept[s.method]])
+        rows.append(row + [size_of(count) for count in kept[s.method]])
     return table(head, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fastloss
-from fastloss import backends
+from fastloss import _library, backends
 from fastloss.cli import CommandError
 
 from . import models
@@ -38,6 +39,7 @@ class Settings:
     fastloss: str
     backend: str
     cpu: str
+    extension: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,13 +103,16 @@ def _machine() -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "fastloss": fastloss.__version__,
-        "backend": _backend(),
+        "backend": backends.choose(None, torch.empty(0)),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "extension": _extension(),
     }
 
 
-def _backend() -> str:
-    return backends.choose(None, torch.empty(0))
+def _extension() -> str:
+    """A fingerprint of the compiled kernels: built anew by another compiler, they may round otherwise."""
+    module = _library.load()
+    return "none" if module is None else hashlib.blake2b(Path(module.__file__).read_bytes(), digest_size=8).hexdigest()
 
 
 def _stored(args: argparse.Namespace) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -39,7 +40,8 @@ def split_step(loss: Loss, logits: Tensor, y: Tensor) -> Step:
 @dataclass(frozen=True)
 class Pair:
     """One training step's loss by fastloss and by smp. `value_gap` is |difference|, `gradient_gap` the norm of the
-    difference over the norm of smp's gradient; `overhead` the seconds that the comparison added to the step."""
+    difference over the norm of smp's gradient, `error` and `smp_error` the same between the gradient of fastloss, of
+    smp, and that of smp in float64 (NaN unless judged); `overhead` the seconds that all this added to the step."""
 
     loss: float
     gradient: Tensor
@@ -47,26 +49,38 @@ class Pair:
     smp_seconds: float
     value_gap: float
     gradient_gap: float
+    error: float
+    smp_error: float
     overhead: float
 
 
-def compare(loss: Loss, smp_loss: Loss, logits: Tensor, y: Tensor, smp_first: bool) -> Pair:
+def compare(loss: Loss, smp_loss: Loss, logits: Tensor, y: Tensor, smp_first: bool, judged: bool) -> Pair:
     """Both losses on the same logits [N, 1, H, W] and masks; alternate `smp_first`, as the second finds warm caches."""
     start = time.perf_counter()
     floats = y.float()  # smp refuses integer masks; the conversion is not counted as its time
     theirs = split_step(smp_loss, logits, floats) if smp_first else None
     ours = split_step(loss, logits, y)
     theirs = theirs or split_step(smp_loss, logits, floats)
-    gap, norm = (ours.gradient - theirs.gradient).norm(), theirs.gradient.norm()
+    error = smp_error = math.nan
+    if judged:
+        exact = split_step(smp_loss, logits.double(), y.double())
+        error, smp_error = _distance(ours.gradient, exact.gradient), _distance(theirs.gradient, exact.gradient)
     return Pair(
         loss=ours.value,
         gradient=ours.gradient,
         seconds=ours.seconds,
         smp_seconds=theirs.seconds,
         value_gap=abs(ours.value - theirs.value),
-        gradient_gap=float(gap / norm) if norm > 0 else float(gap),
+        gradient_gap=_distance(ours.gradient, theirs.gradient),
+        error=error,
+        smp_error=smp_error,
         overhead=time.perf_counter() - start - ours.seconds,
     )
+
+
+def _distance(gradient: Tensor, other: Tensor) -> float:
+    gap, norm = (gradient - other).norm(), other.norm()
+    return float(gap / norm) if norm > 0 else float(gap)
 
 
 def of_smp(criterion: Criterion) -> Loss:

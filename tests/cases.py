@@ -56,7 +56,7 @@ ROWS = [
     ("jaccard-log", MODES, fl.IoULoss, {"log_loss": True, "smooth": 0.1}),
     ("tversky", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7}),
     ("tversky-gamma", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 0.1}),
-    ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "beta": 0.2, "gamma": 1.5, "batch": False, "empty": "skip"}),
+    ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "gamma": 1.5, "batch": False, "empty": "skip"}),
 ]
 COMPOUNDS = {
     "dice+focal": lambda m: 0.5 * fl.DiceLoss(m) + 0.5 * fl.FocalLoss(m, gamma=2.0),

@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True, dynamic=True): the same values and gradients, and no recompilation where none is due."""
+"""torch.compile(fullgraph=True, dynamic=True): equal values and gradients, and no recompilation where none is due."""
 
 import pytest
 import torch

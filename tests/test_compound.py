@@ -108,8 +108,8 @@ def test_a_deep_copy_has_weights_of_its_own():
 
 REPRS = {
     "DiceLoss('binary')": A,
-    "TverskyLoss('multiclass', alpha=0.3 (FP), beta=0.7 (FN), gamma=0.75, batch=False, empty='skip', ignore_index=255)": (
-        fl.TverskyLoss("multiclass", alpha=0.3, beta=0.7, gamma=0.75, batch=False, empty="skip", ignore_index=255)
+    "TverskyLoss('binary', alpha=0.3 (FP), beta=0.7 (FN), gamma=0.75, batch=False, empty='skip', ignore_index=2)": (
+        fl.TverskyLoss("binary", alpha=0.3, beta=0.7, gamma=0.75, batch=False, empty="skip", ignore_index=2)
     ),
     "FocalLoss('binary', gamma=2, alpha=0.25 (positives))": fl.FocalLoss("binary", alpha=0.25),
     "FocalLoss('multiclass', gamma=2, alpha=[1.0, 2.0] (classes))": fl.FocalLoss("multiclass", alpha=[1, 2]),

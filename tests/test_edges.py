@@ -1,5 +1,5 @@
-"""Hard numbers and hard sizes: saturated and infinite logits, NaN where nothing counts, chunk and block boundaries, nothing
-at all; outputs that nobody wrote, inputs that somebody wrote."""
+"""Hard numbers and hard sizes: saturated and infinite logits, NaN where nothing counts, chunk and block boundaries,
+nothing at all; outputs that nobody wrote, inputs that somebody wrote."""
 
 import pytest
 import torch

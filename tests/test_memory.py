@@ -1,4 +1,4 @@
-"""What a loss keeps and allocates: the inputs and at most one gradient, nothing of the logits' size without gradient."""
+"""What a loss keeps and allocates: the inputs and at most one gradient; without gradient nothing of their size."""
 
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def test_only_inputs_are_saved(name, dtype, extra, compiled):
     if extra:
         given += [torch.rand(x[:, 0].shape) < 0.5, torch.rand(x[:, 0].shape)]
     saved = []
-    with fl.backends.use(compiled), torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with fl.backends.use(compiled), keep:
         value = build(name)(*given)
     known = {t.untyped_storage().data_ptr() for t in given}
     others = [t for t in saved if t.untyped_storage().data_ptr() not in known]

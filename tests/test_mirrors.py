@@ -1,5 +1,5 @@
-"""One truth in several languages: what is named in csrc/math is in the reference (and in triton, where that exists), and
-the numbers that both sides of a boundary rely on are the same."""
+"""One truth in several languages: what is named in csrc/math is in the reference (and in triton, where that exists),
+and the numbers that both sides of a boundary rely on are the same."""
 
 import dataclasses
 import importlib

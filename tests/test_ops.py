@@ -1,4 +1,4 @@
-"""torch.library.opcheck on every op of every compiled backend: schema, gradient registration, fake kernels, AOT dispatch."""
+"""torch.library.opcheck on every op of every compiled backend: schema, gradients, fake kernels, AOT dispatch."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_sums(name, variant, compiled):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ("binary:bce", "multilabel:focal-1.5", "multiclass:ce-smoothing", "multiclass:focal-2.0"))
+@pytest.mark.parametrize("name", ("binary:bce", "multilabel:focal-1.5", "multiclass:ce-smoothing", "multiclass:ce"))
 def test_elementwise(name, variant, compiled):
     (x, *rest), ints, floats = arguments(name, variant)
     check(op(compiled, "elementwise"), (x, *rest, ints, floats))

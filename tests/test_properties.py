@@ -96,7 +96,7 @@ def test_order_of_the_channels(mode, backend, seed, size, name):
 @pytest.mark.parametrize("mode", MODES)
 @given(backend=backends, seed=seeds, size=sizes, name=names)
 def test_perfect_prediction_costs_nothing(mode, backend, seed, size, name):
-    x, y, mask, _ = draw(mode, seed, size)
+    _, y, mask, _ = draw(mode, seed, size)
     truth = torch.nn.functional.one_hot(y, 3).movedim(-1, 1) if mode == "multiclass" else y
     value, grad = run(losses(mode)[name], 200.0 * truth.double() - 100.0, y, backend, mask)
     assert abs(value) < 1e-12 and grad.abs().max() < 1e-12

@@ -50,7 +50,7 @@ def test_linear():
 
 
 def test_alternating():
-    """Up along a line in the first half of a period, down along a quarter cosine in the second (Taubert et al. 2020)."""
+    """Up along a line for half a period, down along a quarter cosine for the other half (Taubert et al. 2020)."""
     got = shares(fl.LossSchedule.alternating(A, B, 4, 20, 8), range(24))
     wave = [0.0, 0.25, 0.5, 0.75, *[math.cos(math.pi * (i / 8 - 0.5)) for i in range(4, 8)]]
     assert [share for share, _ in got] == [0.0] * 4 + wave * 2 + [1.0] * 4
@@ -75,7 +75,9 @@ def test_on_plateau_counts_an_epoch_once():
 
 
 KINDS = {
-    "abrupt": lambda: fl.LossSchedule([(0, fl.DiceLoss("binary")), (4, fl.BCEWithLogitsLoss()), (7, fl.FocalLoss("binary"))]),
+    "abrupt": lambda: fl.LossSchedule(
+        [(0, fl.DiceLoss("binary")), (4, fl.BCEWithLogitsLoss()), (7, fl.IoULoss("binary"))]
+    ),
     "linear": lambda: fl.LossSchedule.linear(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss(), 2, 9),
     "alternating": lambda: fl.LossSchedule.alternating(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss(), 2, 9, 3),
     "on_plateau": lambda: fl.LossSchedule.on_plateau(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss(), patience=2),

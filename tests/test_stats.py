@@ -92,7 +92,7 @@ def test_threshold(threshold, dtype, backend):
 def test_binary_without_channel_axis(backend):
     x, y = logits((3, 9, 8)), target("binary", (3, 9, 8))
     with fl.backends.use(backend):
-        short, long = [fl.DiceLoss("binary").with_stats(*given)[1].counts for given in ((x, y), (x[:, None], y[:, None]))]
+        short, long = [fl.DiceLoss("binary").with_stats(*t)[1].counts for t in ((x, y), (x[:, None], y[:, None]))]
     assert short.shape == (3, 1, 4) and torch.equal(short, long)
 
 

@@ -60,6 +60,8 @@ std::vector<double> region_loss(std::vector<double> sums, double alpha, double b
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  if (!fl_cpu::capability())
+    throw py::import_error("FASTLOSS_CPU must be baseline, avx2 or avx512, and one that this processor runs");
   m.doc() = "Compiled core of fastloss: importing it registers the ops of the cpu backend.";
   m.def("cpu_capability", &fl_cpu::capability, "The build of the kernels in use: baseline, avx2 or avx512.");
   m.attr("encoding_version") = fl::kEncodingVersion;

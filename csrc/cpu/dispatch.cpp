@@ -26,30 +26,45 @@ struct Build {
   const Kernels* kernels;
 };
 
-Build pick() {
-  const char* wish = std::getenv("FASTLOSS_CPU");
+// Every build, the best first.
+const Build kBuilds[] = {
+#ifndef FL_BASELINE_ONLY
+    {"avx512", &fl::fl_avx512::kKernels},
+    {"avx2", &fl::fl_avx2::kKernels},
+#endif
+    {"baseline", &fl::fl_baseline::kKernels},
+};
+
+bool runs_here(const Build& build) {
+  bool runs = true;
 #ifndef FL_BASELINE_ONLY
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const bool any = wish == nullptr || *wish == 0;
-  if (avx512 && (any || !std::strcmp(wish, "avx512"))) return {"avx512", &fl::fl_avx512::kKernels};
-  if (avx2 && (any || std::strcmp(wish, "baseline"))) return {"avx2", &fl::fl_avx2::kKernels};
+  if (std::strcmp(build.name, "baseline"))
+    runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!std::strcmp(build.name, "avx512"))
+    runs = runs && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #else
-  (void)wish;
+  (void)build;
 #endif
-  return {"baseline", &fl::fl_baseline::kKernels};
+  return runs;
 }
 
-const Build& build() {
-  static const Build chosen = pick();
+const Build* pick() {
+  const char* wish = std::getenv("FASTLOSS_CPU");
+  for (const Build& build : kBuilds)
+    if (runs_here(build) && (!wish || !*wish || !std::strcmp(wish, build.name))) return &build;
+  return nullptr;
+}
+
+const Build* build() {
+  static const Build* chosen = pick();
   return chosen;
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *build().kernels; }
-const char* capability() { return build().name; }
+const Kernels& kernels() { return *build()->kernels; }
+const char* capability() { return build() ? build()->name : nullptr; }
 
 }  // namespace fl_cpu

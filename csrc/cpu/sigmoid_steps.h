@@ -143,6 +143,7 @@ struct SigmoidSteps {
     const T on = static_cast<T>(t->vector_at(task.plane, 1.0)), off = t->vector ? T(1) - on : T(1);
     if (t->kind == kBce) run(BceElement<T>{on, static_cast<T>(t->label_smoothing)});
     else if (t->gamma == 2.0) run(FocalElement<kPower2, true, T>{T(2), on, off});
+    else if (t->gamma == 1.0) run(FocalElement<kPower1, true, T>{T(1), on, off});
     else if (t->gamma == 0.0) run(FocalElement<kPower0, true, T>{T(0), on, off});
     else run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
   }

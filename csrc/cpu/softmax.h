@@ -178,11 +178,11 @@ inline T target_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, d
   return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPowerAny, T>{gamma});
 }
 
-// The same in the dense form, one channel at a time: h_c = y_c p_c dL/dp_c goes to h[c], its sum over c to slope; the
-// element's value is summed over channels in pick (top-k and elementwise need it per pixel).
-template <int kMode, class T>
-inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, double coefficient, T* __restrict total) {
-  const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
+// The same in the dense form, where every class has a label: h_c = y_c p_c dL/dp_c goes to h[c] and its sum over c to
+// slope; the element's value, summed over channels, to total.
+template <int kMode, class T, class Element>
+inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, T scale, const Element element,
+                       T* __restrict total) {
   const T keep = static_cast<T>(1.0 - t.label_smoothing), spread = static_cast<T>(t.label_smoothing / k.channels);
   const T* __restrict lse = k.s.lse;
   T* __restrict slope = k.s.slope;
@@ -191,28 +191,30 @@ inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* __restr
             *__restrict y = k.s.y + c * k.s.stride;
     T* __restrict h = k.s.h + c * k.s.stride;
     const T cw = static_cast<T>(t.vector_at(c, 1.0));
-    const bool focal = t.kind == kFocal;
 #pragma omp simd
     for (int64_t i = 0; i < k.n; ++i) {
-      const T nll = lse[i] - z[i], label = y[i] * keep + spread;
-      T value, d;
-      if (focal) {
-        const T u = relu(T(1) - p[i]);
-        value = focal_multiclass<kPowerAny>(nll, u, cw, gamma);
-        d = focal_multiclass_grad<kPowerAny>(nll, u, cw, gamma);
-        if (t.gamma == 0.0) value = cw * nll, d = -cw;
-      } else {
-        value = ce(nll, cw);
-        d = ce_grad(cw);
+      const T nll = lse[i] - z[i], u = relu(T(1) - p[i]), label = fma_(y[i], keep, spread);
+      if (kMode & (kValues | kStore)) {
+        const T value = label * element.value(nll, u, cw) * weight[i];
+        total[i] += label != T(0) ? value : T(0);
       }
-      if (kMode & (kValues | kStore)) total[i] += label != T(0) ? label * value * weight[i] : T(0);
       if (kMode & kGrads) {
-        const T add = label * d * weight[i] * scale;
+        const T add = label * element.slope(nll, u, cw) * weight[i] * scale;
         h[i] += add;
         slope[i] += add;
       }
     }
   }
+}
+
+template <int kMode, class T>
+inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient, T* total) {
+  const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
+  if (t.kind != kFocal) dense_loop<kMode>(k, t, weight, scale, CeElement(), total);
+  else if (t.gamma == 2.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower2, T>{gamma}, total);
+  else if (t.gamma == 1.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower1, T>{gamma}, total);
+  else if (t.gamma == 0.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower0, T>{gamma}, total);
+  else dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPowerAny, T>{gamma}, total);
 }
 
 // The label of channel c: an id compared, or the probability.

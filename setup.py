@@ -29,7 +29,7 @@ TORCH_MIN = (2, 11)
 STABLE_TARGET = f"0x{TORCH_MIN[0]:02x}{TORCH_MIN[1]:02x}000000000000"
 
 # -fno-trapping-math lets selects become masks (12x on the sigmoid loops); NaN and infinities keep their meaning.
-# -ffp-contract=off: the same arithmetic gives the same bits in every loop; fused multiply-adds are written where wanted.
+# -ffp-contract=off: the same arithmetic gives the same bits in every loop; fused multiply-adds are written out.
 COMMON = (
     "-std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-trapping-math -fno-math-errno "
     "-ffp-contract=off -fopenmp-simd -Wall -Wextra"

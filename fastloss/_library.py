@@ -51,6 +51,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return importlib.import_module("fastloss._C"), None
     except ImportError as error:
         cause = str(error).splitlines()[0]
+        if cause.startswith("FASTLOSS_"):  # a setting that the extension itself refuses
+            return None, cause
         return None, f"the extension, {_built(record)}, does not load with {_present()} ({cause}); reinstall fastloss"
 
 

@@ -111,6 +111,12 @@ def test_a_damaged_extension_is_explained(package):
     assert "does not load" in reason and "built for PyTorch" in reason and "reinstall" in reason
 
 
+@needs_extension
+def test_a_refused_setting_is_the_reason():
+    reason = doctor(FASTLOSS_CPU="abacus")["extension"]["reason"]
+    assert reason.startswith("FASTLOSS_CPU must be") and "reinstall" not in reason
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

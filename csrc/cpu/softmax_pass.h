@@ -210,10 +210,9 @@ class SoftmaxPass {
       const bool picked = t.kind == kTopk;
       if (picked) pick(k, t, su.p.aux + i * kAuxColumns);
       const T* weight = picked ? k.s.pick : k.s.weight;
-      const double total = mode == kValues  ? pointwise<kValues>(k, t, weight, scale)
-                           : mode == kGrads ? pointwise<kGrads>(k, t, weight, scale)
-                                            : pointwise<kValues | kGrads>(k, t, weight, scale);
-      if (mode & kValues) sums[kFixedSums + i] += total;
+      // Two loops, so that the sum has the same bits with and without a gradient.
+      if (mode & kValues) sums[kFixedSums + i] += pointwise<kValues>(k, t, weight, scale);
+      if (mode & kGrads) pointwise<kGrads>(k, t, weight, scale);
     }
     if (mode & kValues && region_) with_form([&](auto dense, auto masked, auto extra) {
       for (int64_t c = 0; c < k.channels; ++c)

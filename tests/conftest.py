@@ -15,8 +15,8 @@ else:
 
 @pytest.fixture(autouse=True)
 def _surroundings():
-    """Uninitialised memory holds NaN (integers: their largest value), so that an output left unwritten shows. One thread
-    unless a test says otherwise: on a busy machine small work waits longer for its threads than it takes."""
+    """Uninitialised memory holds NaN (integers: their largest value), so that an output left unwritten shows. One
+    thread unless a test says otherwise: on a busy machine small work waits longer for its threads than it takes."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

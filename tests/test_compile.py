@@ -170,6 +170,6 @@ def test_double_backward_raises_under_compile(compiled):
     x, y = inputs("binary")
     with fl.backends.use(compiled):
         loss, _ = compile(fl.DiceLoss("binary"))
-        with pytest.raises(RuntimeError, match="double backward"):
+        with pytest.raises(RuntimeError, match="double backward|create_graph"):
             (grad,) = torch.autograd.grad(loss(x, y) + x.square().sum(), x, create_graph=True)
             grad.sum().backward()

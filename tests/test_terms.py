@@ -123,7 +123,7 @@ def region(sums, *, alpha, beta, gamma, smooth, eps, log_loss, squared, l1):
     return terms.region_loss(sums, alpha, beta, gamma, smooth, eps, log_loss, squared, l1)
 
 
-@pytest.mark.parametrize("squared,l1", itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize("squared,l1", list(itertools.product((False, True), repeat=2)))
 @pytest.mark.parametrize("settings", SHAPES, ids=str)
 @pytest.mark.parametrize("sums", SUMS.values(), ids=SUMS)
 def test_region_loss(sums, settings, squared, l1):

@@ -25,6 +25,7 @@ endif
 STAMPS := build/stamps/$(shell echo '$(abspath $(PREFIX))' | cksum | cut -d' ' -f1)
 ENVIRONMENT := $(if $(ACTIVE),$(wildcard $(PREFIX)/pyvenv.cfg),.venv/pyvenv.cfg)
 PIP := $(PY) -m pip --disable-pip-version-check
+CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: help setup demo test test-slow bench lint format sanitize doctor clean
@@ -50,12 +51,12 @@ bench: $(STAMPS)/extras-test,bench ## the library against its peers
 lint: $(STAMPS)/extras-dev ## ruff and clang-format, changing nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(PY) -m clang_format --dry-run --Werror
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(CLANG_FORMAT) --dry-run --Werror
 
 format: $(STAMPS)/extras-dev ## ruff and clang-format, in place
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(PY) -m clang_format -i
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(CLANG_FORMAT) -i
 
 # A copy of the tree, so that the instrumented extension never meets the ordinary one.
 SANITIZED := build/sanitize

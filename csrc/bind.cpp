@@ -1,4 +1,5 @@
-// fastloss._C: importing it registers the ops; beside that it tells about the build and evaluates single terms for tests.
+// fastloss._C: importing it registers the ops; beside that it tells about the build and evaluates single terms for
+// tests.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -47,8 +48,8 @@ Pair ce(double nll, double weight) {
 }
 
 // loss and its derivatives by inter, pred, pred_sq, abs_diff; sums in the order of math/sums.h.
-std::vector<double> region_loss(std::vector<double> sums, double alpha, double beta, double gamma, double smooth, double eps,
-                                bool log_loss, bool squared, bool l1) {
+std::vector<double> region_loss(std::vector<double> sums, double alpha, double beta, double gamma, double smooth,
+                                double eps, bool log_loss, bool squared, bool l1) {
   if (sums.size() != fl::kFixedSums) throw py::value_error("sums must hold 7 numbers");
   fl::Term t{};
   t.alpha = alpha, t.beta = beta, t.gamma = gamma, t.smooth = smooth, t.eps = eps;
@@ -69,7 +70,8 @@ PYBIND11_MODULE(_C, m) {
   auto terms = m.def_submodule("terms", "f and f' of single terms, for tests; the suffix is the precision.");
   terms.def("bce_f32", &bce<float>), terms.def("bce_f64", &bce<double>);
   terms.def("focal_binary_f32", &focal_binary<float>), terms.def("focal_binary_f64", &focal_binary<double>);
-  terms.def("focal_multiclass_f32", &focal_multiclass<float>), terms.def("focal_multiclass_f64", &focal_multiclass<double>);
+  terms.def("focal_multiclass_f32", &focal_multiclass<float>),
+      terms.def("focal_multiclass_f64", &focal_multiclass<double>);
   terms.def("ce_f32", &ce<float>), terms.def("ce_f64", &ce<double>);
   terms.def("region_loss", &region_loss);
 }

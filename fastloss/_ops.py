@@ -1,10 +1,10 @@
-"""The ops: one table of schemas, stamped out for each compiled backend as `torch.ops.fastloss_<backend>`, with their fake
-kernels and gradients; and the calls that the rest of the package makes.
+"""The ops: one table of schemas, stamped out for each compiled backend as `torch.ops.fastloss_<backend>`, with their
+fake kernels and gradients; and the calls that the rest of the package makes.
 
-Two ways to the gradient. Eager float32 and float64 write it in forward, scaled by the upstream gradient that this spec saw
-last (1 at first); the first backward hands that buffer over if the guess was right. Everything else (half types, a wrong
-guess, a second backward over a retained graph, torch.compile) computes it in backward from the inputs, with the upstream
-gradient inside, so that half gradients are scaled before they are rounded.
+Two ways to the gradient. Eager float32 and float64 write it in forward, scaled by the upstream gradient that this spec
+saw last (1 at first); the first backward hands that buffer over if the guess was right. Everything else (half types, a
+wrong guess, a second backward over a retained graph, torch.compile) computes it in backward from the inputs, with the
+upstream gradient inside, so that half gradients are scaled before they are rounded. Both give the same bits.
 """
 
 from __future__ import annotations

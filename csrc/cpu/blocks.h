@@ -21,8 +21,10 @@ inline void parallel_tasks(const Problem& p, int64_t tasks, const F& f) {
 struct Blocks {
   int64_t planes, pixels, per_plane, tasks;
   Blocks(const Problem& p, int64_t planes_per_sample)
-      : planes(planes_per_sample), pixels(p.space[0] * p.space[1] * p.space[2]),
-        per_plane((pixels + kBlock - 1) / kBlock), tasks(p.samples * planes * per_plane) {}
+      : planes(planes_per_sample),
+        pixels(p.space[0] * p.space[1] * p.space[2]),
+        per_plane((pixels + kBlock - 1) / kBlock),
+        tasks(p.samples * planes * per_plane) {}
 
   struct Task {
     int64_t sample, plane, begin, end;
@@ -63,9 +65,14 @@ struct Setup {
   bool weighted;
 
   explicit Setup(Problem& problem)
-      : p(problem), spec(parsed(problem)), view{p.groups, p.channels, kFixedSums + spec.n_terms},
-        target(p, {spec.has_ignore, spec.ignore_index}), x(p.x, p.space), out(p.out, p.space),
-        pixel_weight(p.pixel_weight, p.space), weighted(p.pixel_weight.data != nullptr) {}
+      : p(problem),
+        spec(parsed(problem)),
+        view{p.groups, p.channels, kFixedSums + spec.n_terms},
+        target(p, {spec.has_ignore, spec.ignore_index}),
+        x(p.x, p.space),
+        out(p.out, p.space),
+        pixel_weight(p.pixel_weight, p.space),
+        weighted(p.pixel_weight.data != nullptr) {}
 
   static Spec parsed(const Problem& p) {
     Spec s;

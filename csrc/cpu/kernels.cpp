@@ -8,12 +8,16 @@ template <class F>
 static void with_pass(Problem& p, const F& f) {
   const bool wide = p.x.dtype == fl_cpu::kF64;
   if (p.ints[1] == kSoftmax) {
-    if (wide) f(SoftmaxPass<double>(p));
-    else f(SoftmaxPass<float>(p));
+    if (wide)
+      f(SoftmaxPass<double>(p));
+    else
+      f(SoftmaxPass<float>(p));
   } else {
     merge_samples(p);
-    if (wide) f(SigmoidPass<double>(p));
-    else f(SigmoidPass<float>(p));
+    if (wide)
+      f(SigmoidPass<double>(p));
+    else
+      f(SigmoidPass<float>(p));
   }
 }
 

@@ -14,8 +14,8 @@ using fl_cpu::Array;
 using fl_cpu::Problem;
 
 constexpr int kChunk = 1024;         // pixels that the loops see at a time: all their arrays stay in L1
-constexpr int kLongRow = 2048;       // the same for softmax, whose rows of channels stay in L2: short runs of many rows defeat
-                                     // the prefetcher
+constexpr int kLongRow = 2048;       // the same for softmax, whose rows of channels stay in L2: short runs of many rows
+                                     // defeat the prefetcher
 constexpr int kBlock = 16 * kChunk;  // pixels of a task; fixed, so that results do not depend on the threads
 
 struct Half {
@@ -157,26 +157,40 @@ struct FloatPlanes {
   const T* load(int64_t n, int64_t c, int64_t begin, int64_t count, T* buffer) const {
     if (direct) return base<const T>(n, c) + begin;
     switch (a.dtype) {
-      case fl_cpu::kF64: load_as<double>(n, c, begin, count, buffer); break;
-      case fl_cpu::kF16: load_as<Half>(n, c, begin, count, buffer); break;
-      case fl_cpu::kBF16: load_as<BFloat16>(n, c, begin, count, buffer); break;
-      default: load_as<float>(n, c, begin, count, buffer);
+      case fl_cpu::kF64:
+        load_as<double>(n, c, begin, count, buffer);
+        break;
+      case fl_cpu::kF16:
+        load_as<Half>(n, c, begin, count, buffer);
+        break;
+      case fl_cpu::kBF16:
+        load_as<BFloat16>(n, c, begin, count, buffer);
+        break;
+      default:
+        load_as<float>(n, c, begin, count, buffer);
     }
     return buffer;
   }
   void store_from(int64_t n, int64_t c, int64_t begin, int64_t count, const T* in) const {
-    if (direct) memcpy(base<T>(n, c) + begin, in, count * sizeof(T));
-    else store(n, c, begin, count, in);
+    if (direct)
+      memcpy(base<T>(n, c) + begin, in, count * sizeof(T));
+    else
+      store(n, c, begin, count, in);
   }
   T* target(int64_t n, int64_t c, int64_t begin, T* buffer) const { return direct ? base<T>(n, c) + begin : buffer; }
   void store(int64_t n, int64_t c, int64_t begin, int64_t count, const T* in) const {
     if (direct) return;
-    if constexpr (std::is_same<T, double>::value) return store_as<double>(n, c, begin, count, in);
-    else switch (a.dtype) {
-      case fl_cpu::kF16: return store_as<Half>(n, c, begin, count, in);
-      case fl_cpu::kBF16: return store_as<BFloat16>(n, c, begin, count, in);
-      default: return store_as<float>(n, c, begin, count, in);
-    }
+    if constexpr (std::is_same<T, double>::value)
+      return store_as<double>(n, c, begin, count, in);
+    else
+      switch (a.dtype) {
+        case fl_cpu::kF16:
+          return store_as<Half>(n, c, begin, count, in);
+        case fl_cpu::kBF16:
+          return store_as<BFloat16>(n, c, begin, count, in);
+        default:
+          return store_as<float>(n, c, begin, count, in);
+      }
   }
 };
 

@@ -49,8 +49,8 @@ struct Kernels {
   void (*elementwise)(Problem&);  // out: the values of a single pointwise term
 };
 
-// The best build of the kernels that this processor runs, or the one that FASTLOSS_CPU=baseline|avx2|avx512 names; and its
-// name, null if the one named does not exist or run here (the module then does not load).
+// The best build of the kernels that this processor runs, or the one that FASTLOSS_CPU=baseline|avx2|avx512 names; and
+// its name, null if the one named does not exist or run here (the module then does not load).
 const Kernels& kernels();
 const char* capability();
 

@@ -1,18 +1,19 @@
-// Exact top-k over a whole batch: integer histograms of the keys, one digit at a time, no sort and no copy of the elements.
+// Exact top-k over a whole batch: integer histograms of the keys, one digit at a time, no sort and no copy of the
+// elements.
 #pragma once
 #include <memory>
 #include <mutex>
 
-#include "blocks.h"
 #include "../math/topk.h"
+#include "blocks.h"
 
 FL_NAMESPACE_BEGIN
 
 // Counts, over the keys that share the digits found so far (`prefix` above `shift + bits`), the next digit.
 // each_chunk(task, f) calls f(keys, n) for the chunks of a task.
 template <class K, class EachChunk>
-inline void digit_histogram(const Problem& p, const Blocks& blocks, int shift, int bits, K prefix, bool first, int64_t* out,
-                            const EachChunk& each_chunk) {
+inline void digit_histogram(const Problem& p, const Blocks& blocks, int shift, int bits, K prefix, bool first,
+                            int64_t* out, const EachChunk& each_chunk) {
   const int bins = 1 << bits;
   for (int b = 0; b < bins; ++b) out[b] = 0;
   std::mutex merging;

@@ -1,5 +1,5 @@
-// Binary and multilabel: one plane at a time. A chunk is loaded, the sigmoid's parts are laid down in L1, and every term
-// is one loop over them; so any sum of terms costs one pass over the logits.
+// Binary and multilabel: one plane at a time. A chunk is loaded, the sigmoid's parts are laid down in L1, and every
+// term is one loop over them; so any sum of terms costs one pass over the logits.
 #pragma once
 #include "../math/pointwise.h"
 #include "../math/topk.h"
@@ -27,7 +27,7 @@ struct SigmoidChunk {
 template <bool kLogs, class T>
 inline void activate(const SigmoidChunk<T>& k) {
   const T* __restrict x = k.x;
-  T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq;
+  T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     const Sigmoid<T> a = sigmoid<kLogs>(x[i]);
@@ -62,17 +62,18 @@ struct FocalElement {
 // One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
 inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
-  const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict nlp = k.s.nlp, *__restrict nlq = k.s.nlq,
-          *__restrict y = k.s.y;
-  T *__restrict g = k.g, *__restrict pick = k.s.pick;
+  const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq, * __restrict y = k.s.y;
+  T* __restrict g = k.g, * __restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < k.n; ++i) {
     const T w = kMasked ? weight[i] : T(1);
     if (kMode & (kValues | kStore)) {
       const T value = w * element.value(p[i], q[i], nlp[i], nlq[i], y[i]);
-      if (kMode & kStore) pick[i] = value;
-      else total += value;
+      if (kMode & kStore)
+        pick[i] = value;
+      else
+        total += value;
     }
     if (kMode & kGrads) g[i] = fma_(w * scale, element.slope(p[i], q[i], nlp[i], nlq[i], y[i]), g[i]);
   }
@@ -102,7 +103,7 @@ inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c,
 
 template <bool kMasked, bool kExtra, class T>
 inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
-  const T *__restrict p = k.s.p, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p, * __restrict y = k.s.y, * __restrict valid = k.s.valid;
   T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
 #pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
   for (int64_t i = 0; i < k.n; ++i) {
@@ -117,7 +118,7 @@ inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
 // g += p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
 template <bool kMasked, bool kExtra, class T>
 inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstream) {
-  const T *__restrict p = k.s.p, *__restrict q = k.s.q, *__restrict y = k.s.y, *__restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y, * __restrict valid = k.s.valid;
   T* __restrict g = k.g;
   const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
           square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);

@@ -35,19 +35,23 @@ class SigmoidPass {
     if (!p.loss) return;
     *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
     if (!p.out.data) return;
-    if (!early) backward();
-    else if (steps_.region) second_pass();
+    if (!early)
+      backward();
+    else if (steps_.region)
+      second_pass();
   }
 
   void backward() {
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      each_chunk(task, s, true, [&](const Chunk& k) {
-        steps_.first(task, k, kGrads, nullptr);
-        steps_.second(task, k, !steps_.hot);
-        su.out.store(task.sample, task.plane, k.at, k.n, k.g);
-      });
-    }, true);
+    each_task(
+        [&](int64_t t, Scratch& s) {
+          const Task task = blocks_[t];
+          each_chunk(task, s, true, [&](const Chunk& k) {
+            steps_.first(task, k, kGrads, nullptr);
+            steps_.second(task, k, !steps_.hot);
+            su.out.store(task.sample, task.plane, k.at, k.n, k.g);
+          });
+        },
+        true);
   }
 
   void elementwise() {
@@ -79,10 +83,12 @@ class SigmoidPass {
 
   void second_pass() {
     const bool logits = steps_.second_reads_logits();
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      each_chunk(task, s, logits, [&](const Chunk& k) { steps_.second(task, k, false); });
-    }, true);
+    each_task(
+        [&](int64_t t, Scratch& s) {
+          const Task task = blocks_[t];
+          each_chunk(task, s, logits, [&](const Chunk& k) { steps_.second(task, k, false); });
+        },
+        true);
   }
 
   void select(int64_t valid) {

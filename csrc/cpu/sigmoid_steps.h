@@ -21,8 +21,12 @@ struct SigmoidSteps {
   bool from_bce = false;    // the region part follows from the gradient of the only pointwise term, a plain BCE
 
   explicit SigmoidSteps(Problem& p)
-      : su(p), masked(su.target.masked || su.weighted), region(su.spec.any_region()),
-        extra(su.spec.any_squared() || su.spec.any_l1()), pointwise(su.spec.any_pointwise()), topk(su.spec.any(kTopk)),
+      : su(p),
+        masked(su.target.masked || su.weighted),
+        region(su.spec.any_region()),
+        extra(su.spec.any_squared() || su.spec.any_l1()),
+        pointwise(su.spec.any_pointwise()),
+        topk(su.spec.any(kTopk)),
         margins(su.target.hard && !su.weighted) {
     int count = 0;
     for (int i = 0; i < su.spec.n_terms; ++i)
@@ -35,8 +39,10 @@ struct SigmoidSteps {
 
   Chunk load(const Task& task, Scratch& s, int64_t at, int64_t n, bool logits = true) const {
     const uint8_t* bytes = hot ? su.target.bytes(task.sample, task.plane, at) : nullptr;
-    if (bytes) su.target.check_bytes(task.sample, task.plane, at, n);
-    else su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+    if (bytes)
+      su.target.check_bytes(task.sample, task.plane, at, n);
+    else
+      su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
     const T* x = logits ? su.x.load(task.sample, task.plane, at, n, s.x) : nullptr;
     if (masked && logits) x = keep_valid(task, s, x, at, n);
     T* g = su.p.out.data ? su.out.target(task.sample, task.plane, at, s.g) : s.g;
@@ -59,13 +65,15 @@ struct SigmoidSteps {
 
   const double* dsums(const Task& task) const { return su.p.dsums + su.view.at(su.row(task), task.plane); }
 
-  // The first step. Adds to `sums` under kValues; under kGrads leaves in g the pointwise terms' gradient or, where there
-  // are none, p (1 - p).
+  // The first step. Adds to `sums` under kValues; under kGrads leaves in g the pointwise terms' gradient or, where
+  // there are none, p (1 - p).
   void first(const Task& task, const Chunk& k, int mode, double* sums) const {
     const double* d = mode & kGrads ? dsums(task) : nullptr;
     if (hot) return k.bytes ? first_hot(task, k, k.bytes, mode, sums, d) : first_hot(task, k, k.s.y, mode, sums, d);
-    if (pointwise) activate<true>(k);
-    else activate<false>(k);
+    if (pointwise)
+      activate<true>(k);
+    else
+      activate<false>(k);
     if (mode & kValues && region) sum_regions(k, sums);
     if (mode & kGrads) leave_variance(k);
     for (int i = 0; i < su.spec.n_terms; ++i) {
@@ -88,16 +96,21 @@ struct SigmoidSteps {
     const double scale = from_bce ? su.p.upstream * d[kFixedSums + last_pointwise] : 0.0;
     const T pred = static_cast<T>(su.p.upstream * d[kPred]), inter = static_cast<T>(su.p.upstream * d[kInter]);
     const auto with = [&](const auto* y) {
-      if (!pointwise && !extra) scale_region(y, k.n, k.g, pred, inter);
-      else if (scale != 0.0) add_region_from_bce(y, k.n, k.g, static_cast<T>(1.0 / scale), pred, inter);
-      else if (hot) add_region(k.x, y, k.n, k.g, pred, inter);
+      if (!pointwise && !extra)
+        scale_region(y, k.n, k.g, pred, inter);
+      else if (scale != 0.0)
+        add_region_from_bce(y, k.n, k.g, static_cast<T>(1.0 / scale), pred, inter);
+      else if (hot)
+        add_region(k.x, y, k.n, k.g, pred, inter);
       else {
         if (!activated) activate<false>(k);
         add_regions(k, d);
       }
     };
-    if (k.bytes) with(k.bytes);
-    else with(static_cast<const T*>(k.s.y));
+    if (k.bytes)
+      with(k.bytes);
+    else
+      with(static_cast<const T*>(k.s.y));
   }
   // Whether the second step reads the logits; the scale of a BCE of weight 0 is 0 in every task.
   bool second_reads_logits() const {
@@ -107,14 +120,16 @@ struct SigmoidSteps {
 
   // The value of each element of a pointwise term: into pick. Needs activate<true>.
   void element_values(const Task& task, const Chunk& k, const Term& t) const {
-    if (masked) pointwise_term_loop<kStore, true>(k, t, task.plane, k.s.weight, 1.0);
-    else pointwise_term_loop<kStore, false>(k, t, task.plane, k.s.weight, 1.0);
+    if (masked)
+      pointwise_term_loop<kStore, true>(k, t, task.plane, k.s.weight, 1.0);
+    else
+      pointwise_term_loop<kStore, false>(k, t, task.plane, k.s.weight, 1.0);
   }
 
   // The key of each element of a chunk, 0 where it does not take part. Needs activate<true> unless margins order them.
   void keys(const Task& task, const Chunk& k, const Term& t, Key* __restrict out) const {
     if (margins) {
-      const T *__restrict x = k.x, *__restrict y = k.s.y;
+      const T* __restrict x = k.x, * __restrict y = k.s.y;
       for (int64_t i = 0; i < k.n; ++i) out[i] = topk_key(topk_margin(x[i], y[i]));
     } else {
       element_values(task, k, t);
@@ -141,11 +156,16 @@ struct SigmoidSteps {
     };
     if (!t) return run(NoElement());
     const T on = static_cast<T>(t->vector_at(task.plane, 1.0)), off = t->vector ? T(1) - on : T(1);
-    if (t->kind == kBce) run(BceElement<T>{on, static_cast<T>(t->label_smoothing)});
-    else if (t->gamma == 2.0) run(FocalElement<kPower2, true, T>{T(2), on, off});
-    else if (t->gamma == 1.0) run(FocalElement<kPower1, true, T>{T(1), on, off});
-    else if (t->gamma == 0.0) run(FocalElement<kPower0, true, T>{T(0), on, off});
-    else run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
+    if (t->kind == kBce)
+      run(BceElement<T>{on, static_cast<T>(t->label_smoothing)});
+    else if (t->gamma == 2.0)
+      run(FocalElement<kPower2, true, T>{T(2), on, off});
+    else if (t->gamma == 1.0)
+      run(FocalElement<kPower1, true, T>{T(1), on, off});
+    else if (t->gamma == 0.0)
+      run(FocalElement<kPower0, true, T>{T(0), on, off});
+    else
+      run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
   }
 
   void leave_variance(const Chunk& k) const {
@@ -153,7 +173,7 @@ struct SigmoidSteps {
       memset(k.g, 0, k.n * sizeof(T));
       return;
     }
-    const T *__restrict p = k.s.p, *__restrict q = k.s.q;
+    const T* __restrict p = k.s.p, * __restrict q = k.s.q;
     for (int64_t i = 0; i < k.n; ++i) k.g[i] = p[i] * q[i];
     for (int64_t i = 0; masked && i < k.n; ++i) k.g[i] *= k.s.valid[i];
   }
@@ -172,20 +192,27 @@ struct SigmoidSteps {
   template <bool kMasked>
   static double term(const Chunk& k, const Term& t, int64_t c, const T* weight, double scale, int mode) {
     switch (mode) {
-      case kValues: return pointwise_term_loop<kValues, kMasked>(k, t, c, weight, scale);
-      case kGrads: return pointwise_term_loop<kGrads, kMasked>(k, t, c, weight, scale);
-      default: return pointwise_term_loop<kValues | kGrads, kMasked>(k, t, c, weight, scale);
+      case kValues:
+        return pointwise_term_loop<kValues, kMasked>(k, t, c, weight, scale);
+      case kGrads:
+        return pointwise_term_loop<kGrads, kMasked>(k, t, c, weight, scale);
+      default:
+        return pointwise_term_loop<kValues | kGrads, kMasked>(k, t, c, weight, scale);
     }
   }
 
   void sum_regions(const Chunk& k, double* sums) const {
-    if (masked) extra ? region_sums<true, true>(k, sums) : region_sums<true, false>(k, sums);
-    else extra ? region_sums<false, true>(k, sums) : region_sums<false, false>(k, sums);
+    if (masked)
+      extra ? region_sums<true, true>(k, sums) : region_sums<true, false>(k, sums);
+    else
+      extra ? region_sums<false, true>(k, sums) : region_sums<false, false>(k, sums);
   }
   void add_regions(const Chunk& k, const double* d) const {
     const double up = su.p.upstream;
-    if (masked) extra ? region_grad<true, true>(k, d, up) : region_grad<true, false>(k, d, up);
-    else extra ? region_grad<false, true>(k, d, up) : region_grad<false, false>(k, d, up);
+    if (masked)
+      extra ? region_grad<true, true>(k, d, up) : region_grad<true, false>(k, d, up);
+    else
+      extra ? region_grad<false, true>(k, d, up) : region_grad<false, false>(k, d, up);
   }
 };
 

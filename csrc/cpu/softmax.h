@@ -76,7 +76,7 @@ inline void take_row(const SoftmaxChunk<T>& k, const T* x, T* p, int64_t c) {
 template <bool kKeepShift, bool kInfinite, class T>
 inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
   const T* __restrict max = k.s.max;
-  T *__restrict p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride, *__restrict sum = k.s.inv;
+  T* __restrict p = k.s.p + c * k.s.stride, * __restrict z = k.s.z + c * k.s.stride, * __restrict sum = k.s.inv;
   with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
@@ -94,7 +94,7 @@ inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
 template <class T>
 inline void normalize(const SoftmaxChunk<T>& k) {
   SoftmaxScratch<T>& s = k.s;
-  T *__restrict sum = s.inv, *__restrict lse = s.lse, *__restrict nll = s.nll, *__restrict miss = s.miss;
+  T* __restrict sum = s.inv, * __restrict lse = s.lse, * __restrict nll = s.nll, * __restrict miss = s.miss;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     lse[i] = log_(sum[i]);
@@ -109,12 +109,12 @@ inline void normalize(const SoftmaxChunk<T>& k) {
   }
 }
 
-// From the rows of logits and their maximum: p of all channels, lse, and for ids nll and miss. `next`, if not null, is the
-// first row of the next chunk's logits.
+// From the rows of logits and their maximum: p of all channels, lse, and for ids nll and miss. `next`, if not null, is
+// the first row of the next chunk's logits.
 template <bool kIds, class T>
 inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride) {
   SoftmaxScratch<T>& s = k.s;
-  T *__restrict max = s.max, *__restrict sum = s.inv, *__restrict nll = s.nll;
+  T* __restrict max = s.max, * __restrict sum = s.inv, * __restrict nll = s.nll;
   int finite = 1;
   for (int64_t i = 0; i < k.n; ++i) {
     finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
@@ -128,8 +128,10 @@ inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_strid
   }
   for (int64_t c = 0; c < k.channels; ++c) {
     const T* row = next ? next + c * next_stride : nullptr;
-    if (finite) exponentiate<!kIds, false>(k, c, row);
-    else exponentiate<!kIds, true>(k, c, row);
+    if (finite)
+      exponentiate<!kIds, false>(k, c, row);
+    else
+      exponentiate<!kIds, true>(k, c, row);
   }
   normalize(k);
 }
@@ -155,8 +157,8 @@ struct FocalTargetElement {
 // One of them over a chunk. With kGrads adds scale * h to slope, with kStore writes the values to pick.
 template <int kMode, class T, class Element>
 inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
-  const T *__restrict nll = k.s.nll, *__restrict miss = k.s.miss, *__restrict cw = k.s.class_weight;
-  T *__restrict slope = k.s.slope, *__restrict pick = k.s.pick;
+  const T* __restrict nll = k.s.nll, * __restrict miss = k.s.miss, * __restrict cw = k.s.class_weight;
+  T* __restrict slope = k.s.slope, * __restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < k.n; ++i) {
@@ -181,14 +183,13 @@ inline T target_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, d
 // The same in the dense form, where every class has a label: h_c = y_c p_c dL/dp_c goes to h[c] and its sum over c to
 // slope; the element's value, summed over channels, to total.
 template <int kMode, class T, class Element>
-inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, T scale, const Element element,
-                       T* __restrict total) {
+inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, T scale,
+                       const Element element, T* __restrict total) {
   const T keep = static_cast<T>(1.0 - t.label_smoothing), spread = static_cast<T>(t.label_smoothing / k.channels);
   const T* __restrict lse = k.s.lse;
   T* __restrict slope = k.s.slope;
   for (int64_t c = 0; c < k.channels; ++c) {
-    const T *__restrict p = k.s.p + c * k.s.stride, *__restrict z = k.s.z + c * k.s.stride,
-            *__restrict y = k.s.y + c * k.s.stride;
+    const T* __restrict p = k.s.p + c * k.s.stride, * __restrict z = k.s.z + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
     T* __restrict h = k.s.h + c * k.s.stride;
     const T cw = static_cast<T>(t.vector_at(c, 1.0));
 #pragma omp simd
@@ -210,11 +211,16 @@ inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restr
 template <int kMode, class T>
 inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient, T* total) {
   const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
-  if (t.kind != kFocal) dense_loop<kMode>(k, t, weight, scale, CeElement(), total);
-  else if (t.gamma == 2.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower2, T>{gamma}, total);
-  else if (t.gamma == 1.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower1, T>{gamma}, total);
-  else if (t.gamma == 0.0) dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower0, T>{gamma}, total);
-  else dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPowerAny, T>{gamma}, total);
+  if (t.kind != kFocal)
+    dense_loop<kMode>(k, t, weight, scale, CeElement(), total);
+  else if (t.gamma == 2.0)
+    dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower2, T>{gamma}, total);
+  else if (t.gamma == 1.0)
+    dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower1, T>{gamma}, total);
+  else if (t.gamma == 0.0)
+    dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower0, T>{gamma}, total);
+  else
+    dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPowerAny, T>{gamma}, total);
 }
 
 // The label of channel c: an id compared, or the probability.
@@ -225,7 +231,7 @@ FL_HD T label_of(const int32_t* id, const T* y, int64_t i, int32_t c) {
 
 template <bool kDense, bool kMasked, bool kExtra, class T>
 inline void class_sums(const SoftmaxChunk<T>& k, int32_t c, double* sums) {
-  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride, *__restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict valid = k.s.valid;
   const int32_t* __restrict id = k.s.id;
   T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
 #pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
@@ -250,7 +256,7 @@ FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
 // dot += sum over channels of p_c dL/dp_c
 template <bool kDense, bool kExtra, class T>
 inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, const T* next) {
-  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
   const int32_t* __restrict id = k.s.id;
   T* __restrict dot = k.s.dot;
   const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
@@ -258,16 +264,15 @@ inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, dou
   with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i)
-      dot[i] = fma_(p[i], region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff), dot[i]);
+      dot[i] = fma_(p[i], region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff),
+                    dot[i]);
   });
 }
 
 // g_c = p_c (dL/dp_c - dot - slope) + h_c, with h_c = y_c slope for ids
 template <bool kDense, bool kMasked, bool kExtra, class T>
 inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, T* __restrict g) {
-  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict y = k.s.y + c * k.s.stride,
-          *__restrict h = k.s.h + c * k.s.stride, *__restrict dot = k.s.dot, *__restrict slope = k.s.slope,
-          *__restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict dot = k.s.dot, * __restrict slope = k.s.slope, * __restrict valid = k.s.valid;
   const int32_t* __restrict id = k.s.id;
   const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
           square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
@@ -284,7 +289,7 @@ inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, dou
 // The same without region terms.
 template <bool kDense, class T>
 inline void target_grad(const SoftmaxChunk<T>& k, int32_t c, T* __restrict g) {
-  const T *__restrict p = k.s.p + c * k.s.stride, *__restrict h = k.s.h + c * k.s.stride, *__restrict slope = k.s.slope;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict slope = k.s.slope;
   const int32_t* __restrict id = k.s.id;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {

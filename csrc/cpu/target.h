@@ -14,26 +14,39 @@ struct IgnoreRule {
 template <class F>
 inline void visit_target(int dtype, const void* data, F&& f) {
   switch (dtype) {
-    case fl_cpu::kF32: return f(static_cast<const float*>(data));
-    case fl_cpu::kF64: return f(static_cast<const double*>(data));
-    case fl_cpu::kF16: return f(static_cast<const Half*>(data));
-    case fl_cpu::kBF16: return f(static_cast<const BFloat16*>(data));
-    case fl_cpu::kI8: return f(static_cast<const int8_t*>(data));
-    case fl_cpu::kI16: return f(static_cast<const int16_t*>(data));
-    case fl_cpu::kI32: return f(static_cast<const int32_t*>(data));
-    case fl_cpu::kI64: return f(static_cast<const int64_t*>(data));
-    case fl_cpu::kU16: return f(static_cast<const uint16_t*>(data));
-    case fl_cpu::kU32: return f(static_cast<const uint32_t*>(data));
-    case fl_cpu::kU64: return f(static_cast<const uint64_t*>(data));
-    default: return f(static_cast<const uint8_t*>(data));  // bool too
+    case fl_cpu::kF32:
+      return f(static_cast<const float*>(data));
+    case fl_cpu::kF64:
+      return f(static_cast<const double*>(data));
+    case fl_cpu::kF16:
+      return f(static_cast<const Half*>(data));
+    case fl_cpu::kBF16:
+      return f(static_cast<const BFloat16*>(data));
+    case fl_cpu::kI8:
+      return f(static_cast<const int8_t*>(data));
+    case fl_cpu::kI16:
+      return f(static_cast<const int16_t*>(data));
+    case fl_cpu::kI32:
+      return f(static_cast<const int32_t*>(data));
+    case fl_cpu::kI64:
+      return f(static_cast<const int64_t*>(data));
+    case fl_cpu::kU16:
+      return f(static_cast<const uint16_t*>(data));
+    case fl_cpu::kU32:
+      return f(static_cast<const uint32_t*>(data));
+    case fl_cpu::kU64:
+      return f(static_cast<const uint64_t*>(data));
+    default:
+      return f(static_cast<const uint8_t*>(data));  // bool too
   }
 }
 inline bool is_float(int dtype) { return dtype <= fl_cpu::kBF16; }
 
-// Labels of one run as T. `valid` (0 or 1) is only written where the ignore rule is on. Returns whether all valid labels
-// are 0 or 1: their bits or-ed together tell, without widening.
+// Labels of one run as T. `valid` (0 or 1) is only written where the ignore rule is on. Returns whether all valid
+// labels are 0 or 1: their bits or-ed together tell, without widening.
 template <bool kIgnore, class E, class T>
-inline bool decode_labels(const E* __restrict in, int64_t step, int64_t n, E ignore, T* __restrict out, T* __restrict valid) {
+inline bool decode_labels(const E* __restrict in, int64_t step, int64_t n, E ignore, T* __restrict out,
+                          T* __restrict valid) {
   using Narrow = std::conditional_t<sizeof(E) == 8, int32_t, E>;  // converts to T in fewer steps
   E seen = 0;
 #pragma omp simd reduction(| : seen)
@@ -46,7 +59,8 @@ inline bool decode_labels(const E* __restrict in, int64_t step, int64_t n, E ign
   return (seen & static_cast<E>(~E(1))) == 0;
 }
 template <bool kIgnore, class E, class T>
-inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T* __restrict out, T* __restrict valid) {
+inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T* __restrict out,
+                        T* __restrict valid) {
   int bad = 0;
   for (int64_t i = 0; i < n; ++i) {
     const T v = static_cast<T>(widen(in[i * step]));
@@ -86,8 +100,12 @@ struct TargetPlanes {
   bool hard;    // labels are integers, so 0 or 1
   bool masked;  // elements can be invalid
   TargetPlanes(Problem& problem, IgnoreRule rule)
-      : p(problem), ignore(rule), runs(problem.y, problem.space), mask_runs(problem.mask, problem.space),
-        hard(!is_float(problem.y.dtype)), masked(rule.on || problem.mask.data) {}
+      : p(problem),
+        ignore(rule),
+        runs(problem.y, problem.space),
+        mask_runs(problem.mask, problem.space),
+        hard(!is_float(problem.y.dtype)),
+        masked(rule.on || problem.mask.data) {}
 
   // The labels themselves, where they are bytes in a row and none is invalid; null otherwise.
   const uint8_t* bytes(int64_t n, int64_t c, int64_t begin) const {
@@ -112,16 +130,22 @@ struct TargetPlanes {
         if constexpr (std::is_integral<E>::value) {
           const bool on = ignore.on && representable<E>(ignore.index);
           const E value = static_cast<E>(ignore.index);
-          if (on) good &= decode_labels<true>(data + offset, step, length, value, out + at, valid + at);
-          else if (step == 1) good &= decode_labels<false>(data + offset, 1, length, value, out + at, valid + at);
-          else good &= decode_labels<false>(data + offset, step, length, value, out + at, valid + at);
+          if (on)
+            good &= decode_labels<true>(data + offset, step, length, value, out + at, valid + at);
+          else if (step == 1)
+            good &= decode_labels<false>(data + offset, 1, length, value, out + at, valid + at);
+          else
+            good &= decode_labels<false>(data + offset, step, length, value, out + at, valid + at);
           if (ignore.on && !on)
             for (int64_t i = 0; i < length; ++i) valid[at + i] = T(1);
         } else {
           const T value = static_cast<T>(ignore.index);
-          if (ignore.on) good &= decode_soft<true>(data + offset, step, length, value, out + at, valid + at);
-          else if (step == 1) good &= decode_soft<false>(data + offset, 1, length, value, out + at, valid + at);
-          else good &= decode_soft<false>(data + offset, step, length, value, out + at, valid + at);
+          if (ignore.on)
+            good &= decode_soft<true>(data + offset, step, length, value, out + at, valid + at);
+          else if (step == 1)
+            good &= decode_soft<false>(data + offset, 1, length, value, out + at, valid + at);
+          else
+            good &= decode_soft<false>(data + offset, step, length, value, out + at, valid + at);
         }
       });
     });
@@ -143,8 +167,10 @@ struct TargetPlanes {
         const bool on = ignore.on && representable<E>(ignore.index);
         const E value = static_cast<E>(ignore.index);
         runs.each(begin, count, [&](int64_t offset, int64_t step, int64_t length, int64_t at) {
-          if (step == 1) good &= decode_ids(data + offset, 1, length, p.channels, on, value, out + at);
-          else good &= decode_ids(data + offset, step, length, p.channels, on, value, out + at);
+          if (step == 1)
+            good &= decode_ids(data + offset, 1, length, p.channels, on, value, out + at);
+          else
+            good &= decode_ids(data + offset, step, length, p.channels, on, value, out + at);
         });
       }
     });
@@ -156,9 +182,10 @@ struct TargetPlanes {
       for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? out[i] : -1;
   }
 
-  // Rows of probabilities, one per channel, `stride` apart; zero where not valid. Rounding may leave them a little outside
-  // [0, 1], so they are not checked.
-  void probabilities(int64_t n, int64_t begin, int64_t count, int64_t stride, const T* __restrict valid, T* rows) const {
+  // Rows of probabilities, one per channel, `stride` apart; zero where not valid. Rounding may leave them a little
+  // outside [0, 1], so they are not checked.
+  void probabilities(int64_t n, int64_t begin, int64_t count, int64_t stride, const T* __restrict valid,
+                     T* rows) const {
     for (int64_t c = 0; c < p.channels; ++c) {
       T* __restrict out = rows + c * stride;
       visit_target(p.y.dtype, p.y.data, [&](auto* data) {
@@ -178,7 +205,6 @@ struct TargetPlanes {
       for (int64_t i = 0; i < length; ++i) valid[at + i] = mask[offset + i * step] ? valid[at + i] : T(0);
     });
   }
-
 
  private:
   void report(bool good, int64_t n, int64_t c, int64_t begin, int64_t count, const T* valid) const {

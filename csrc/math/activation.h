@@ -7,8 +7,8 @@ FL_NAMESPACE_BEGIN
 
 template <class T>
 struct Sigmoid {
-  T p, q;        // sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy
-  T nlp, nlq;    // -log p = softplus(-x) and -log q = softplus(x); only set by sigmoid<true>
+  T p, q;      // sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy
+  T nlp, nlq;  // -log p = softplus(-x) and -log q = softplus(x); only set by sigmoid<true>
 };
 
 template <bool kLogs, class T>

@@ -1,5 +1,5 @@
-// exp, log, log1p, pow for the kernels: branch-free in float so that the compiler vectorises them on the CPU, the device
-// library's versions on CUDA, libm in double. Relative error of the float versions: at most 2 ulp.
+// exp, log, log1p, pow for the kernels: branch-free in float so that the compiler vectorises them on the CPU, the
+// device library's versions on CUDA, libm in double. Relative error of the float versions: at most 2 ulp.
 //
 // Where a bound is needed it is taken on the bits, not by a comparison: gcc follows the constant branch of a comparison
 // through everything after it and doubles the loop.
@@ -8,8 +8,8 @@
 
 FL_NAMESPACE_BEGIN
 
-// The code is compiled with -ffp-contract=off, so that the same arithmetic gives the same bits in whatever loop it stands;
-// where a fused multiply-add is wanted it is asked for. Processors without one round twice.
+// The code is compiled with -ffp-contract=off, so that the same arithmetic gives the same bits in whatever loop it
+// stands; where a fused multiply-add is wanted it is asked for. Processors without one round twice.
 FL_HD double fma_(double a, double b, double c) {
 #if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__aarch64__)
   return __builtin_fma(a, b, c);

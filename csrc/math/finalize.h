@@ -30,7 +30,8 @@ FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums
 }
 
 // One group's class-weighted mean; adds weight * share * d(mean)/d(sums) to dsums.
-FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int64_t group, double scale, double* dsums) {
+FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int64_t group, double scale,
+                          double* dsums) {
   const double total = counted_weight(t, v, sums, group);
   if (!(total > 0.0)) return 0.0;
   double value = 0.0, s[kFixedSums];
@@ -57,13 +58,12 @@ FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, d
   int64_t kept = 0;
   for (int64_t g = 0; g < v.groups; ++g) kept += counted_weight(t, v, sums, g) > 0.0;
   double value = 0.0;
-  for (int64_t g = 0; g < v.groups && kept; ++g)
-    value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
+  for (int64_t g = 0; g < v.groups && kept; ++g) value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
   return value;
 }
 
-FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator, double weight,
-                            double* dsums) {
+FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator,
+                            double weight, double* dsums) {
   const double scale = t.reduction == kMean ? (denominator > 0.0 ? 1.0 / denominator : 0.0) : 1.0;
   double total = 0.0;
   for (int64_t g = 0; g < v.groups; ++g)

@@ -8,8 +8,8 @@
 FL_NAMESPACE_BEGIN
 
 // Scalars by value throughout: a struct that a loop passes by reference stays in memory and undoes its vectorisation.
-// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1 removes
-// the infinite half.
+// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1
+// removes the infinite half.
 template <class T>
 FL_HD T bce(T nlp, T nlq, T y, T pos_weight) {
   const T on = y > T(0) ? pos_weight * y * nlp : T(0);

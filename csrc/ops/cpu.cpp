@@ -68,7 +68,8 @@ struct Call {
     double v = p.bad_value;
     std::string given = v == static_cast<int64_t>(v) ? std::to_string(static_cast<int64_t>(v)) : std::to_string(v);
     if (p.ids)
-      throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " + given + ".");
+      throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " +
+                                  given + ".");
     throw std::invalid_argument("y must lie between 0 and 1, got " + given + ".");
   }
 };
@@ -83,9 +84,12 @@ double scalar(const Tensor& t) {
   require(t.numel() == 1, "a weight or an upstream gradient must be a 0-d tensor");
   const void* data = t.const_data_ptr();
   switch (dtype_of(t)) {
-    case fl_cpu::kF32: return *static_cast<const float*>(data);
-    case fl_cpu::kF64: return *static_cast<const double*>(data);
-    default: throw std::invalid_argument("fastloss: a 0-d weight must be float32 or float64");
+    case fl_cpu::kF32:
+      return *static_cast<const float*>(data);
+    case fl_cpu::kF64:
+      return *static_cast<const double*>(data);
+    default:
+      throw std::invalid_argument("fastloss: a 0-d weight must be float32 or float64");
   }
 }
 
@@ -121,13 +125,15 @@ std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, Ma
   call.check_targets();
 
   for (int64_t i = 0; i < n_counts; ++i) memory[at.counts_at() + i] = static_cast<double>(counts[i]);
-  if (call.wide()) *static_cast<double*>(value.mutable_data_ptr()) = total;
-  else *static_cast<float*>(value.mutable_data_ptr()) = static_cast<float>(total);
+  if (call.wide())
+    *static_cast<double*>(value.mutable_data_ptr()) = total;
+  else
+    *static_cast<float*>(value.mutable_data_ptr()) = static_cast<float>(total);
   return {value, state, grad};
 }
 
-Tensor backward(Tensor upstream, Tensor state, Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight, Ints ints,
-                Floats floats) {
+Tensor backward(Tensor upstream, Tensor state, Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight,
+                Ints ints, Floats floats) {
   Call call(x, y, mask, pixel_weight, ints, floats);
   fl_cpu::Problem& p = call.p;
   const Layout& at = call.layout;
@@ -142,7 +148,8 @@ Tensor backward(Tensor upstream, Tensor state, Tensor x, Tensor y, MaybeTensor m
   return grad;
 }
 
-std::tuple<Tensor, Tensor> sums(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight, Ints ints, Floats floats) {
+std::tuple<Tensor, Tensor> sums(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight, Ints ints,
+                                Floats floats) {
   Call call(x, y, mask, pixel_weight, ints, floats);
   fl_cpu::Problem& p = call.p;
   Tensor out = doubles(x, {call.layout.groups, call.layout.channels, call.layout.columns});

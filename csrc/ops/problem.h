@@ -1,5 +1,5 @@
-// From stable-ABI tensors to the raw problem of the kernels. Python has validated shapes and types; what is checked here
-// keeps a direct call of the op from reading out of bounds.
+// From stable-ABI tensors to the raw problem of the kernels. Python has validated shapes and types; what is checked
+// here keeps a direct call of the op from reading out of bounds.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -25,27 +25,41 @@ inline void require(bool good, const char* message) {
 
 inline int dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return fl_cpu::kF32;
-    case ScalarType::Double: return fl_cpu::kF64;
-    case ScalarType::Half: return fl_cpu::kF16;
-    case ScalarType::BFloat16: return fl_cpu::kBF16;
-    case ScalarType::Bool: return fl_cpu::kBool;
-    case ScalarType::Byte: return fl_cpu::kU8;
-    case ScalarType::Char: return fl_cpu::kI8;
-    case ScalarType::Short: return fl_cpu::kI16;
-    case ScalarType::Int: return fl_cpu::kI32;
-    case ScalarType::Long: return fl_cpu::kI64;
-    case ScalarType::UInt16: return fl_cpu::kU16;
-    case ScalarType::UInt32: return fl_cpu::kU32;
-    case ScalarType::UInt64: return fl_cpu::kU64;
-    default: throw std::invalid_argument("fastloss: a tensor has a dtype that the kernels do not read");
+    case ScalarType::Float:
+      return fl_cpu::kF32;
+    case ScalarType::Double:
+      return fl_cpu::kF64;
+    case ScalarType::Half:
+      return fl_cpu::kF16;
+    case ScalarType::BFloat16:
+      return fl_cpu::kBF16;
+    case ScalarType::Bool:
+      return fl_cpu::kBool;
+    case ScalarType::Byte:
+      return fl_cpu::kU8;
+    case ScalarType::Char:
+      return fl_cpu::kI8;
+    case ScalarType::Short:
+      return fl_cpu::kI16;
+    case ScalarType::Int:
+      return fl_cpu::kI32;
+    case ScalarType::Long:
+      return fl_cpu::kI64;
+    case ScalarType::UInt16:
+      return fl_cpu::kU16;
+    case ScalarType::UInt32:
+      return fl_cpu::kU32;
+    case ScalarType::UInt64:
+      return fl_cpu::kU64;
+    default:
+      throw std::invalid_argument("fastloss: a tensor has a dtype that the kernels do not read");
   }
 }
 
 // Logits [N, C, *S], or [N, H, W] in binary mode.
 struct Shape {
   int64_t samples = 0, channels = 1, space[3] = {1, 1, 1};
-  int axes = 0;        // of space
+  int axes = 0;  // of space
   bool channel_axis;
 
   Shape(const Tensor& x, bool binary) {
@@ -92,7 +106,9 @@ inline fl::Spec parse(const std::vector<int64_t>& ints, const std::vector<double
 struct Layout {
   int64_t groups, channels, terms, columns;
   Layout(const Shape& shape, const fl::Spec& spec)
-      : groups(spec.per_sample() ? shape.samples : 1), channels(shape.channels), terms(spec.n_terms),
+      : groups(spec.per_sample() ? shape.samples : 1),
+        channels(shape.channels),
+        terms(spec.n_terms),
         columns(fl::kFixedSums + spec.n_terms) {}
   int64_t sums() const { return groups * channels * columns; }
   int64_t aux() const { return terms * fl::kAuxColumns; }

@@ -1,0 +1,214 @@
+// Multiclass, one chunk: loading it, its terms and its gradient. In a gradient that goes out in two steps the first
+// leaves the probabilities in the output and one number per pixel for the pointwise terms.
+#pragma once
+#include "select.h"
+#include "softmax.h"
+
+FL_NAMESPACE_BEGIN
+
+template <class T>
+struct SoftmaxSteps {
+  using Key = typename KeyOf<T>::type;
+  using Task = Blocks::Task;
+  using Chunk = SoftmaxChunk<T>;
+  using Scratch = SoftmaxScratch<T>;
+
+  Setup<T> su;
+  const bool masked, region, extra, pointwise, topk;
+  bool dense, weighted_ce = false;  // every class has a label; some mean divides by class weights
+  const int64_t pixels;
+  std::unique_ptr<T[]> slopes;  // one per pixel, between the two steps of a gradient
+
+  explicit SoftmaxSteps(Problem& p)
+      : su(p),
+        masked(su.target.masked),
+        region(su.spec.any_region()),
+        extra(su.spec.any_squared() || su.spec.any_l1()),
+        pointwise(su.spec.any_pointwise()),
+        topk(su.spec.any(kTopk)),
+        dense(!p.ids),
+        pixels(p.space[0] * p.space[1] * p.space[2]) {
+    for (int i = 0; i < su.spec.n_terms; ++i) {
+      const Term& t = su.spec.terms[i];
+      dense |= t.kind == kCe && t.label_smoothing != 0.0;
+      weighted_ce |= t.kind == kCe && t.vector && p.ids;
+    }
+  }
+
+  // Ids or probabilities, validity and pixel weights of a chunk.
+  void labels(const Task& task, const Chunk& k, int64_t at) const {
+    Scratch& s = k.s;
+    for (int64_t i = 0; i < k.n; ++i) s.valid[i] = T(1);
+    if (su.p.ids) {
+      su.target.class_ids(task.sample, at, k.n, s.id);
+      for (int64_t i = 0; i < k.n; ++i) s.valid[i] = s.id[i] >= 0 ? T(1) : T(0);
+    } else {
+      su.target.apply_mask(task.sample, 0, at, k.n, s.valid);
+      su.target.probabilities(task.sample, at, k.n, s.stride, s.valid, s.y);
+    }
+    if (dense && su.p.ids)
+      for (int64_t c = 0; c < k.channels; ++c)
+        for (int64_t i = 0; i < k.n; ++i) s.y[c * s.stride + i] = s.id[i] == c ? T(1) : T(0);
+    const T* w = s.valid;
+    if (su.weighted) w = su.pixel_weight.load(task.sample, 0, at, k.n, s.weight);
+    for (int64_t i = 0; i < k.n; ++i) s.weight[i] = s.valid[i] != T(0) ? w[i] : T(0);
+  }
+
+  // Rows are copied side by side first: planes often lie a power of two apart and would share the sets of a cache.
+  void activate_chunk(const Task& task, const Chunk& k, int64_t at) const {
+    Scratch& s = k.s;
+    for (int64_t c = 0; c < k.channels; ++c) {
+      T* p = s.p + c * s.stride;
+      const T* x = su.x.load(task.sample, c, at, k.n, p);
+      if (masked) keep_valid(k, x, p);
+      const T* row = masked ? p : x;
+      if (su.p.counts)
+        take_row<true>(k, row, p, c);
+      else
+        take_row<false>(k, row, p, c);
+    }
+    const bool more = su.x.direct && at + k.n < task.end;
+    const T* next = more ? su.x.template base<const T>(task.sample, 0) + at + k.n : nullptr;
+    if (dense)
+      activate<false>(k, next, su.p.x.channel);
+    else
+      activate<true>(k, next, su.p.x.channel);
+  }
+  // Ignored pixels become harmless numbers.
+  void keep_valid(const Chunk& k, const T* x, T* p) const {
+    const T* __restrict valid = k.s.valid;
+    for (int64_t i = 0; i < k.n; ++i) p[i] = valid[i] != T(0) ? x[i] : T(0);
+  }
+
+  void fill_class_weight(const Chunk& k, const Term& t) const {
+    T* cw = k.s.class_weight;
+    for (int64_t i = 0; i < k.n; ++i) cw[i] = k.s.id[i] < 0 ? T(0) : static_cast<T>(t.vector_at(k.s.id[i], 1.0));
+  }
+
+  template <int kMode>
+  double element_sum(const Chunk& k, const Term& t, const T* weight, double scale) const {
+    if (!dense) {
+      fill_class_weight(k, t);
+      return target_term<kMode>(k, t, weight, scale);
+    }
+    T total[kLongRow];
+    for (int64_t i = 0; i < k.n; ++i) total[i] = T(0);
+    dense_term<kMode>(k, t, weight, scale, total);
+    T sum = 0;
+    for (int64_t i = 0; i < k.n; ++i) sum += total[i];
+    if (kMode & kStore) memcpy(k.s.pick, total, k.n * sizeof(T));
+    return sum;
+  }
+
+  inline void element_values(const Chunk& k, const Term& t) const { element_sum<kStore>(k, t, k.s.weight, 1.0); }
+
+  // Keys of a chunk's elements, 0 where they do not take part.
+  void keys(const Chunk& k, const Term& t, Key* out) const {
+    element_values(k, t);
+    for (int64_t i = 0; i < k.n; ++i) out[i] = k.s.valid[i] != T(0) ? topk_key(k.s.pick[i]) : Key(0);
+  }
+
+  void pick(const Chunk& k, const Term& t, const double* aux) const {
+    Key key[kLongRow];
+    keys(k, t, key);
+    const Key threshold = topk_key(static_cast<T>(aux[kThreshold]));
+    const T tie = static_cast<T>(aux[kTieWeight]);
+    for (int64_t i = 0; i < k.n; ++i) {
+      const T share = key[i] > threshold ? T(1) : (key[i] == threshold ? tie : T(0));
+      k.s.pick[i] = k.s.valid[i] != T(0) ? share * k.s.weight[i] : T(0);
+    }
+  }
+
+  // sums: [C, columns] of the task, or null
+  void terms(const Task& task, const Chunk& k, int64_t at, int mode, double* sums) const {
+    const int64_t row = su.row(task);
+    const int columns = su.view.columns;
+    const double* d = su.p.dsums ? su.p.dsums + su.view.at(row, 0) : nullptr;
+    if (mode & kGrads) {
+      memset(k.s.slope, 0, k.n * sizeof(T));
+      if (dense) memset(k.s.h, 0, k.channels * k.s.stride * sizeof(T));
+    }
+    for (int i = 0; i < su.spec.n_terms; ++i) {
+      const Term& t = su.spec.terms[i];
+      if (t.kind == kTversky) continue;
+      const double scale = mode & kGrads ? su.p.upstream * d[kFixedSums + i] : 0.0;
+      const bool picked = t.kind == kTopk;
+      if (picked) pick(k, t, su.p.aux + i * kAuxColumns);
+      const T* weight = picked ? k.s.pick : k.s.weight;
+      // Two loops, so that the sum has the same bits with and without a gradient.
+      if (mode & kValues) sums[kFixedSums + i] += element_sum<kValues>(k, t, weight, scale);
+      if (mode & kGrads) element_sum<kGrads>(k, t, weight, scale);
+    }
+    if (mode & kValues && region)
+      with_form([&](auto dense, auto masked, auto extra) {
+        for (int64_t c = 0; c < k.channels; ++c)
+          class_sums<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), sums + c * columns);
+      });
+    if (mode == kGrads || (mode & kGrads && !region))
+      gradient(task, k, at, d);
+    else if (mode & kGrads)
+      leave(task, k, at);
+  }
+
+  // From p and slope (and h) in the scratch.
+  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d, bool more = false) const {
+    const int columns = su.view.columns;
+    with_form([&](auto dense, auto masked, auto extra) {
+      memset(k.s.dot, 0, k.n * sizeof(T));
+      for (int64_t c = 0; c < k.channels && region; ++c)
+        region_dot<dense.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream,
+                                             more ? su.out.target(task.sample, c, at + k.n, nullptr) : nullptr);
+      for (int64_t c = 0; c < k.channels; ++c) {
+        T* g = su.out.target(task.sample, c, at, k.s.row);
+        if (region)
+          class_grad<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream,
+                                                             g);
+        else
+          target_grad<dense.value>(k, static_cast<int32_t>(c), g);
+        su.out.store(task.sample, c, at, k.n, g);
+      }
+    });
+  }
+
+  void leave(const Task& task, const Chunk& k, int64_t at) const {
+    for (int64_t c = 0; c < k.channels; ++c)
+      memcpy(su.out.target(task.sample, c, at, nullptr), k.s.p + c * k.s.stride, k.n * sizeof(T));
+    if (slopes) memcpy(slopes.get() + task.sample * pixels + at, k.s.slope, k.n * sizeof(T));
+  }
+
+  template <class F>
+  void with_form(const F& f) const {
+    using No = std::false_type;
+    using Yes = std::true_type;
+    const auto call = [&](auto is_dense, auto is_extra) {
+      masked ? f(is_dense, Yes(), is_extra) : f(is_dense, No(), is_extra);
+    };
+    if (dense)
+      extra ? call(Yes(), Yes()) : call(Yes(), No());
+    else
+      extra ? call(No(), Yes()) : call(No(), No());
+  }
+
+  // counts: [C, 4] of tp, fp, fn, tn, by argmax
+  void count_chunk(const Chunk& k, double* counts) const {
+    for (int64_t i = 0; i < k.n; ++i) {
+      if (k.s.valid[i] == T(0)) continue;
+      int64_t truth = k.s.id[i];
+      if (!su.p.ids) {
+        truth = 0;
+        for (int64_t c = 1; c < k.channels; ++c)
+          if (k.s.y[c * k.s.stride + i] > k.s.y[truth * k.s.stride + i]) truth = c;
+      }
+      const int64_t said = k.s.arg[i];
+      for (int64_t c = 0; c < k.channels; ++c) ++counts[c * 4 + 3];
+      --counts[said * 4 + 3];
+      if (said == truth) {
+        ++counts[truth * 4];
+      } else {
+        ++counts[said * 4 + 1], ++counts[truth * 4 + 2], --counts[truth * 4 + 3];
+      }
+    }
+  }
+};
+
+FL_NAMESPACE_END

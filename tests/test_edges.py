@@ -132,11 +132,13 @@ def test_nothing_valid(name, dtype, backend):
         assert value == 0 and not grad.any()
 
 
+# Beside the compounds, those that kernels have a loop of their own for.
+SINGLE_PASS = [f"{m}:{n}" for m in MODES for n in ("dice", "focal-1.5", "topk", "tversky+crossentropy")]
 SIZES = (1, 2, 15, 31, 511, 512, 513, 1023, 1025, 16383, 16384, 16385, 32769)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", [*CORE, *SINGLE_PASS])
 def test_sizes_around_chunks_and_blocks(name, size, compiled):
     mode = LOSSES[name][0]
     for samples in (1, 3):

@@ -75,7 +75,7 @@ struct Setup {
         weighted(p.pixel_weight.data != nullptr) {}
 
   static Spec parsed(const Problem& p) {
-    Spec s;
+    Spec s{};
     parse_spec(p.ints, p.n_ints, p.floats, p.n_floats, &s);  // checked by the op before
     return s;
   }

@@ -45,7 +45,8 @@ def test_an_interrupted_demo_is_continued(finished, capfd):
     assert not (finished / "runs" / "bce-seed0" / "result.json").exists()
     assert main(["demo", "--resume", "--out", str(finished)]) == 0
     printed = capfd.readouterr()
-    assert printed.err == ""
+    # torch's profiler may trace itself there
+    assert [line for line in printed.err.splitlines() if not line.startswith("USDT:")] == []
     for name in ("curves.png", "masks.png"):
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
         assert str(finished / name) in printed.out

@@ -1,4 +1,6 @@
 // The ops of the `cpu` backend. Schemas: fastloss/_ops.py.
+#include <algorithm>
+
 #include "problem.h"
 
 #ifdef __linux__
@@ -76,7 +78,7 @@ struct Call {
 
 Tensor doubles(const Tensor& like, std::vector<int64_t> sizes) {
   Tensor t = torch::stable::new_empty(like, sizes, ScalarType::Double);
-  std::memset(t.mutable_data_ptr(), 0, t.numel() * sizeof(double));
+  std::fill_n(static_cast<double*>(t.mutable_data_ptr()), t.numel(), 0.0);  // memset must not see an empty one's null
   return t;
 }
 

@@ -202,7 +202,6 @@ class _Loss(torch.autograd.Function):
 
 def loss(
     backend: str,
-    spec: Spec,
     ints: list[int],
     floats: list[float],
     x: Tensor,
@@ -235,7 +234,6 @@ def _counts(x: Tensor, ints: list[int], state: Tensor) -> Tensor:
 
 def sums(
     backend: str,
-    spec: Spec,
     ints: list[int],
     floats: list[float],
     x: Tensor,
@@ -249,7 +247,6 @@ def sums(
 
 def elementwise(
     backend: str,
-    spec: Spec,
     ints: list[int],
     floats: list[float],
     x: Tensor,
@@ -264,8 +261,6 @@ def elementwise(
 def counts(
     backend: str,
     spec: Spec,
-    ints: list[int],
-    floats: list[float],
     x: Tensor,
     y: Tensor,
     mask: Tensor | None,
@@ -274,4 +269,4 @@ def counts(
     """int64 [N, C, 4] of tp, fp, fn, tn; the terms of the spec do not matter."""
     ints, floats = Spec(spec.mode, (Term("tversky"),), spec.ignore_index).encode(x.shape[1])
     with torch.no_grad():
-        return loss(backend, spec, ints, floats, x, y, mask, None, [], True, threshold)[2]
+        return loss(backend, ints, floats, x, y, mask, None, [], True, threshold)[2]

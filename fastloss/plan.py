@@ -92,28 +92,28 @@ class Plan:
         if backend == "reference" or not spec.terms:
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
         if self.elementwise:
-            value = _ops.elementwise(backend, spec, ints, floats, x, y, mask, pixel_weight)
+            value = _ops.elementwise(backend, ints, floats, x, y, mask, pixel_weight)
             return (value.reshape(shape) if unsqueeze else value), None, None
         if not generic:
             weights = weights or []
-            return _ops.loss(backend, spec, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
-        sums, aux = _ops.sums(backend, spec, ints, floats, x, y, mask, pixel_weight)
+            return _ops.loss(backend, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
+        sums, aux = _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
         loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
-        counts = _ops.counts(backend, spec, ints, floats, x, y, mask, threshold) if want_stats else None
+        counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
 
     def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
         """int64 [N, C, 4] without a loss."""
         compiling = _compiling()
         found = self._prepare if compiling else self.call
-        backend, unsqueeze, ints, floats = found(x, y, mask, None)
+        backend, unsqueeze, *_ = found(x, y, mask, None)
         if unsqueeze:
             x = x.unsqueeze(1)
         if backend == "reference":
             if not compiling and _functorch() is None and x.device.type == "cpu":
                 validate.check_values(self.spec, x, y, mask)
             return reference.counts(self.spec, x, y, mask, threshold)
-        return _ops.counts(backend, self.spec, ints, floats, x, y, mask, threshold)
+        return _ops.counts(backend, self.spec, x, y, mask, threshold)
 
     def _reference(
         self,

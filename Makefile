@@ -39,10 +39,10 @@ setup: $(STAMPS)/build ## the environment and the compiled extension, without ex
 demo: $(STAMPS)/extras-demo ## the main job on real images
 	$(PY) -m fastloss demo $(DEMO_ARGS)
 
-test: $(STAMPS)/extras-test,bench,demo ## the tests, without the slow ones
+test: $(STAMPS)/extras-test,bench,demo,papers ## the tests, without the slow ones
 	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: $(STAMPS)/extras-test,bench,demo ## the slow tests: minutes and many gigabytes
+test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes and many gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 bench: $(STAMPS)/extras-test,bench ## the library against its peers
@@ -60,7 +60,7 @@ format: $(STAMPS)/extras-dev ## ruff and clang-format, in place
 
 # A copy of the tree, so that the instrumented extension never meets the ordinary one.
 SANITIZED := build/sanitize
-sanitize: $(STAMPS)/extras-test,bench,demo ## the tests without torch.compile under ASan and UBSan
+sanitize: $(STAMPS)/extras-test,bench,demo,papers ## the tests without torch.compile under ASan and UBSan
 	mkdir -p $(SANITIZED)
 	git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C $(SANITIZED)
 	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(PY) setup.py -q build_ext --inplace

@@ -1,4 +1,4 @@
-"""The networks: one logit per pixel."""
+"""The networks: logits of the size of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 SMALL, PAPER = "monai-unet", "smp-unet-efficientnet-b0"
-MULTIPLE = {SMALL: 8, PAPER: 32}  # of which the image side must be
+LEVIT = "levit-unet-384"
+NAMES = (SMALL, PAPER, "levit-unet-128s", "levit-unet-192", LEVIT)
+MULTIPLE = {SMALL: 8, PAPER: 32, LEVIT: 224}  # of which the image side must be; LeViT-UNet takes this one alone
 
 
 class RepeatChannels(nn.Module):
@@ -23,22 +25,61 @@ class RepeatChannels(nn.Module):
 
 
 def build(name: str, seed: int) -> nn.Module:
-    """The network with weights that are a function of the seed: input [N, 1, H, W], output logits of that shape.
-
-    monai-unet: MONAI's residual U-Net with instance norm, 0.41 M parameters. smp-unet-efficientnet-b0: the network of
-    the dynamic alteration paper, 6.25 M, without its ImageNet weights, which no package ships.
-    """
+    """`build_model` for one class, with weights that are a function of the seed, in channels_last."""
     torch.manual_seed(seed)
+    return build_model(name, 1).to(memory_format=torch.channels_last)
+
+
+def build_model(name: str, num_classes: int, in_channels: int = 1, pretrained: bool = False) -> nn.Module:
+    """A network from images [N, in_channels, H, W] to logits [N, num_classes, H, W]; seed torch before for its weights.
+
+    Args:
+        name: monai-unet: MONAI's residual U-Net with instance norm, 0.41 M parameters, untrained.
+            smp-unet-efficientnet-b0: the network of the dynamic alteration paper, 6.25 M; one grey channel is repeated
+            to three. levit-unet-384 (also -192, -128s): 52.16 M at three classes, images of 224 x 224 only.
+        pretrained: the encoder's ImageNet weights, which no package ships and smp or timm download.
+
+    Raises:
+        ValueError: `name` is none of NAMES, or has no pretrained weights.
+        CommandError: the weights cannot be downloaded.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other libraries, about their own dependencies
+        if name == SMALL:
+            return _monai_unet(num_classes, in_channels, pretrained)
         if name == PAPER:
-            import segmentation_models_pytorch as smp
+            return _smp_unet(num_classes, in_channels, pretrained)
+        from .levit_unet import LeViTUNet
 
-            network = RepeatChannels(smp.Unet("efficientnet-b0", encoder_weights=None, in_channels=3, classes=1))
-        else:
-            from monai.networks.nets import UNet
+        return LeViTUNet(name.removeprefix("levit-unet-"), num_classes, in_channels, pretrained)
 
-            # With one output channel MONAI's UNet instance-normalises that channel: BCE then collapses to background.
-            body = UNet(2, 1, 16, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2, norm="instance")
-            network = nn.Sequential(body, nn.Conv2d(16, 1, kernel_size=1))
-    return network.to(memory_format=torch.channels_last)
+
+def _monai_unet(num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
+    from monai.networks.nets import UNet
+
+    if pretrained:
+        raise ValueError(f"pretrained must be False for {SMALL}, which nobody has trained on ImageNet.")
+    # With one output channel MONAI's UNet instance-normalises that channel: BCE then collapses to background.
+    body = UNet(2, in_channels, 16, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2, norm="instance")
+    return nn.Sequential(body, nn.Conv2d(16, num_classes, kernel_size=1))
+
+
+def _smp_unet(num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    from fastloss.cli import CommandError
+
+    inner = 3 if in_channels == 1 else in_channels
+    weights = "imagenet" if pretrained else None
+    try:
+        network = smp.Unet("efficientnet-b0", encoder_weights=weights, in_channels=inner, classes=num_classes)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise CommandError(
+            f"pretrained: the ImageNet weights of efficientnet-b0 could not be downloaded ({type(error).__name__}); "
+            "train from random weights with pretrained=False, or put them into the cache of Hugging Face"
+        ) from error
+    return RepeatChannels(network) if in_channels == 1 else network

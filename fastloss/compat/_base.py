@@ -1,0 +1,104 @@
+"""What all drop-in losses share: how one names its original, its settings, and why it cannot run fused."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from functools import reduce
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+REGISTRY: dict[str, type[CompatLoss]] = {}  # module and name of an original's class -> its drop-in
+
+
+class CompatLoss(_Loss):
+    """Base of the drop-in losses.
+
+    Attributes:
+        fused: whether every call that the kernels can take is fused passes over the inputs.
+        why_not_fused: None, or the setting that stands in the way; such a loss runs as plain PyTorch.
+        strict: True keeps the original's defects, False mends them (docs: the migration page of the library).
+
+    A subclass names its original in `original`, and in `_paths` where the original keeps a constructor argument under
+    another name than the argument's own (`"weight": "cross_entropy.weight"`). It keeps its own settings under the same
+    names, so that one table serves `from_original` and `settings`.
+    """
+
+    original: ClassVar[str] = ""
+    library: ClassVar[str] = ""
+    _paths: ClassVar[dict[str, str]] = {}
+
+    why_not_fused: str | None = None
+    strict: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.original:
+            REGISTRY.setdefault(cls.original, cls)
+
+    @property
+    def fused(self) -> bool:
+        return self.why_not_fused is None
+
+    @classmethod
+    def arguments(cls, loss: Any) -> dict[str, Any]:
+        """The constructor arguments that an instance (of the original, or of this class) was made with."""
+        names = [name for name in inspect.signature(cls).parameters if name != "strict"]
+        return {name: reduce(getattr, cls._paths.get(name, name).split("."), loss) for name in names}
+
+    @classmethod
+    def from_original(cls, loss: Any, *, strict: bool = True) -> Self:
+        """The drop-in with the settings of an instance of the original."""
+        return cls(**cls.arguments(loss), strict=strict)
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor arguments in order, but `strict`."""
+        return type(self).arguments(self)
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        words = []
+        for name, value in {**self.settings(), "strict": self.strict}.items():
+            default = parameters[name].default
+            if default is inspect.Parameter.empty or not _same(value, default):
+                words.append(f"{name}={_text(value)}")
+        slow = "" if self.why_not_fused is None else f" [not fused: {self.why_not_fused}]"
+        return f"{self.library}.{type(self).__name__}({', '.join(words)}){slow}"
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} of fastloss cannot be scripted; use torch.compile instead.")
+
+    def _slow(self, why: str) -> None:
+        """Says that a call runs as plain PyTorch because of its inputs; once for each reason and loss."""
+        if torch.compiler.is_compiling():
+            return
+        said: set[str] = self.__dict__.setdefault("_said", set())
+        if why not in said:
+            said.add(why)
+            warnings.warn(f"{type(self).__name__} runs as plain PyTorch: {why}.", stacklevel=4)
+
+
+class TargetError(ValueError, RuntimeError, IndexError):
+    """A class id or label out of range: the kernels' ValueError, and what the originals' own operations raise."""
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b
+    if isinstance(a, str) and isinstance(b, str):
+        return str(a) == str(b)
+    return type(a) is type(b) and a == b
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(value.tolist())
+    if isinstance(value, str):
+        return repr(str(value))
+    return getattr(value, "__name__", None) or repr(value)

@@ -102,6 +102,25 @@ class Plan:
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
 
+    def sums(
+        self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(sums [G, C, 7 + T], aux [T, 4]) in float64, differentiable in x: for losses that finish them themselves.
+
+        The columns are those of `reference.sums`; G is N if a term works per sample, else 1.
+        """
+        compiling = _compiling()
+        found = self._prepare if compiling else self.call
+        backend, unsqueeze, ints, floats = found(x, y, mask, pixel_weight)
+        if unsqueeze:
+            x = x.unsqueeze(1)
+        functional = not compiling and _functorch() is not None
+        if backend == "reference" or functional:
+            if not compiling and not functional and x.device.type == "cpu":
+                validate.check_values(self.spec, x, y, mask)
+            return reference.sums(self.spec, x, y, mask, pixel_weight)
+        return _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
+
     def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
         """int64 [N, C, 4] without a loss."""
         compiling = _compiling()

@@ -34,6 +34,20 @@ def reason() -> str | None:
     return _load()[1]
 
 
+def cuda_reason() -> str | None:
+    """None when the CUDA kernels can run on the current GPU, else why not."""
+    if reason() is not None:
+        return reason()
+    record = build_record()
+    if record.get("cuda") is None:
+        return record.get("cuda_reason") or "the extension was built without CUDA"
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of it"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no NVIDIA GPU"
+    return load().cuda_reason()
+
+
 @functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get("FASTLOSS_DISABLE_EXT", "0") not in ("", "0"):

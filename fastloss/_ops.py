@@ -5,6 +5,9 @@ Two ways to the gradient. Eager float32 and float64 write it in forward, scaled 
 saw last (1 at first); the first backward hands that buffer over if the guess was right. Everything else (half types, a
 wrong guess, a second backward over a retained graph, torch.compile) computes it in backward from the inputs, with the
 upstream gradient inside, so that half gradients are scaled before they are rounded. Both give the same bits.
+
+On a device nobody may wait for a number, so the guess lives there too: a 0-d tensor for each spec and stream, which
+forward multiplies by and the op `settle` compares with the upstream gradient, mending the gradient if it differs.
 """
 
 from __future__ import annotations
@@ -18,17 +21,21 @@ from torch.library import Library, register_autograd, register_fake
 from . import _library
 from .spec import Spec, Term
 
-BACKENDS = ("cpu",)  # those with ops; "reference" is plain PyTorch
+BACKENDS = ("cpu", "cuda", "triton")  # those with ops; "reference" is plain PyTorch
 INPUTS = "Tensor x, Tensor y, Tensor? mask, Tensor? pixel_weight"
 SPEC = "int[] ints, float[] floats"
-# state = [values of the terms | aux | d loss / d sums | counts], float64; csrc/math/sums.h names the columns
+# state = [values of the terms | aux | d loss / d sums | counts | scale of the gradient], float64; csrc/math/sums.h
+# names the columns. `predicted`, on the gradient's device, takes the place of the number `upstream`.
 SCHEMAS = {
-    "loss": f"({INPUTS}, Tensor[] weights, {SPEC}, int want, float threshold, float upstream)"
+    "loss": f"({INPUTS}, Tensor[] weights, {SPEC}, int want, float threshold, float upstream, Tensor? predicted=None)"
     " -> (Tensor loss, Tensor state, Tensor grad)",
     "backward": f"(Tensor upstream, Tensor state, {INPUTS}, {SPEC}) -> Tensor",
     "sums": f"({INPUTS}, {SPEC}) -> (Tensor sums, Tensor aux)",
     "elementwise": f"({INPUTS}, {SPEC}) -> Tensor",
 }
+# Below autograd, of the device backends only: makes `grad`, which forward wrote for the scale in `state`, the gradient
+# for `upstream`, and remembers that in `predicted`.
+SETTLE = f"(Tensor upstream, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
 WANT_GRAD, WANT_COUNTS = 1, 2
 FIXED_SUMS, AUX_COLUMNS, HEADER_INTS, TERM_INTS = 7, 4, 6, 12
 BATCH_FIELD = 7  # of a term's integers
@@ -39,11 +46,15 @@ _expected: dict[int, float] = {}  # identity of a spec's encoding -> the upstrea
 
 
 def available(backend: str) -> str | None:
-    """None if the backend's ops can run here, else why not."""
+    """None if the backend's ops can run here, else why not. Asks the driver, but takes no CUDA context."""
     if backend == "cpu":
         return _library.reason()
     if backend == "cuda":
-        return _library.reason() or _library.build_record().get("cuda_reason") or "this version has no CUDA kernels"
+        return _library.cuda_reason()
+    return triton_reason()
+
+
+def triton_reason() -> str | None:
     return "this version has no Triton kernels"
 
 
@@ -60,9 +71,9 @@ def _value_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _fake_loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, upstream):
+def _fake_loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, upstream, predicted=None):
     groups, channels, columns, terms = _layout(x, ints)
-    size = terms * (1 + AUX_COLUMNS) + groups * channels * columns
+    size = terms * (1 + AUX_COLUMNS) + groups * channels * columns + 1
     if want & WANT_COUNTS:
         size = size + x.shape[0] * channels * 4
     grad = torch.empty_like(x) if want & WANT_GRAD else x.new_empty((0,))
@@ -104,7 +115,7 @@ class _Gradients:
     def loss(self, ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
         *inputs, state = ctx.saved_tensors
         grad = None if upstream is None else self.ops.backward.default(upstream, state, *inputs, ctx.ints, ctx.floats)
-        return grad, None, None, None, [None] * ctx.weights, *(None,) * 5
+        return grad, None, None, None, [None] * ctx.weights, *(None,) * 6
 
     def save_inputs(self, ctx: Any, inputs: tuple, output: Any) -> None:
         x, y, mask, pixel_weight, ctx.ints, ctx.floats = inputs
@@ -156,12 +167,16 @@ def _register(backend: str) -> tuple[Library, Any]:
     for name in SCHEMAS:
         save = saves.get(name, gradients.save_inputs)
         register_autograd(f"{namespace}::{name}", getattr(gradients, name), setup_context=save, lib=library)
+    if backend != "cpu":
+        library.define("settle" + SETTLE, tags=(torch.Tag.pt2_compliant_tag,))
+        register_fake(f"{namespace}::settle", lambda *_: None, lib=library)
     return library, ops
 
 
 _registered = {backend: _register(backend) for backend in BACKENDS}
 _loss_ops = {backend: ops.loss.default for backend, (_, ops) in _registered.items()}
 _backward_ops = {backend: ops.backward.default for backend, (_, ops) in _registered.items()}
+_settle_ops = {backend: ops.settle.default for backend, (_, ops) in _registered.items() if backend != "cpu"}
 _library.load()  # implements the cpu ops
 
 
@@ -176,7 +191,7 @@ class _Loss(torch.autograd.Function):
             want |= WANT_GRAD
         with _below_autograd():
             value, state, grad = _loss_ops[backend](
-                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, scale
+                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, scale, None
             )
         ctx.grad = grad if want & WANT_GRAD else None
         ctx.save_for_backward(x, y, mask, pixel_weight, state)
@@ -200,6 +215,66 @@ class _Loss(torch.autograd.Function):
         return grad, None, None, None, None, None, None, None, None, None
 
 
+class _DeviceLoss(torch.autograd.Function):
+    """The same on a device. The buffer that `settle` may rewrite has not left this node."""
+
+    @staticmethod
+    def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
+        ctx.ints, ctx.floats, ctx.backend, ctx.predicted = ints, floats, backend, None
+        if x.dtype is not torch.float16:
+            want |= WANT_GRAD
+            ctx.predicted = _prediction(ints, x.device)
+        with _below_autograd():
+            value, state, grad = _loss_ops[backend](
+                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, ctx.predicted
+            )
+        ctx.grad = grad if want & WANT_GRAD else None
+        ctx.save_for_backward(x, y, mask, pixel_weight, state)
+        ctx.mark_non_differentiable(state)
+        return value, state
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        grad, ctx.grad = ctx.grad, None
+        *inputs, state = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
+            grad = _backward_ops[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
+        else:
+            with _below_autograd():
+                if grad is None:
+                    grad = _backward_ops[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
+                else:
+                    _settle_ops[ctx.backend](upstream, grad, ctx.predicted, state, *inputs, ctx.ints, ctx.floats)
+        return grad, None, None, None, None, None, None, None, None, None
+
+
+_SLOTS = 1024
+_slots: dict[torch.device, list[Tensor]] = {}  # unused ones
+_predictions: dict[tuple, Tensor] = {}  # (identity of a spec's encoding, device, stream) -> its slot
+
+
+def _prediction(ints: list[int], device: torch.device) -> Tensor | None:
+    """Where the upstream gradient that this spec saw last on the current stream lies; None if that cannot be had.
+
+    One for each stream, so that the kernels that read and write it run one after the other. Slots are cut from tensors
+    that are never freed, and not made while a graph is captured, whose memory pool would own them.
+    """
+    key = (id(ints), device, _stream(device))
+    slot = _predictions.get(key)
+    if slot is None:
+        free = _slots.setdefault(device, [])
+        if not free:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return None
+            free += torch.ones(_SLOTS, dtype=torch.float64, device=device).unbind()
+        slot = _predictions[key] = free.pop()
+    return slot
+
+
+def _stream(device: torch.device) -> int:
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
+
+
 def loss(
     backend: str,
     ints: list[int],
@@ -215,12 +290,17 @@ def loss(
     """(loss, values [T] float64, counts int64 [N, C, 4]); the last two are None unless `want_stats`."""
     want = WANT_COUNTS if want_stats else 0
     if _compiling():
-        value, state, _ = _loss_ops[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0)
+        value, state, _ = _loss_ops[backend](
+            x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None
+        )
     elif x.requires_grad and torch.is_grad_enabled():
-        value, state = _Loss.apply(x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold)
+        function = _Loss if backend == "cpu" else _DeviceLoss
+        value, state = function.apply(x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold)
     else:
         with _below_autograd():
-            value, state, _ = _loss_ops[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0)
+            value, state, _ = _loss_ops[backend](
+                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None
+            )
     if not want_stats:
         return value, None, None
     return value, state[: ints[5]], _counts(x, ints, state)
@@ -229,7 +309,7 @@ def loss(
 def _counts(x: Tensor, ints: list[int], state: Tensor) -> Tensor:
     groups, channels, columns, terms = _layout(x, ints)
     begin = terms * (1 + AUX_COLUMNS) + groups * channels * columns
-    return state[begin:].reshape(x.shape[0], channels, 4).to(torch.int64)
+    return state[begin:-1].reshape(x.shape[0], channels, 4).to(torch.int64)
 
 
 def sums(

@@ -77,14 +77,11 @@ def choose(argument: str | None, x: Tensor) -> str:
         name, source = _environment, "FASTLOSS_BACKEND"
     device = x.device.type
     if name is None:
-        for candidate in _DEFAULTS.get(device, ()):
-            if _reasons[candidate] is None:
-                return candidate
-        return "reference"
+        return _default(device)
     check_name(name, source.rstrip("="))
     if name == "reference":
         return name
-    why_not = _reasons[name]
+    why_not = _found(name)
     if why_not is not None:
         raise RuntimeError(f"backend {name!r} (from {source}) cannot run here: {why_not}.")
     if _DEVICES[name] != device:
@@ -96,5 +93,19 @@ def _reason(name: str) -> str | None:
     return None if name == "reference" else _ops.available(name)
 
 
-# What `choose` goes by: asking the loader again would cost each call, and torch.compile cannot trace it.
-_reasons = available()
+# What `choose` goes by, asked once: at the first use, since the question needs the driver where there is a GPU.
+_reasons: dict[str, str | None] = {}
+
+
+def _found(name: str) -> str | None:
+    if name not in _reasons:
+        _reasons[name] = _reason(name)
+    return _reasons[name]
+
+
+def _default(device: str) -> str:
+    return next((name for name in _DEFAULTS.get(device, ()) if _found(name) is None), "reference")
+
+
+# torch.compile takes the answers as constants: what torch.compiler.assume_constant_result does, which imports dynamo.
+_found._dynamo_marked_constant = _default._dynamo_marked_constant = True

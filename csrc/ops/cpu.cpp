@@ -100,7 +100,7 @@ enum Want { kWantGrad = 1, kWantCounts = 2 };
 
 std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight,
                                         std::vector<Tensor> weights, Ints ints, Floats floats, int64_t want,
-                                        double threshold, double upstream) {
+                                        double threshold, double upstream, MaybeTensor) {
   Call call(x, y, mask, pixel_weight, ints, floats);
   fl_cpu::Problem& p = call.p;
   const Layout& at = call.layout;
@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, Ma
     effective[i] = t.weight_index < 0 ? t.weight : t.weight * scalar(weights[t.weight_index]);
   }
   const int64_t n_counts = want & kWantCounts ? p.samples * p.channels * 4 : 0;
-  Tensor state = doubles(x, {at.counts_at() + n_counts});
+  Tensor state = doubles(x, {at.counts_at() + n_counts + 1});
   Tensor value = torch::stable::new_empty(x, {}, call.wide() ? ScalarType::Double : ScalarType::Float);
   Tensor grad = want & kWantGrad ? fresh(torch::stable::empty_like(x)) : torch::stable::new_empty(x, {0});
   if (want & kWantGrad) p.out = call.shape.array(grad, true);
@@ -127,6 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, Ma
   call.check_targets();
 
   for (int64_t i = 0; i < n_counts; ++i) memory[at.counts_at() + i] = static_cast<double>(counts[i]);
+  memory[at.counts_at() + n_counts] = upstream;
   if (call.wide())
     *static_cast<double*>(value.mutable_data_ptr()) = total;
   else

@@ -112,7 +112,7 @@ struct Layout {
         columns(fl::kFixedSums + spec.n_terms) {}
   int64_t sums() const { return groups * channels * columns; }
   int64_t aux() const { return terms * fl::kAuxColumns; }
-  // state = [values | aux | dsums | counts]
+  // state = [values | aux | dsums | counts | scale of the gradient]
   int64_t aux_at() const { return terms; }
   int64_t dsums_at() const { return terms + aux(); }
   int64_t counts_at() const { return dsums_at() + sums(); }

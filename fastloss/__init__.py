@@ -4,6 +4,7 @@ from . import backends, functional
 from ._version import __version__
 from .backends import debug
 from .compound import CompoundLoss
+from .deep import DeepSupervisionLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
@@ -13,6 +14,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
+    "DeepSupervisionLoss",
     "DiceLoss",
     "FocalLoss",
     "IoULoss",

@@ -1,0 +1,146 @@
+"""Deep supervision: one loss over a pyramid of outputs, with targets sampled from the full-resolution labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _arguments as check
+from .compound import Criterion
+from .plan import plan
+from .schedule import LossSchedule
+from .spec import Spec
+
+INTERPOLATIONS = ("nearest-exact", "nearest")
+
+
+class DeepSupervisionLoss(nn.Module):
+    """The weighted sum of one loss over the outputs of a network at several resolutions (Lee et al. 2015,
+    "Deeply-supervised nets"; the form of nnU-Net and of MONAI).
+
+    The target is given once, at full resolution. Each level reads it through a stride where the sizes divide each
+    other, so that no smaller copies exist; elsewhere the few indices that are needed are gathered. Each level is one
+    fused call, its weight inside.
+
+    Args:
+        criterion: the loss of each level: one of fastloss, a drop-in of `fastloss.compat`, or any module that is called
+            with logits and a target.
+        weights: one number for each level, the finest first; levels of weight 0 are not computed. None: 1, 1/2, 1/4 …,
+            divided by their sum. (nnU-Net's trainer takes these with a 0 for the coarsest level.)
+        interpolation: "nearest-exact" (nnU-Net, MONAI: the pixel below the centre of the coarse one) or "nearest" (its
+            corner), as `torch.nn.functional.interpolate` names them.
+
+    Raises:
+        ValueError: no weights, all of them 0, one that is not finite or below 0, or another interpolation.
+        TypeError: the criterion is no module.
+    """
+
+    def __init__(
+        self, criterion: nn.Module, weights: Sequence[float] | None = None, *, interpolation: str = "nearest-exact"
+    ) -> None:
+        super().__init__()
+        if not isinstance(criterion, nn.Module):
+            raise TypeError(f"criterion must be a loss module, got {type(criterion).__name__}.")
+        self.criterion = criterion
+        self.weights = None if weights is None else check.vector("weights", weights)
+        if self.weights is not None and not any(self.weights):
+            raise ValueError(f"weights must not all be 0, got {list(self.weights)}.")
+        self.interpolation = check.choice("interpolation", interpolation, INTERPOLATIONS)
+
+    def forward(
+        self,
+        x: Sequence[Tensor],
+        y: Tensor | Sequence[Tensor],
+        mask: Tensor | None = None,
+        pixel_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a pyramid.
+
+        Args:
+            x: logits of each level, [N, C, *S_l], the finest first.
+            y: the target at full resolution (the shapes of `Criterion.forward`, of any size), or one for each level.
+            mask, pixel_weight: at full resolution, as for the criterion.
+
+        Returns:
+            0-d, the sum over the levels.
+
+        Raises:
+            ValueError: no levels, or another number of them than of weights or targets; and what the criterion raises.
+            TypeError: x is no list or tuple.
+        """
+        if not isinstance(x, Sequence):
+            raise TypeError(f"x must be a list or tuple with the logits of each level, got {type(x).__name__}.")
+        if not x:
+            raise ValueError("x must hold at least one output, got none.")
+        weights = halving(len(x)) if self.weights is None else self.weights
+        if len(x) != len(weights):
+            raise ValueError(f"x must hold one output for each of the {len(weights)} weights, got {len(x)}.")
+        if isinstance(y, Sequence) and len(y) != len(x):
+            raise ValueError(f"y must hold one target for each of the {len(x)} outputs, got {len(y)}.")
+        total = None
+        for level, (logits, weight) in enumerate(zip(x, weights)):
+            if weight == 0:
+                continue
+            size = logits.shape[2:]
+            optional = [sample(t, size, self.interpolation) for t in (mask, pixel_weight) if t is not None]
+            given = [name for name, t in (("mask", mask), ("pixel_weight", pixel_weight)) if t is not None]
+            target = y[level] if isinstance(y, Sequence) else sample(y, size, self.interpolation)
+            value = scaled(self.criterion, weight, logits, target, **dict(zip(given, optional)))
+            total = value if total is None else total + value
+        return total
+
+    def extra_repr(self) -> str:
+        words = ["weights=halving" if self.weights is None else f"weights={list(self.weights)}"]
+        if self.interpolation != "nearest-exact":
+            words.append(f"interpolation={self.interpolation!r}")
+        return ", ".join(words)
+
+
+def halving(levels: int) -> tuple[float, ...]:
+    """1, 1/2, 1/4 … divided by their sum."""
+    total = sum([0.5**level for level in range(levels)])
+    return tuple([0.5**level / total for level in range(levels)])
+
+
+def sample(t: Tensor, size: Sequence[int], interpolation: str = "nearest-exact") -> Tensor:
+    """The last axes of t reduced to `size` as `torch.nn.functional.interpolate` does, for any dtype: a view where the
+    sizes divide each other."""
+    exact = interpolation == "nearest-exact"
+    for axis, wanted in enumerate(size, t.ndim - len(size)):
+        have = t.shape[axis]
+        if have == wanted:
+            continue
+        if wanted and have % wanted == 0:
+            step = have // wanted
+            t = t[(slice(None),) * axis + (slice(step // 2 if exact else 0, None, step),)]
+        else:  # in float32, as interpolate computes it
+            places = torch.arange(wanted, device=t.device, dtype=torch.float32) + (0.5 if exact else 0.0)
+            scale = torch.tensor(have, dtype=torch.float32) / wanted
+            t = t.index_select(axis, (places * scale.item()).long().clamp_max(have - 1))
+    return t
+
+
+def scaled(loss: Callable[..., Tensor], weight: float, *inputs: Any, **named: Any) -> Tensor:
+    """weight * loss(*inputs), with the weight inside the fused pass where there is one: the gradient that is written
+    ahead in forward then is right for every level of a pyramid."""
+    if isinstance(loss, LossSchedule):
+        loss = loss.active
+    if isinstance(loss, Criterion):
+        factors = loss._weights() if loss._factors else None
+        make = _scaled_spec if torch.compiler.is_compiling() else _cached_spec
+        inner = plan(make(loss.spec, float(weight)), loss.backend, loss.process_group)
+        return inner.run(*inputs, **named, weights=factors)[0]
+    inside = getattr(loss, "_scaled", None)
+    return weight * loss(*inputs, **named) if inside is None else inside(float(weight), *inputs, **named)
+
+
+def _scaled_spec(spec: Spec, weight: float) -> Spec:
+    terms = [term.weighted(weight * term.weight, term.weight_index) for term in spec.terms]
+    return Spec(spec.mode, tuple(terms), spec.ignore_index)
+
+
+_cached_spec = lru_cache(maxsize=256)(_scaled_spec)

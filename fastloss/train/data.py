@@ -87,13 +87,20 @@ def split(count: int) -> tuple[list[int], list[int]]:
 
 
 def load(size: int, folder: Path | None = None) -> tuple[Slices, Slices]:
-    """(training, validation) slices, resized to size x size pixels.
+    """(training, validation) slices, resized to size x size pixels; raises what `whole` raises."""
+    slices = whole(size, folder)
+    train, valid = split(len(slices))
+    return slices.pick(train), slices.pick(valid).degraded()
+
+
+def whole(size: int, folder: Path | None = None) -> Slices:
+    """All slices with enough brain, resized to size x size pixels.
 
     Raises:
         ModuleNotFoundError: nilearn is not installed.
         CommandError: a volume is missing, cannot be read, or has another shape than the rest.
     """
-    folder = folder or _nilearn_data()
+    folder = folder or nilearn_data()
     t1, grey = _volume(folder, "t1"), _volume(folder, "gm")
     if t1.shape != grey.shape:
         raise CommandError(f"the volumes in {folder} must have one shape, got {t1.shape} (t1) and {grey.shape} (gm)")
@@ -104,12 +111,11 @@ def load(size: int, folder: Path | None = None) -> tuple[Slices, Slices]:
     deep = np.stack([_deep(brain[:, :, k]) for k in z], axis=-1)
     images = _resized(t1[:, :, z] / np.float32(255), size)
     masks = (_resized(grey[:, :, z] / np.float32(255) * deep, size) >= 0.5).to(torch.uint8)
-    slices = Slices(images, masks, torch.from_numpy(z))
-    train, valid = split(len(z))
-    return slices.pick(train), slices.pick(valid).degraded()
+    return Slices(images, masks, torch.from_numpy(z))
 
 
-def _nilearn_data() -> Path:
+def nilearn_data() -> Path:
+    """Where nilearn keeps its volumes; ModuleNotFoundError if it is not installed."""
     # The folder is found without importing nilearn, which would load scikit-learn and pandas for three files.
     spec = importlib.util.find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:

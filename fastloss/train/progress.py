@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from .metrics import Scores
@@ -111,3 +112,34 @@ def waiting(words: str) -> AbstractContextManager:
     from rich.console import Console
 
     return Console().status(words)
+
+
+@contextmanager
+def counting(total: int, words: str, things: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """For work of known size: call what is yielded with the number of things done. A bar on a terminal, elsewhere a
+    line at the start, every LINE_SECONDS and at the end."""
+    if quiet:
+        yield lambda number: None
+        return
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(transient=True) as bar:
+            task = bar.add_task(words, total=total)
+            yield lambda number: bar.advance(task, number)
+        return
+    done, started = 0, time.monotonic()
+    said = started
+    print(f"{words}: {total} {things}", flush=True)
+
+    def count(number: int) -> None:
+        nonlocal done, said
+        done += number
+        now = time.monotonic()
+        if now - said > LINE_SECONDS:
+            said = now
+            left = round((now - started) / done * (total - done))
+            print(f"  {done} of {total} {things}, {left // 60}:{left % 60:02d} left", flush=True)
+
+    yield count
+    print(f"  {done} {things} in {time.monotonic() - started:.1f} s", flush=True)

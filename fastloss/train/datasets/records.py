@@ -12,28 +12,32 @@ class Case:
 
     Attributes:
         patient: whom a split must not separate.
-        name: unique in the dataset; the patient's, unless a patient has several volumes (ACDC: two phases).
-        files: the image, then the label, then whatever else the reader takes; their stamps key the store.
-        depth: its slices; `shape` (height, width) of one.
+        name: unique in the dataset; the patient's, unless a patient has several volumes (ACDC phases, UWMGI days).
+        files: what the reader reads; size and time of these files key the store.
+        slices: the numbers of its slices.
+        shape: (height, width) of one.
         part: "train" or "test" where the dataset has a split of its own, else "train".
         group: what a split should balance (ACDC: the pathology), else "".
-        keep: the numbers of the slices to keep, or None for all.
-        rle: `uwmgi` only: the run-length masks, (slice, class) to runs.
+        masks: `uwmgi` only: for each slice the run-length masks of the classes.
     """
 
     patient: str
     name: str
     files: tuple[Path, ...]
-    depth: int
+    slices: tuple[int, ...]
     shape: tuple[int, int]
     part: str = "train"
     group: str = ""
-    keep: tuple[int, ...] | None = None
-    rle: dict[tuple[int, int], str] = field(default_factory=dict, compare=False)
+    masks: tuple[tuple[str, ...], ...] = ()
 
-    @property
-    def slices(self) -> tuple[int, ...]:
-        return tuple(range(self.depth)) if self.keep is None else self.keep
+
+@dataclass
+class Found:
+    """What a reader found: `problems` are sentences on what is missing or unusable, `notes` on what is unusual."""
+
+    cases: list[Case] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Slice:
         patient, volume, part, group: those of its Case (`volume` is its name).
         z: its number in the volume.
         shape: (height, width) in the store.
-        classes: the classes of its stored label, background excluded; for a multilabel store the channels.
+        classes: the classes of its stored label, background excluded; the channels if multilabel.
         source_positive: whether the label had foreground before it was resized.
     """
 

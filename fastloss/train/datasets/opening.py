@@ -1,0 +1,122 @@
+"""`open_dataset`: which folder a name means, and the store that belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastloss.cli import CommandError
+
+from . import kinds, readers
+from .prepare import key, prepare
+from .store import Store
+
+NAMES = ("phantom", "demo")
+
+
+def default_cache() -> Path:
+    """$FASTLOSS_CACHE, else ~/.cache/fastloss (or $XDG_CACHE_HOME/fastloss)."""
+    named = os.environ.get("FASTLOSS_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastloss"
+
+
+def open_dataset(
+    name_or_path: str | Path,
+    *,
+    kind: str,
+    settings: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
+    patients: int = 12,
+    jobs: int | None = None,
+    quiet: bool = False,
+) -> Store:
+    """Opens the store of a dataset; prepares it first if there is none for these files and settings.
+
+    Processes that want the same store at once wait for the first, so that every rank of a run may call this.
+
+    Args:
+        name_or_path: the dataset's folder (write ./phantom for a folder of such a name); "phantom", generated on first
+            use in the layout of `kind`; or "demo", the MRI slices of `fastloss demo`, whatever the kind: they are
+            binary, and of the settings only `size` counts.
+        kind: one of KINDS.
+        settings: what differs from the defaults of the kind, see `kinds.resolve`.
+        cache_dir: for stores and phantoms; default $FASTLOSS_CACHE, else ~/.cache/fastloss.
+        patients: of the phantom.
+        jobs: threads that prepare; default: all cores.
+        quiet: no progress.
+
+    Raises:
+        CommandError: data missing, half-copied, unreadable or of other shapes or labels than announced, a setting
+            unknown, no space. Nothing is left behind that a later call would use.
+    """
+    cache = cache_dir or default_cache()
+    if name_or_path == "demo":
+        kind, settings = "demo", {"size": settings["size"]} if settings and "size" in settings else None
+    resolved = kinds.resolve(kind, settings)
+    root = _folder(name_or_path, kind, cache, patients, quiet)
+    reader = readers.of(kind)
+    found = reader.scan(root, resolved)
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more problems: fastloss data check)" if len(found.problems) > 1 else ""
+        raise CommandError(found.problems[0] + more)
+    if not found.cases:
+        raise CommandError(f"{root} holds no volume of {kind}")
+    folder = cache / "stores" / f"{kind}-{key(root, kind, resolved, found)}"
+    with locked(folder):
+        store = _existing(folder)
+        if store is None:
+            phantom = (root / MARKER).exists()
+            count = jobs or os.cpu_count() or 1
+            store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, jobs=count, quiet=quiet)
+    return store
+
+
+def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, quiet: bool) -> Path:
+    if kind == "demo":
+        from fastloss.train import data
+
+        return data.nilearn_data()
+    if name_or_path == "phantom":
+        from .phantom import Phantom, generated
+
+        return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, quiet))
+    return readers.root_of(kind, Path(name_or_path))
+
+
+MARKER = "fastloss-phantom.json"
+LAYOUTS = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi"}
+
+
+def _existing(folder: Path) -> Store | None:
+    """The store, or None; a damaged one (a file cut short by hand or by the disk) is removed."""
+    if not folder.exists():
+        return None
+    try:
+        return Store(folder)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        print(f"{folder} is damaged ({error}) and is prepared anew", file=sys.stderr)
+        shutil.rmtree(folder)
+        return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the system frees the lock of a process that dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two preparations of one store at once are the user's business
+        yield
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.with_name(f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise CommandError(f"{folder.parent} cannot be written to ({error.strerror}); see FASTLOSS_CACHE") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

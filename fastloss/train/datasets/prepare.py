@@ -1,0 +1,208 @@
+"""From a dataset's folder to a store: all cores read and resize, one thread writes, a rename makes it valid."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastloss.cli import CommandError
+
+from . import images, kinds
+from .records import Case, Found, Slice
+from .store import IMAGES, LABELS, MANIFEST, VERSION, Store, record_of
+
+
+class Prepared(NamedTuple):
+    """The slices of one case, as they are stored."""
+
+    records: list[Slice]
+    images: list[np.ndarray]
+    labels: list[np.ndarray]
+
+
+def key(root: Path, kind: str, settings: dict[str, Any], found: Found) -> str:
+    """Of the settings and of every file's name, size and time: what differs gets a store of its own."""
+    stamps = []
+    for case in found.cases:
+        for path in case.files:
+            stat = path.stat()
+            stamps.append((os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns))
+    # The runs of a csv and the parts of a list are in the cases, not in the files' stamps.
+    cases = [(case.name, case.slices, case.part, case.group, case.masks) for case in found.cases]
+    content = json.dumps([VERSION, kind, settings, stamps, cases])
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Image float32 [D, H, W] normalised, label uint8 [D, H, W] of classes or [D, C, H, W] of masks.
+
+    Raises:
+        CommandError: a file is broken, or image and label do not fit each other, the header or the map of labels.
+    """
+    image, label = reader.read(case)
+    spatial = label.shape[:1] + label.shape[2:] if label.ndim == 4 else label.shape
+    if image.shape != spatial or len(image) != len(case.slices):
+        shapes = f"the image has the shape {list(image.shape)}, its label {list(spatial)}"
+        raise CommandError(f"{case.name}: {shapes}; {len(case.slices)} slices are expected")
+    if kinds.KINDS[kind].mode != "multilabel":
+        where = case.files[1] if 2 <= len(case.files) <= 3 else f"{case.name} in {case.files[0].parent}"
+        label = images.mapped(label, kinds.label_map(kind, settings), where)
+    try:
+        return images.normalised(image, settings).astype(np.float32, copy=False), label
+    except ValueError as error:
+        raise CommandError(f"{case.files[0]} cannot be used: {error}") from error
+
+
+def _prepare_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> Prepared:
+    volume, labels = check_case(reader, case, kind, settings)
+    size, how = settings["size"], kinds.KINDS[kind].resize
+    result = Prepared([], [], [])
+    for z, image, label in zip(case.slices, volume, labels):
+        image = images.sized(image, size, how).astype(np.float16)
+        small = images.sized_label(label, size, how)
+        if small.ndim == 3:
+            classes = tuple(np.flatnonzero(small.any((1, 2))).tolist())
+            small = np.bitwise_or.reduce(small << np.arange(len(small), dtype=np.uint8)[:, None, None])
+        else:
+            classes = tuple((np.flatnonzero(np.bincount(small.ravel(), minlength=1)[1:]) + 1).tolist())
+        shape = image.shape
+        record = Slice(case.patient, case.name, z, shape, case.part, case.group, classes, bool(label.any()))
+        result.records.append(record)
+        result.images.append(image)
+        result.labels.append(small)
+    return result
+
+
+def prepare(
+    folder: Path,
+    root: Path,
+    kind: str,
+    settings: dict[str, Any],
+    found: Found,
+    reader: ModuleType,
+    *,
+    phantom: bool,
+    jobs: int,
+    quiet: bool = False,
+) -> Store:
+    """Writes the store `folder`, which must not exist, and opens it. On any error nothing of it is left."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed; the caller holds the lock
+    with no_space(folder, _bytes(found, settings)):
+        partial.mkdir(parents=True)
+        try:
+            _write(partial, kind, settings, found, reader, phantom, jobs, quiet)
+            os.rename(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return Store(folder)
+
+
+def _bytes(found: Found, settings: dict[str, Any]) -> int:
+    """Of the store: three bytes a pixel, and the records."""
+    return sum(3 * _pixels(case, settings["size"]) + 200 * len(case.slices) for case in found.cases)
+
+
+def _pixels(case: Case, size: int | None) -> int:
+    return len(case.slices) * (case.shape[0] * case.shape[1] if size is None else size * size)
+
+
+@contextmanager
+def no_space(folder: Path, needed: int) -> Iterator[None]:
+    """Says in one sentence that the disk is, or while writing became, too small."""
+    words = f"{folder.parent} has too little space: {needed / 1e6:.0f} MB are needed"
+    free = shutil.disk_usage(_existing(folder.parent)).free
+    if free < needed:
+        raise CommandError(f"{words}, {free / 1e6:.0f} MB are free; name another place with FASTLOSS_CACHE")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CommandError(f"{words}; name another place with FASTLOSS_CACHE") from error
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _write(
+    folder: Path,
+    kind: str,
+    settings: dict[str, Any],
+    found: Found,
+    reader: ModuleType,
+    phantom: bool,
+    jobs: int,
+    quiet: bool,
+) -> None:
+    from fastloss.train.progress import counting
+
+    records: list[Slice] = []
+    digest = hashlib.blake2b(digest_size=16)
+    pixels = sum(_pixels(case, settings["size"]) for case in found.cases)
+    slices = sum(len(case.slices) for case in found.cases)
+    files = [(folder / name).open("xb") for name in (IMAGES, LABELS)]
+    try:
+        for file, dtype in zip(files, (np.dtype("float16"), np.dtype("uint8"))):
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (pixels,)}
+            np.lib.format.write_array_header_1_0(file, header)
+        with counting(slices, f"preparing {kind}", "slices", quiet) as count:
+            for prepared in _in_order(reader, found.cases, kind, settings, jobs):
+                for arrays, file in zip(prepared[1:], files):
+                    for array in arrays:
+                        content = np.ascontiguousarray(array).tobytes()
+                        digest.update(content)
+                        file.write(content)
+                records += prepared.records
+                count(len(prepared.records))
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        for file in files:
+            file.close()
+    manifest = {
+        "version": VERSION,
+        "kind": kind,
+        "settings": settings,
+        "is_phantom": phantom,
+        "slices": [record_of(record) for record in records],
+    }
+    digest.update(json.dumps(manifest).encode())
+    manifest["fingerprint"] = digest.hexdigest()
+    with (folder / MANIFEST).open("x") as file:
+        json.dump(manifest, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _in_order(
+    reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int
+) -> Iterator[Prepared]:
+    """Each case prepared, in order; no more than two for each thread are held. Threads suffice: zlib, resizing and
+    NumPy's loops run without the interpreter's lock."""
+    waiting: deque[Future[Prepared]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for case in cases:
+                waiting.append(pool.submit(_prepare_case, reader, case, kind, settings))
+                if len(waiting) >= 2 * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

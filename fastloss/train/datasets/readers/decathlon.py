@@ -1,0 +1,67 @@
+"""The Medical Segmentation Decathlon: dataset.json beside imagesTr and labelsTr, NIfTI volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastloss.cli import CommandError
+
+from ..files import nifti, nifti_shape, read_json
+from ..records import Case, Found
+
+EXPECTED = "dataset.json beside imagesTr/ and labelsTr/"
+
+
+def find(folder: Path) -> Path | None:
+    return next((root for root in (folder, folder / "Task10_Colon") if (root / "dataset.json").is_file()), None)
+
+
+def scan(root: Path, settings: Mapping[str, Any]) -> Found:
+    found = Found()
+    listed = _listed(root / "dataset.json")
+    for image, label in listed:
+        name = image.name.removesuffix(".gz").removesuffix(".nii")
+        missing = [path for path in (image, label) if not path.is_file()]
+        found.problems += [f"{path} is missing, which dataset.json lists" for path in missing]
+        if missing:
+            continue
+        try:
+            shape, other = nifti_shape(image), nifti_shape(label)
+        except CommandError as error:
+            found.problems.append(str(error))
+            continue
+        if len(shape) != 3 or shape != other:
+            also = f"{label} the shape {list(other)}; both must be one 3D shape"
+            found.problems.append(f"{image} has the shape {list(shape)} and {also}")
+            continue
+        # Sizes are those of the axes as stored; `read` says what the slices are after turning the patient upright.
+        found.cases.append(Case(name, name, (image, label), tuple(range(shape[2])), (shape[1], shape[0])))
+    extra = {path.name for path in (root / "imagesTr").glob("[!.]*.nii*")} - {image.name for image, _ in listed}
+    if extra:
+        found.notes.append(f"{len(extra)} volumes in imagesTr are not listed in dataset.json and are left out")
+    return found
+
+
+def _listed(path: Path) -> list[tuple[Path, Path]]:
+    """Sorted by name, so that an index cut is by patient. `._*`, which macOS left in the archive, are not data."""
+    content = read_json(path)
+    entries = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise CommandError(f'{path} must list the volumes under "training", which is missing or empty')
+    try:
+        pairs = [(path.parent / entry["image"], path.parent / entry["label"]) for entry in entries]
+    except (KeyError, TypeError) as error:
+        raise CommandError(f'{path} must give an "image" and a "label" for each volume of "training"') from error
+    return sorted(pair for pair in pairs if not pair[0].name.startswith("._"))
+
+
+def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    image, label = (nifti(path, canonical=True) for path in case.files)
+    if len(image) != len(case.slices):
+        turned = f"{len(image)} slices from below to above, and {len(case.slices)} along its last axis"
+        raise CommandError(f"{case.files[0]} must be stored as axial slices, its affine says otherwise ({turned})")
+    return image, label

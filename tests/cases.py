@@ -122,14 +122,15 @@ def target(mode, shape, kind=torch.int64):
 
 
 def run(loss, x, y, backend, mask=None, pixel_weight=None, upstream=1.0):
-    """(value, gradient times upstream) on `backend`; x is not touched."""
-    device = DEVICES[backend]
+    """(value, gradient times upstream) on `backend`, back where x was; x is not touched."""
+    home = x.device
+    device = home if backend == "reference" else DEVICES[backend]
     x, y, mask, pixel_weight = [t if t is None else t.detach().to(device) for t in (x, y, mask, pixel_weight)]
     x.requires_grad_()
     with fl.backends.use(backend):
         value = loss.to(device)(x, y, mask, pixel_weight)
     (grad,) = torch.autograd.grad(value, x, torch.full_like(value, upstream))
-    return value.detach().cpu(), grad.cpu()
+    return value.detach().to(home), grad.to(home)
 
 
 def oracle(loss, x, y, mask=None, pixel_weight=None, upstream=1.0):

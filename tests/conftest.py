@@ -1,8 +1,10 @@
 """For every test: a fixed seed, poisoned fresh memory, and the process-wide settings put back."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from cases import BACKENDS, COMPILED
+from cases import BACKENDS, COMPILED, DEVICES
 
 try:
     from hypothesis import settings
@@ -27,13 +29,19 @@ def _surroundings():
     torch.set_num_threads(threads)
 
 
+def _at_home(name):
+    """What the test makes lies on the device of the backend."""
+    with nullcontext() if DEVICES[name] == "cpu" else torch.device(DEVICES[name]):
+        yield name
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Each backend that runs here, the reference (in the dtype of the inputs) among them."""
-    return request.param
+    yield from _at_home(request.param)
 
 
 @pytest.fixture(params=COMPILED)
 def compiled(request):
     """Each backend with kernels that runs here."""
-    return request.param
+    yield from _at_home(request.param)

@@ -202,7 +202,7 @@ def test_no_gradient_asked_for(compiled):
 @pytest.mark.parametrize("name", CORE)
 def test_autocast(name, compiled):
     x, y = inputs(name)
-    with fl.backends.use(compiled), torch.autocast("cpu", torch.bfloat16):
+    with fl.backends.use(compiled), torch.autocast(x.device.type, torch.bfloat16):
         low = torch.nn.functional.conv2d(x, torch.eye(x.shape[1])[..., None, None])
         value = build(name)(low, y)
     expected, _ = oracle(build(name), low, y)

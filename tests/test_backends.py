@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from cases import COMPILED, SHAPES, logits, target
+from cases import COMPILED, DEVICES, SHAPES, logits, target
 
 import fastloss as fl
 from fastloss import _library, plan, validate
@@ -136,4 +136,4 @@ def test_without_the_extension_the_reference_runs():
 
 def test_debug_raises_for_bad_targets(backend):
     with fl.debug(), fl.backends.use(backend), pytest.raises(ValueError, match="^y must"):
-        fl.DiceLoss("binary")(X, torch.full_like(Y, 255))
+        fl.DiceLoss("binary")(X.to(DEVICES[backend]), torch.full_like(Y, 255).to(DEVICES[backend]))

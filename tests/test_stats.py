@@ -15,8 +15,10 @@ nan = float("nan")
 
 def brute_force(mode, x, y, valid, threshold=0.5):
     """One element at a time."""
+    device = x.device
+    x, y, valid = x.cpu(), y.cpu(), valid.cpu()
     n, c = x.shape[:2]
-    counts = torch.zeros(n, c, 4, dtype=torch.int64)
+    counts = torch.zeros(n, c, 4, dtype=torch.int64, device="cpu")
     cut = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
     x = x.double().flatten(2)
     for i in range(n):
@@ -34,7 +36,7 @@ def brute_force(mode, x, y, valid, threshold=0.5):
                     said = x[i, k, s].item() >= cut
                     true = y.flatten(2)[i, k, s].item() >= 0.5
                 counts[i, k, (0 if true else 1) if said else (2 if true else 3)] += 1
-    return counts
+    return counts.to(device)
 
 
 def inputs(mode, dtype=torch.float32, kind=torch.uint8):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -35,3 +36,15 @@ class Linear(NamedTuple):
         terms = tuple([term for term in self.terms if term.weight != 0])  # 0 * NaN is not 0
         value = plan(Spec(self.mode, terms, self.ignore_index)).run(x, y, mask, pixel_weight)[0]
         return value + self.constant if self.constant else value
+
+
+def elementwise(
+    loss: Linear, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
+) -> Tensor:
+    """The elements of a loss of one pointwise term, times its weight."""
+    (term,) = loss.terms
+    if term.weight == 0:
+        term = replace(term, weight=1.0)
+        return elementwise(loss._replace(terms=(term,)), x, y, mask, pixel_weight) * 0.0
+    spec = Spec(loss.mode, (replace(term, reduction="none"),), loss.ignore_index)
+    return plan(spec).run(x, y, mask, pixel_weight)[0]

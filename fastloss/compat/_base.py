@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -14,6 +15,7 @@ from torch.nn.modules.loss import _Loss
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_KEPT = 64  # prepared calls of a loss
 REGISTRY: dict[str, type[CompatLoss]] = {}  # module and name of an original's class -> its drop-in
 
 
@@ -33,14 +35,24 @@ class CompatLoss(_Loss):
     original: ClassVar[str] = ""
     library: ClassVar[str] = ""
     _paths: ClassVar[dict[str, str]] = {}
+    _tensors: ClassVar[tuple[str, ...]] = ()  # settings that are tensors: a spec holds their numbers
 
-    why_not_fused: str | None = None
-    strict: bool = True
+    strict: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.original:
             REGISTRY.setdefault(cls.original, cls)
+
+    def __init__(self, reduction: str = "mean", *, strict: bool = True) -> None:
+        super().__init__(reduction=reduction)
+        self.strict = bool(strict)
+        self._plans: dict[Any, Any] = {}
+        self._numbers: dict[str, tuple[Any, int, tuple[float, ...]]] = {}
+
+    @property
+    def why_not_fused(self) -> str | None:
+        return None
 
     @property
     def fused(self) -> bool:
@@ -73,6 +85,52 @@ class CompatLoss(_Loss):
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} of fastloss cannot be scripted; use torch.compile instead.")
+
+    def _cached(self, key: Any, make: Callable[[Any], Any]) -> Any:
+        """make(key), kept: what a call of these sizes needs."""
+        found = self._plans.get(key)
+        if found is None:
+            found = make(key)
+            if not torch.compiler.is_compiling():
+                if len(self._plans) >= _KEPT:
+                    self._plans.clear()
+                self._plans[key] = found
+        return found
+
+    def _floats(self, name: str) -> tuple[float, ...]:
+        """The numbers of a tensor setting, read again when it was written to; torch.compile takes those read last."""
+        tensor = getattr(self, name)
+        if tensor is None:
+            return ()
+        found = self._numbers.get(name)
+        if not torch.compiler.is_compiling() and (
+            found is None or found[0] is not tensor or found[1] != tensor._version
+        ):
+            found = tensor, tensor._version, tuple(tensor.detach().double().reshape(-1).tolist())
+            self._numbers[name] = found
+        return found[2]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._read()
+
+    def _read(self) -> None:
+        for name in self._tensors:
+            self._floats(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "_plans" in self.__dict__ and name != "_plans":
+            self._plans.clear()  # a setting has changed
+            if name in self._tensors:
+                self._floats(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._read()
 
     def _slow(self, why: str) -> None:
         """Says that a call runs as plain PyTorch because of its inputs; once for each reason and loss."""

@@ -1,0 +1,156 @@
+"""smp's Lovász and MCC losses: no pass of the kernels can make them, so they are plain PyTorch, arranged to do less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from .._base import CompatLoss
+from ._common import check_mode
+
+
+class MCCLoss(CompatLoss):
+    """`segmentation_models_pytorch.losses.MCCLoss`: 1 - Matthews' correlation of probabilities with a binary target,
+    over the whole batch, eps added to each of TP, TN, FP, FN (Abhishek & Hamarneh 2021). Arguments as there."""
+
+    original = "segmentation_models_pytorch.losses.mcc.MCCLoss"
+    library = "smp"
+
+    def __init__(self, eps: float = 1e-5, *, strict: bool = True) -> None:
+        super().__init__(strict=strict)
+        self.eps = eps
+
+    @property
+    def why_not_fused(self) -> str | None:
+        return "it takes probabilities: there is no activation"
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """y_pred (probabilities) and y_true [N, H, W] or [N, 1, H, W]; returns a scalar."""
+        if y_true.dtype == torch.bool and self.strict:
+            raise NotImplementedError("y_true must hold numbers, got bool.")
+        rows = (y_true.shape[0], 1, -1)
+        y, p = y_true.reshape(rows), y_pred.reshape(rows)
+        product, e = p * y, self.eps
+        n = product.numel()
+        kind = torch.float64 if p.device.type == "cpu" else torch.float32
+        inter, pred = product.sum(dtype=kind), p.sum(dtype=kind)
+        target = y.sum(dtype=kind)
+        # (TP TN - FP FN) and the four margins, in terms of the three sums
+        above = inter * (n + 4 * e) - pred * (target + 2 * e) + e * (n - 2 * target)
+        below = (pred + 2 * e) * (n + 2 * e - pred) * ((target + 2 * e) * (n + 2 * e - target))
+        return (1.0 - above / below.sqrt()).to(product.dtype)
+
+
+class LovaszLoss(CompatLoss):
+    """`segmentation_models_pytorch.losses.LovaszLoss`: the Lovász hinge of everything flattened (binary, multilabel),
+    or the Lovász softmax averaged over the classes present (multiclass); Berman et al. 2018, algorithm 1.
+
+    `from_logits` is not read, as there. `strict`: see the module.
+    """
+
+    original = "segmentation_models_pytorch.losses.lovasz.LovaszLoss"
+    library = "smp"
+
+    def __init__(
+        self,
+        mode: str,
+        per_image: bool = False,
+        ignore_index: int | None = None,
+        from_logits: bool = True,
+        *,
+        strict: bool = True,
+    ) -> None:
+        check_mode(mode)
+        super().__init__(strict=strict)
+        self.mode = mode
+        self.per_image = per_image
+        self.ignore_index = ignore_index
+        self.from_logits = from_logits
+
+    @classmethod
+    def arguments(cls, loss: Any) -> dict[str, Any]:
+        own = {name: getattr(loss, name) for name in ("mode", "per_image", "ignore_index")}
+        return own | {"from_logits": getattr(loss, "from_logits", True)}  # the original forgets it
+
+    @property
+    def why_not_fused(self) -> str | None:
+        return "it sorts all pixels"
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """y_pred [N, C, H, W]; y_true of as many elements, or class ids [N, H, W] (multiclass). Returns a scalar."""
+        one = self._hinge if self.mode != "multiclass" else self._softmax
+        x = y_pred if self.mode != "multiclass" else y_pred.softmax(1)
+        if not self.per_image:
+            return one(x, y_true)
+        return _mean([one(image[None], labels[None]) for image, labels in zip(x, y_true)])
+
+    def _hinge(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.reshape(-1), y.reshape(-1)
+        if self.ignore_index is not None:
+            valid = y != self.ignore_index
+            x, y = x[valid], y[valid]
+        if len(y) == 0:
+            return x.sum() * 0.0
+        if y.dtype == torch.bool:
+            raise NotImplementedError("y_true must hold numbers, got bool.")
+        y = y.float()
+        return _Lovasz.apply(1.0 - x * (2.0 * y - 1.0), y)
+
+    def _softmax(self, p: Tensor, y: Tensor) -> Any:
+        p = p[:, None] if p.ndim == 3 else p
+        channels = p.size(1)
+        y = y.reshape(-1)
+        valid = None if self.ignore_index is None else y != self.ignore_index
+        y = y if valid is None else y[valid]
+        if y.numel() == 0:
+            empty = p.movedim(1, -1).reshape(-1, channels)
+            empty = empty if valid is None else empty[valid]
+            return empty * 0.0 if self.strict else empty.sum() * 0.0
+        losses = []
+        for c in range(channels):
+            found = y == c
+            if not found.any():
+                continue
+            if channels == 1:
+                raise ValueError("y_pred must have at least 2 channels in mode 'multiclass', got 1.")
+            class_p = p[:, c].reshape(-1)
+            class_p = class_p if valid is None else class_p[valid]
+            truth = found.to(class_p.dtype)
+            losses.append(_Lovasz.apply((truth - class_p).abs(), truth))
+        return _mean(losses)
+
+
+def _mean(losses: list[Tensor]) -> Any:
+    return sum(losses[1:], losses[0]) / len(losses) if losses else 0
+
+
+class _Lovasz(torch.autograd.Function):
+    """sum_i relu(e_i) g_i, where g is the gradient of the Jaccard index along the errors in falling order. Piecewise
+    linear in the errors, so their gradient is known with the value: one row is all that backward needs."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, errors: Tensor, truth: Tensor) -> Tensor:
+        total = truth.sum()
+        order, below = errors, None
+        if errors.device.type == "cpu" and not torch.compiler.is_compiling():
+            # errors up to 0 come last and weigh nothing: only the others need sorting
+            below = errors > 0
+            order, truth = errors[below], truth[below]
+        order, place = order.sort(dim=0, descending=True)
+        hits = truth[place].cumsum(0)
+        seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
+        jaccard = 1.0 - (total - hits) / (total + seen - hits)
+        jaccard[1:] -= jaccard[:-1].clone()
+        slope = jaccard.to(errors.dtype)
+        if below is None:
+            slope = torch.where(order > 0, slope, torch.zeros_like(slope))
+        grad = torch.empty_like(slope).scatter_(0, place, slope)
+        ctx.save_for_backward(grad if below is None else torch.zeros_like(errors).masked_scatter_(below, grad))
+        return torch.dot(order, slope)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream * ctx.saved_tensors[0], None

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "bench": Command("fastloss.bench.cli", "bench", "time the losses against other libraries"),
+    "data": Command("fastloss.train.datasets.cli", "papers", "check, prepare or generate the data of the papers"),
     "demo": Command("fastloss.train.demo", "demo", "losses on 3D logits, then a small network trained on MRI slices"),
     "doctor": Command("fastloss.doctor", None, "say how fastloss was built and which backends run here"),
 }

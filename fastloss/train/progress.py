@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,22 +116,22 @@ def waiting(words: str) -> AbstractContextManager:
 
 
 @contextmanager
-def counting(total: int, words: str, things: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """For work of known size: call what is yielded with the number of things done. A bar on a terminal, elsewhere a
-    line at the start, every LINE_SECONDS and at the end."""
-    if quiet:
-        yield lambda number: None
-        return
-    if sys.stdout.isatty():
+def counting(
+    total: int, words: str, things: str, say: Callable[[str], None] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """For work of known size: call what is yielded with the number of things done. Lines at the start, every
+    LINE_SECONDS and at the end, to `say`; without it a bar on a terminal, and elsewhere lines on standard output."""
+    if say is None and sys.stdout.isatty():
         from rich.progress import Progress
 
         with Progress(transient=True) as bar:
             task = bar.add_task(words, total=total)
             yield lambda number: bar.advance(task, number)
         return
+    say = say or functools.partial(print, flush=True)
     done, started = 0, time.monotonic()
     said = started
-    print(f"{words}: {total} {things}", flush=True)
+    say(f"{words}: {total} {things}")
 
     def count(number: int) -> None:
         nonlocal done, said
@@ -139,7 +140,7 @@ def counting(total: int, words: str, things: str, quiet: bool = False) -> Iterat
         if now - said > LINE_SECONDS:
             said = now
             left = round((now - started) / done * (total - done))
-            print(f"  {done} of {total} {things}, {left // 60}:{left % 60:02d} left", flush=True)
+            say(f"  {done} of {total} {things}, {left // 60}:{left % 60:02d} left")
 
     yield count
-    print(f"  {done} {things} in {time.monotonic() - started:.1f} s", flush=True)
+    say(f"  {done} {things} in {time.monotonic() - started:.1f} s")

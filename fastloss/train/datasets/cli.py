@@ -16,7 +16,7 @@ REAL = [kind for kind in KINDS if kind != "demo"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|prepare|phantom")
+    actions = parser.add_subparsers(dest="action", metavar="check|prepare|phantom")
     check = actions.add_parser("check", help="say what is there, what is missing, where to get it, and the licence")
     check.add_argument("path", nargs="?", type=Path, help="a dataset's folder; without it: where all of them come from")
     check.add_argument("--kind", choices=REAL, help="default: found out from the files")
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0, or 2 if a check found something missing or broken; CommandError for bad arguments and data."""
+    if args.action is None:
+        raise CommandError("one of check, prepare and phantom is needed (see fastloss data --help)")
     if args.action == "phantom":
         names = ("layout", "patients", "labels", "size", "slices", "seed")
         phantom.write(phantom.Phantom(**{name: getattr(args, name) for name in names}), args.out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fastloss.cli import CommandError
 
 from . import kinds, readers
 from .prepare import key, prepare
+from .records import MARKER
 from .store import Store
 
 NAMES = ("phantom", "demo")
@@ -33,7 +34,7 @@ def open_dataset(
     cache_dir: Path | None = None,
     patients: int = 12,
     jobs: int | None = None,
-    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Store:
     """Opens the store of a dataset; prepares it first if there is none for these files and settings.
 
@@ -48,7 +49,7 @@ def open_dataset(
         cache_dir: for stores and phantoms; default $FASTLOSS_CACHE, else ~/.cache/fastloss.
         patients: of the phantom.
         jobs: threads that prepare; default: all cores.
-        quiet: no progress.
+        say: gets the lines of progress; default: a bar on a terminal, lines on standard output elsewhere.
 
     Raises:
         CommandError: data missing, half-copied, unreadable or of other shapes or labels than announced, a setting
@@ -58,7 +59,7 @@ def open_dataset(
     if name_or_path == "demo":
         kind, settings = "demo", {"size": settings["size"]} if settings and "size" in settings else None
     resolved = kinds.resolve(kind, settings)
-    root = _folder(name_or_path, kind, cache, patients, quiet)
+    root = _folder(name_or_path, kind, cache, patients, say)
     reader = readers.of(kind)
     found = reader.scan(root, resolved)
     if found.problems:
@@ -72,11 +73,11 @@ def open_dataset(
         if store is None:
             phantom = (root / MARKER).exists()
             count = jobs or os.cpu_count() or 1
-            store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, jobs=count, quiet=quiet)
+            store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, jobs=count, say=say)
     return store
 
 
-def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, quiet: bool) -> Path:
+def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say: Callable[[str], None] | None) -> Path:
     if kind == "demo":
         from fastloss.train import data
 
@@ -84,11 +85,10 @@ def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, qui
     if name_or_path == "phantom":
         from .phantom import Phantom, generated
 
-        return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, quiet))
+        return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, say))
     return readers.root_of(kind, Path(name_or_path))
 
 
-MARKER = "fastloss-phantom.json"
 LAYOUTS = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi"}
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from fastloss.cli import CommandError
 
 from . import bodies
-from .opening import MARKER, locked
+from .opening import locked
 from .prepare import no_space
+from .records import MARKER
 
 VERSION = 1
 CLASSES = {"decathlon": 1, "synapse": 8, "acdc": 3, "uwmgi": 3}
@@ -76,17 +77,17 @@ class Phantom:
         return self.depth, self.size, self.size
 
 
-def generated(phantom: Phantom, cache: Path, quiet: bool = False) -> Path:
+def generated(phantom: Phantom, cache: Path, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a phantom in the cache; written on first use."""
     words = f"{phantom.layout}-{phantom.patients}x{phantom.depth}x{phantom.size}"
     folder = cache / "phantoms" / f"{words}-seed{phantom.seed}-labels{phantom.classes}-v{VERSION}"
     with locked(folder):
         if not folder.exists():
-            write(phantom, folder, quiet)
+            write(phantom, folder, say)
     return folder
 
 
-def write(phantom: Phantom, out: Path, quiet: bool = False) -> None:
+def write(phantom: Phantom, out: Path, say: Callable[[str], None] | None = None) -> None:
     """Generates into the folder `out`, which must not exist or be empty; on any error nothing of it is left.
 
     Raises:
@@ -102,7 +103,7 @@ def write(phantom: Phantom, out: Path, quiet: bool = False) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            with counting(phantom.patients, f"generating {phantom.layout}", "patients", quiet) as count:
+            with counting(phantom.patients, f"generating {phantom.layout}", "patients", say) as count:
                 WRITERS[phantom.layout](phantom, partial, count)
             (partial / MARKER).write_text(json.dumps({"version": VERSION, **asdict(phantom)}) + "\n")
             if out.exists():
@@ -215,7 +216,7 @@ def _uwmgi(phantom: Phantom, out: Path, count: Callable[[int], None]) -> None:
         rng = phantom.rng(patient)
         side = phantom.size + 2 * int(rng.integers(0, 6))
         case = f"case{patient + 1}"
-        for day in (0, 20)[: 1 + (patient % 3 == 0)]:
+        for day in (1, 20)[: 1 + (patient % 3 == 0)]:
             image, masks = bodies.gut(rng, (phantom.depth, side, side))
             folder = out / "train" / case / f"{case}_day{day}" / "scans"
             folder.mkdir(parents=True)

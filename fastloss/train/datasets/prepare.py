@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +95,7 @@ def prepare(
     *,
     phantom: bool,
     jobs: int,
-    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Store:
     """Writes the store `folder`, which must not exist, and opens it. On any error nothing of it is left."""
     partial = folder.with_name(f"{folder.name}.partial")
@@ -103,7 +103,7 @@ def prepare(
     with no_space(folder, _bytes(found, settings)):
         partial.mkdir(parents=True)
         try:
-            _write(partial, kind, settings, found, reader, phantom, jobs, quiet)
+            _write(partial, kind, settings, found, reader, phantom, jobs, say)
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -147,7 +147,7 @@ def _write(
     reader: ModuleType,
     phantom: bool,
     jobs: int,
-    quiet: bool,
+    say: Callable[[str], None] | None,
 ) -> None:
     from fastloss.train.progress import counting
 
@@ -160,7 +160,7 @@ def _write(
         for file, dtype in zip(files, (np.dtype("float16"), np.dtype("uint8"))):
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (pixels,)}
             np.lib.format.write_array_header_1_0(file, header)
-        with counting(slices, f"preparing {kind}", "slices", quiet) as count:
+        with counting(slices, f"preparing {kind}", "slices", say) as count:
             for prepared in _in_order(reader, found.cases, kind, settings, jobs):
                 for arrays, file in zip(prepared[1:], files):
                     for array in arrays:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MARKER = "fastloss-phantom.json"  # lies in the root of generated data
+
 
 @dataclass(frozen=True)
 class Case:

@@ -23,7 +23,7 @@ class Memory:
     peak: int
 
 
-def _allocations(work: Callable[[], object]) -> tuple[object, list[int]]:
+def allocations(work: Callable[[], object]) -> tuple[object, list[int]]:
     """Run `work` and list what torch's CPU allocator did, in order: positive bytes allocated, negative freed."""
     gc.collect()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -33,7 +33,7 @@ def _allocations(work: Callable[[], object]) -> tuple[object, list[int]]:
     return result, [e.nbytes() for e in events]
 
 
-def _live_and_peak(changes: list[int]) -> tuple[int, int]:
+def live_and_peak(changes: list[int]) -> tuple[int, int]:
     live = peak = 0
     for change in changes:
         live += change
@@ -59,11 +59,11 @@ def measure(contender: Contender, x: Tensor) -> Memory:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = contender.loss(x, contender.y)
     del loss
-    loss, forward = _allocations(lambda: contender.loss(x, contender.y))
-    kept, peak_forward = _live_and_peak(forward)
+    loss, forward = allocations(lambda: contender.loss(x, contender.y))
+    kept, peak_forward = live_and_peak(forward)
     del loss
-    _, both = _allocations(lambda: contender.step(x))
-    return Memory(kept, sum(saved.values()), peak_forward, _live_and_peak(both)[1])
+    _, both = allocations(lambda: contender.step(x))
+    return Memory(kept, sum(saved.values()), peak_forward, live_and_peak(both)[1])
 
 
 def no_grad_peak(contender: Contender, x: Tensor) -> int:
@@ -74,7 +74,7 @@ def no_grad_peak(contender: Contender, x: Tensor) -> int:
             return contender.loss(x, contender.y)
 
     forward()
-    return _live_and_peak(_allocations(forward)[1])[1]
+    return live_and_peak(allocations(forward)[1])[1]
 
 
 def in_logits(case: Case, count: int) -> float:

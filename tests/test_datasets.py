@@ -1,0 +1,288 @@
+"""The readers and the store: what is stored is what lies in the files, and only whole stores are ever used."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+nibabel = pytest.importorskip("nibabel")
+h5py = pytest.importorskip("h5py")
+Image = pytest.importorskip("PIL.Image")
+
+from phantoms import LAYOUTS, opened, phantom, silent
+
+from fastloss.cli import CommandError
+from fastloss.train.datasets import open_dataset, prepare, readers
+from fastloss.train.datasets.store import IMAGES, LABELS, MANIFEST
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """One small phantom for each kind; tests must not write into them."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    return {kind: phantom(kind, folder / kind) for kind in LAYOUTS}
+
+
+def rows(store, **wanted):
+    return [row for row, s in enumerate(store.slices) if all(getattr(s, name) == v for name, v in wanted.items())]
+
+
+def test_decathlon_is_windowed_turned_upright_and_halved(roots, tmp_path):
+    """Half the size by linear interpolation is the mean of four pixels; the nearest label is the first of four."""
+    store = opened(roots["msd-colon"], "msd-colon", tmp_path, size=20)
+    image, label = (
+        np.asarray(nibabel.load(roots["msd-colon"] / folder / "colon_002.nii.gz").dataobj, dtype=np.float64)
+        for folder in ("imagesTr", "labelsTr")
+    )
+    hu = (np.clip(image, -125, 275) + 125) / 400
+    for z, row in enumerate(rows(store, patient="colon_002")):
+        # y is stored from front to back (its axis points to P), x is the second axis of a picture
+        expected = hu[:, :, z].T.reshape(20, 2, 20, 2).mean((1, 3))
+        np.testing.assert_allclose(store.image(row), expected, atol=6e-4)
+        np.testing.assert_array_equal(store.label(row), label[::2, ::2, z].T)
+        assert store.slices[row].z == z and store.slices[row].positive == bool(store.label(row).any())
+        assert store.slices[row].source_positive == bool(label[..., z].any())
+    assert (store.mode, store.num_classes, store.class_names) == ("binary", 1, ("colon cancer",))
+
+
+def test_the_stored_orientation_does_not_matter(roots, tmp_path):
+    """The same patient stored with other axes' directions gives the same store."""
+    other = phantom("msd-colon", tmp_path / "p")
+    for path in other.glob("*Tr/*.nii.gz"):
+        image = nibabel.load(path)
+        nibabel.save(nibabel.as_closest_canonical(image), path)
+    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("R", "A", "S")
+    first, second = (opened(root, "msd-colon", tmp_path / "c", size=32) for root in (roots["msd-colon"], other))
+    assert first.folder != second.folder and first.fingerprint == second.fingerprint
+
+
+def test_synapse_is_kept_as_it_is_at_its_own_size(roots, tmp_path):
+    root = roots["synapse"]
+    store = opened(root, "synapse", tmp_path, size=None)
+    row = rows(store, patient="case0002", z=4)[0]
+    with np.load(root / "train_npz" / "case0002_slice004.npz") as arrays:
+        np.testing.assert_allclose(store.image(row), arrays["image"], atol=6e-4)
+        np.testing.assert_array_equal(store.label(row), arrays["label"])
+    with h5py.File(root / "test_vol_h5" / "case0003.npy.h5") as file:
+        row = rows(store, patient="case0003", part="test")[2]
+        np.testing.assert_allclose(store.image(row), file["image"][2], atol=6e-4)
+        np.testing.assert_array_equal(store.label(row), file["label"][2])
+    assert (store.mode, store.num_classes) == ("multiclass", 9) and store.class_names[4] == "right kidney"
+
+
+def test_synapse_is_zoomed_as_transunet_does(roots, tmp_path):
+    from scipy import ndimage
+
+    plain, small = (opened(roots["synapse"], "synapse", tmp_path, size=size) for size in (None, 28))
+    expected = ndimage.zoom(plain.image(3), 28 / 40, order=3)
+    np.testing.assert_allclose(small.image(3), expected, atol=2e-3)
+    np.testing.assert_array_equal(small.label(3), ndimage.zoom(plain.label(3), 28 / 40, order=0))
+
+
+def test_acdc_has_both_phases_groups_and_normalised_volumes(roots, tmp_path):
+    store = opened(roots["acdc"], "acdc", tmp_path, size=None)
+    assert {s.volume for s in store.slices if s.patient == "patient002"} == {"patient002-ED", "patient002-ES"}
+    assert {s.group for s in store.slices} == {"NOR", "MINF", "DCM"}
+    own = rows(store, volume="patient001-ES")
+    volume = np.stack([store.image(row) for row in own])
+    assert abs(volume.mean()) < 1e-3 and abs(volume.std() - 1) < 1e-3
+    label = np.asarray(nibabel.load(roots["acdc"] / "training/patient001/patient001_frame03_gt.nii.gz").dataobj)
+    np.testing.assert_array_equal(np.stack([store.label(row) for row in own]), label.transpose(2, 1, 0))
+    ranged = opened(roots["acdc"], "acdc", tmp_path, size=None, normalise="percentile")
+    values = np.stack([ranged.image(row) for row in own])
+    assert values.min() == 0 and values.max() == 1 and 0.005 < (values == 1).mean() < 0.02
+
+
+def test_uwmgi_decodes_its_runs_and_crops_the_centre(roots, tmp_path):
+    root = roots["uwmgi"]
+    store = opened(root, "uwmgi", tmp_path, size=32, keep_empty=1.0)
+    row = rows(store, volume="case2_day1", z=4)[0]
+    path = next((root / "train/case2/case2_day1/scans").glob("slice_0004_*.png"))
+    pixels = np.asarray(Image.open(path)).astype(float)
+    side, at = len(pixels), (len(pixels) - 32) // 2
+    np.testing.assert_allclose(store.image(row), (pixels / pixels.max())[at : at + 32, at : at + 32], atol=6e-4)
+    for line in (root / "train.csv").read_text().splitlines():
+        name, organ, runs = line.split(",")
+        if name == "case2_day1_slice_0004":
+            mask = [0] * side * side
+            numbers = list(map(int, runs.split()))
+            for start, length in zip(numbers[::2], numbers[1::2]):
+                mask[start - 1 : start - 1 + length] = [1] * length
+            channel = ("large_bowel", "small_bowel", "stomach").index(organ)
+            expected = np.reshape(mask, (side, side))[at : at + 32, at : at + 32]
+            np.testing.assert_array_equal(store.label(row)[channel], expected)
+    assert (store.mode, store.num_classes) == ("multilabel", 3) and store.label(row).dtype == np.uint8
+
+
+def test_uwmgi_keeps_a_share_of_the_empty_slices_and_drops_days(roots, tmp_path):
+    every, none, some, dropped = (
+        opened(roots["uwmgi"], "uwmgi", tmp_path, **settings)
+        for settings in (
+            {"keep_empty": 1.0},
+            {"keep_empty": 0.0},
+            {"keep_empty": 0.5},
+            {"keep_empty": 1.0, "drop": ["case1_day1"]},
+        )
+    )
+    empty = len(every) - len(none)
+    assert empty > 2 and all(s.source_positive for s in none.slices) and len(some) - len(none) == round(empty / 2)
+    assert {s.volume for s in every.slices} - {s.volume for s in dropped.slices} == {"case1_day1"}
+
+
+@pytest.mark.parametrize(
+    "labels, expected", [("btcv", {2: 4, 5: 0, 11: 6}), ({0: 0, 2: 1, 5: 0, 11: 8}, {2: 1, 11: 8})]
+)
+def test_labels_are_mapped(labels, expected, tmp_path):
+    root = phantom("synapse", tmp_path / "p")
+    path = root / "train_npz" / "case0001_slice000.npz"
+    with np.load(path) as arrays:
+        image, label = arrays["image"], np.zeros_like(arrays["label"])
+    label.flat[[10, 20, 30]] = [2, 5, 11]
+    for other in root.glob("train_npz/*.npz"):
+        np.savez(other, image=image, label=label)
+    with h5py.File(root / "test_vol_h5" / "case0003.npy.h5", "r+") as file:
+        file["label"][...] = 0
+    store = opened(root, "synapse", tmp_path / "c", size=None, labels=labels)
+    found = {raw: int(store.label(0).flat[at]) for raw, at in ((2, 10), (5, 20), (11, 30))}
+    assert found == {5: 0} | expected
+    names = opened(root, "synapse", tmp_path / "c", labels="btcv").class_names
+    assert names[expected[11]] == ("pancreas" if labels == "btcv" else "stomach")
+
+
+def test_a_store_is_made_once_for_the_same_files_and_settings(tmp_path, monkeypatch):
+    root = phantom("acdc", tmp_path / "p")
+    first = opened(root, "acdc", tmp_path / "c", size=32)
+    monkeypatch.setattr(prepare, "_prepare_case", None)  # whoever prepares now fails
+    again = opened(root, "acdc", tmp_path / "c", size=32)
+    assert (again.folder, again.slices) == (first.folder, first.slices)
+    np.testing.assert_array_equal(again.image(5), first.image(5))
+    monkeypatch.undo()
+    changed = opened(root, "acdc", tmp_path / "c", size=32, normalise="percentile")
+    assert changed.folder != first.folder and changed.fingerprint != first.fingerprint
+    path = next(root.glob("training/*/*_frame01.nii.gz"))
+    os.utime(path, (1, 1))
+    touched = opened(root, "acdc", tmp_path / "c", size=32)
+    assert touched.folder != first.folder and touched.fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("jobs", [2, 5])
+def test_the_number_of_threads_changes_nothing(roots, tmp_path, jobs):
+    one = opened(roots["acdc"], "acdc", tmp_path / "1")
+    many = open_dataset(roots["acdc"], kind="acdc", cache_dir=tmp_path / "2", jobs=jobs, say=silent)
+    assert one.fingerprint == many.fingerprint and one.slices == many.slices
+
+
+@pytest.mark.parametrize("name", [IMAGES, LABELS, MANIFEST])
+def test_a_damaged_store_is_prepared_anew(roots, tmp_path, capsys, name):
+    store = opened(roots["acdc"], "acdc", tmp_path)
+    path = store.folder / name
+    os.truncate(path, path.stat().st_size // 2)
+    again = opened(roots["acdc"], "acdc", tmp_path)
+    assert "is damaged" in capsys.readouterr().err
+    assert again.folder == store.folder and again.fingerprint == store.fingerprint
+    assert again.image(len(again) - 1).shape == (224, 224)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from fastloss.train.datasets import open_dataset, prepare
+real = prepare._prepare_case
+def slow(*args):
+    print("working", flush=True)
+    time.sleep(0.2)
+    return real(*args)
+prepare._prepare_case = slow
+open_dataset(sys.argv[1], kind="acdc", cache_dir=Path(sys.argv[2]), jobs=1, say=lambda words: None)
+"""
+
+
+def test_a_killed_preparation_is_never_trusted(roots, tmp_path):
+    """Killed twice in the middle: what remains is not a store, and the next call makes the right one."""
+    for _ in range(2):
+        command = [sys.executable, "-c", KILLED, str(roots["acdc"]), str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        (left,) = [path for path in (tmp_path / "stores").iterdir() if path.is_dir()]
+        assert left.name.endswith(".partial") and not (left / MANIFEST).exists()
+    store = opened(roots["acdc"], "acdc", tmp_path)
+    assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()] == [store.folder]
+    assert store.fingerprint == opened(roots["acdc"], "acdc", tmp_path / "fresh").fingerprint
+
+
+def test_two_processes_make_one_store(roots, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(roots["acdc"]), str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate()[0].count("working") for process in both]
+    assert sorted(printed) == [0, 6] and [process.returncode for process in both] == [0, 0]
+
+
+def test_an_interrupt_leaves_nothing(roots, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "_prepare_case", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened(roots["acdc"], "acdc", tmp_path)
+    assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()] == []
+
+
+def test_a_pickled_store_is_small_and_reads(roots, tmp_path):
+    store = opened(roots["acdc"], "acdc", tmp_path)
+    store.image(0)
+    content = pickle.dumps(store)
+    assert len(content) < 20_000
+    np.testing.assert_array_equal(pickle.loads(content).image(3), store.image(3))
+
+
+def test_the_demo_is_a_dataset_of_slabs(tmp_path):
+    pytest.importorskip("nilearn")
+    store = open_dataset(
+        "demo", kind="synapse", settings={"size": 32, "labels": "samed"}, cache_dir=tmp_path, say=silent
+    )
+    assert store.kind == "demo" and store.mode == "binary" and len(store.patients) >= 5 and not store.is_phantom
+    for first, second in zip(store.patients, store.patients[1:]):
+        gap = store.slices[rows(store, patient=second)[0]].z - store.slices[rows(store, patient=first)[-1]].z
+        assert gap == 5  # four slices between
+    assert 0.5 < sum(record.positive for record in store.slices) / len(store) <= 1
+
+
+def test_every_kind_has_a_reader_that_finds_its_layout(roots):
+    for kind, root in roots.items():
+        assert readers.detect(root) == kind
+    assert readers.detect(roots["acdc"] / "training") is None
+
+
+def test_the_manifest_keeps_the_settings(roots, tmp_path):
+    store = opened(roots["msd-colon"], "msd-colon", tmp_path, window=(-160, 240))
+    kept = json.loads((store.folder / MANIFEST).read_text())["settings"]
+    assert kept == {"size": 256, "window": [-160, 240], "normalise": "window", "labels": "identity"} == store.settings
+
+
+def test_preparing_waits_for_no_more_than_a_few_volumes(roots, monkeypatch):
+    """Memory stays bounded: beyond two volumes for each thread the reading waits for the writing."""
+    started = []
+    monkeypatch.setattr(prepare, "_prepare_case", lambda reader, case, *rest: started.append(case) or case)
+    stream = prepare._in_order(None, list(range(50)), "acdc", {}, jobs=2)
+    assert next(stream) == 0
+    time.sleep(0.05)
+    assert len(started) <= 4
+    assert list(stream) == list(range(1, 50))
+
+
+def test_errors_of_a_volume_reach_the_caller(roots, monkeypatch, tmp_path):
+    def broken(*args):
+        raise CommandError("this volume is broken")
+
+    monkeypatch.setattr(prepare, "_prepare_case", broken)
+    with pytest.raises(CommandError, match="this volume is broken"):
+        opened(roots["acdc"], "acdc", tmp_path)

@@ -3,6 +3,7 @@
 from . import backends, functional
 from ._version import __version__
 from .backends import debug
+from .compat._fuse import NotFusable, fuse
 from .compound import CompoundLoss
 from .deep import DeepSupervisionLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
@@ -20,6 +21,7 @@ __all__ = [
     "IoULoss",
     "JaccardLoss",
     "LossSchedule",
+    "NotFusable",
     "Stats",
     "TopKLoss",
     "TverskyLoss",
@@ -27,4 +29,5 @@ __all__ = [
     "backends",
     "debug",
     "functional",
+    "fuse",
 ]

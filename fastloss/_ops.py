@@ -42,7 +42,9 @@ BATCH_FIELD = 7  # of a term's integers
 
 _compiling = torch.compiler.is_compiling
 _below_autograd = torch._C._AutoDispatchBelowAutograd
-_expected: dict[int, float] = {}  # identity of a spec's encoding -> the upstream gradient that it saw last
+# Identity of a spec's encoding, shape of x -> the upstream gradient seen last; levels of a pyramid differ in shape.
+_expected: dict[tuple[int, torch.Size], float] = {}
+_EXPECTATIONS = 4096
 
 
 def available(backend: str) -> str | None:
@@ -186,7 +188,8 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
-        ctx.scale = scale = _expected.get(id(ints), 1.0)
+        ctx.call = call = (id(ints), x.shape)
+        ctx.scale = scale = _expected.get(call, 1.0)
         if x.dtype is torch.float32 or x.dtype is torch.float64:
             want |= WANT_GRAD
         with _below_autograd():
@@ -202,7 +205,9 @@ class _Loss(torch.autograd.Function):
     def backward(ctx, upstream, _):
         grad, ctx.grad = ctx.grad, None
         scale = upstream.item()
-        _expected[id(ctx.ints)] = scale
+        if len(_expected) >= _EXPECTATIONS:
+            _expected.clear()
+        _expected[ctx.call] = scale
         again = torch.is_grad_enabled()  # create_graph: the op's own gradient raises
         if grad is None or scale != ctx.scale or again:
             *inputs, state = ctx.saved_tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..compound import MAX_TERMS
@@ -13,12 +14,16 @@ from ..spec import Spec, Term
 
 
 class Linear(NamedTuple):
-    """constant + sum of terms. Called with logits and a target, it computes both and the gradient in one pass."""
+    """constant + sum of terms. Called with logits and a target, it computes both and the gradient in one pass.
+
+    `undefined`: NaN, as a mean of torch's, where every class id is ignored; the kernels give 0.
+    """
 
     mode: str
     terms: tuple[Term, ...]
     ignore_index: int | None = None
     constant: float = 0.0
+    undefined: bool = False
 
     def scaled(self, weight: float) -> Linear:
         terms = self.terms if weight == 1 else tuple([term.weighted(weight * term.weight) for term in self.terms])
@@ -26,16 +31,45 @@ class Linear(NamedTuple):
 
     def plus(self, other: Linear) -> Linear | None:
         """Both in one pass, or None: another activation, other ignored labels, or too many terms."""
-        same = self.mode == other.mode and self.ignore_index == other.ignore_index
+        ignored = [self.ignore_index, other.ignore_index]
+        if self.mode == "multiclass" and None in ignored:
+            # Who ignores no label takes a negative one for an error, and so must the sum.
+            ignored = [label if label is None or label >= 0 else None for label in ignored]
         terms = self.terms + other.terms
+        same = self.mode == other.mode and ignored[0] == ignored[1]
         if not same or len(terms) > MAX_TERMS or any([term.reduction == "none" for term in terms]):
             return None
-        return self._replace(terms=terms, constant=self.constant + other.constant)
+        undefined = (self.undefined or other.undefined) and ignored[0] is not None
+        return Linear(self.mode, terms, ignored[0], self.constant + other.constant, undefined)
 
     def __call__(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         terms = tuple([term for term in self.terms if term.weight != 0])  # 0 * NaN is not 0
         value = plan(Spec(self.mode, terms, self.ignore_index)).run(x, y, mask, pixel_weight)[0]
+        if self.undefined and self.ignore_index is not None:
+            value = nan_if_empty(value, x, y, self.ignore_index)
         return value + self.constant if self.constant else value
+
+
+class Call(NamedTuple):
+    """A loss and its inputs as the kernels take them."""
+
+    loss: Linear
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None = None
+    pixel_weight: Tensor | None = None
+
+    def run(self, scale: float) -> Tensor:
+        return self.loss.scaled(scale)(self.x, self.y, self.mask, self.pixel_weight)
+
+
+def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
+    """NaN instead of the kernels' 0 if every class id is ignored."""
+    if y.is_floating_point() or (ignore_index < 0 and not y.dtype.is_signed):
+        return value
+    if not torch.compiler.is_compiling() and x.device.type == "cpu" and value.item() != 0:
+        return value
+    return torch.where((y == ignore_index).all(), torch.full_like(value, torch.nan), value)
 
 
 def elementwise(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..spec import REDUCTIONS, Term
 from ._base import CompatLoss
-from ._linear import Linear, elementwise
+from ._linear import Call, Linear, elementwise
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "SigmoidFocalLoss", "sigmoid_focal_loss"]
 
@@ -24,6 +24,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
 
     original = "torch.nn.modules.loss.CrossEntropyLoss"
     library = "torch"
+    _tensors = ("weight",)
 
     def __init__(
         self,
@@ -36,24 +37,36 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
         *,
         strict: bool = True,
     ) -> None:
-        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        CompatLoss.__init__(self, strict=strict)
+        nn.CrossEntropyLoss.__init__(self, weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         _check_reduction(self.reduction)
-        self.strict = strict
+        self._read()
 
     @classmethod
     def arguments(cls, loss: Any) -> dict[str, Any]:
         return {name: getattr(loss, name) for name in ("weight", "ignore_index", "reduction", "label_smoothing")}
 
-    def linear(self, x: Tensor, probabilities: bool = False) -> Linear:
+    def linear(self, probabilities: bool = False) -> Linear:
         """The one term, for targets that are class ids or probabilities."""
-        vector = () if self.weight is None else numbers(self.weight)
-        term = Term("ce", reduction=self.reduction, label_smoothing=self.label_smoothing, vector=vector)
-        return Linear("multiclass", (term,), None if probabilities else self.ignore_index)
+        vector, smoothing = self._floats("weight"), self.label_smoothing
+        term = Term("ce", reduction=self.reduction, label_smoothing=smoothing, vector=vector)
+        undefined = self.strict and self.reduction == "mean"
+        return Linear("multiclass", (term,), None if probabilities else self.ignore_index, undefined=undefined)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self._scaled(1.0, input, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
+        call = self._call(input, target)
+        if call is None:
+            return scale * nn.CrossEntropyLoss.forward(self, input, target)
+        if self.reduction != "none":
+            return call.run(scale)
+        value = elementwise(call.loss.scaled(scale), call.x, call.y)
+        return value.reshape((*input.shape[:1], *input.shape[2:]) if input.ndim > 1 else ())
+
+    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+        """None for a single class: nothing to tell apart, and nothing for the kernels to do."""
         x, y = input, target
         if x.ndim == 1:
             x, y = x[None], y[None]
@@ -61,23 +74,16 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
             x, y = x[..., None], y[..., None]
         elif x.ndim > 5:
             x, y = x.flatten(4), y.flatten(4 if y.ndim == x.ndim else 3)
-        classes = x.shape[1]
         probabilities = y.shape == x.shape
-        if classes < 2 or x.numel() == 0:  # one class: nothing to tell apart
-            return scale * nn.CrossEntropyLoss.forward(self, input, target)
+        if x.shape[1] < 2 or x.numel() == 0:
+            return None
         if probabilities and self.ignore_index >= 0:
             raise ValueError(f"ignore_index must be negative with probabilities as target, got {self.ignore_index}.")
         if not probabilities and y.ndim == x.ndim:
             raise ValueError(
                 f"target must be class ids {[x.shape[0], *x.shape[2:]]} to fit input, got {list(y.shape)}."
             )
-        loss = self.linear(x, probabilities).scaled(scale)
-        if self.reduction == "none":
-            return elementwise(loss, x, y).reshape((*input.shape[:1], *input.shape[2:]) if input.ndim > 1 else ())
-        value = loss(x, y)
-        if self.strict and self.reduction == "mean" and not probabilities:
-            return nan_if_empty(value, x, y, self.ignore_index)
-        return value
+        return Call(self.linear(probabilities), x, y)
 
 
 class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
@@ -89,6 +95,7 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
 
     original = "torch.nn.modules.loss.BCEWithLogitsLoss"
     library = "torch"
+    _tensors = ("pos_weight",)
 
     def __init__(
         self,
@@ -100,9 +107,10 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
         *,
         strict: bool = True,
     ) -> None:
-        super().__init__(weight, size_average, reduce, reduction, pos_weight)
+        CompatLoss.__init__(self, strict=strict)
+        nn.BCEWithLogitsLoss.__init__(self, weight, size_average, reduce, reduction, pos_weight)
         _check_reduction(self.reduction)
-        self.strict = strict
+        self._read()
 
     @classmethod
     def arguments(cls, loss: Any) -> dict[str, Any]:
@@ -110,31 +118,35 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
 
     def linear(self, x: Tensor) -> Linear | None:
         """The one term, or None if `pos_weight` is not one number for each channel of x."""
-        vector: tuple[float, ...] = ()
+        vector = self._floats("pos_weight")
         if self.pos_weight is not None:
             own = self.pos_weight.shape
             padded = (1,) * (x.ndim - len(own)) + tuple(own)
             if self.pos_weight.numel() != 1 and padded != (1, x.shape[1], *(1,) * (x.ndim - 2)):
                 return None
-            vector = numbers(self.pos_weight.flatten())
         return Linear("multilabel", (Term("bce", reduction=self.reduction, vector=vector),))
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self._scaled(1.0, input, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
+        call = self._call(input, target)
+        if call is None:
+            if input.numel():
+                self._slow("pos_weight is not one number for each channel")
+            return scale * nn.BCEWithLogitsLoss.forward(self, input, target)
+        if self.reduction != "none":
+            return call.run(scale)
+        return elementwise(call.loss.scaled(scale), *call[1:]).reshape(input.shape)
+
+    def _call(self, input: Tensor, target: Tensor) -> Call | None:
         if input.shape != target.shape:
             raise ValueError(f"target must have the shape {list(input.shape)} of input, got {list(target.shape)}.")
         loss = self.linear(input)
         if loss is None or input.numel() == 0:
-            if loss is None:
-                self._slow("pos_weight is not one number for each channel")
-            return scale * nn.BCEWithLogitsLoss.forward(self, input, target)
+            return None
         weight = None if self.weight is None else spatial(self.weight.expand(input.shape))
-        loss, x, y = loss.scaled(scale), spatial(input), spatial(target)
-        if self.reduction == "none":
-            return elementwise(loss, x, y, None, weight).reshape(input.shape)
-        return loss(x, y, None, weight)
+        return Call(loss, spatial(input), spatial(target), None, weight)
 
 
 class SigmoidFocalLoss(CompatLoss):
@@ -148,25 +160,26 @@ class SigmoidFocalLoss(CompatLoss):
     library = "torchvision"
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2, reduction: str = "none", *, strict: bool = True) -> None:
-        super().__init__(reduction=reduction)
+        super().__init__(reduction, strict=strict)
         _check_reduction(reduction)
-        self.alpha, self.gamma, self.strict = alpha, gamma, strict
-
-    def linear(self, x: Tensor) -> Linear:
-        vector = (float(self.alpha),) if self.alpha >= 0 else ()
-        return Linear("multilabel", (Term("focal", reduction=self.reduction, gamma=float(self.gamma), vector=vector),))
+        self.alpha, self.gamma = alpha, gamma
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return self._scaled(1.0, inputs, targets)
 
     def _scaled(self, scale: float, inputs: Tensor, targets: Tensor) -> Tensor:
+        call = self._call(inputs, targets)
+        if self.reduction == "none":
+            return elementwise(call.loss.scaled(scale), call.x, call.y).reshape(inputs.shape)
+        value = call.run(scale)
+        return value * torch.nan if self.reduction == "mean" and inputs.numel() == 0 else value
+
+    def _call(self, inputs: Tensor, targets: Tensor) -> Call:
         if inputs.shape != targets.shape:
             raise ValueError(f"targets must have the shape {list(inputs.shape)} of inputs, got {list(targets.shape)}.")
-        loss, x, y = self.linear(inputs).scaled(scale), spatial(inputs), spatial(targets)
-        if self.reduction == "none":
-            return elementwise(loss, x, y).reshape(inputs.shape)
-        value = loss(x, y)
-        return value * torch.nan if self.reduction == "mean" and inputs.numel() == 0 else value
+        vector = (float(self.alpha),) if self.alpha >= 0 else ()
+        term = Term("focal", reduction=self.reduction, gamma=float(self.gamma), vector=vector)
+        return Call(Linear("multilabel", (term,)), spatial(inputs), spatial(targets))
 
 
 def sigmoid_focal_loss(
@@ -181,21 +194,6 @@ def spatial(t: Tensor) -> Tensor:
     if t.ndim < 3:
         return t.reshape(t.shape[0] if t.ndim else 1, t.shape[1] if t.ndim == 2 else 1, 1)
     return t if t.ndim <= 5 else t.flatten(4)
-
-
-def numbers(vector: Tensor) -> tuple[float, ...]:
-    """The numbers of a tensor of weights."""
-    return tuple(vector.tolist())
-
-
-def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
-    """torch's mean over nothing: NaN if every class id is ignored (then the kernels give 0)."""
-    if not y.dtype.is_signed and ignore_index < 0:
-        return value
-    if not torch.compiler.is_compiling() and x.device.type == "cpu" and value.item() != 0:
-        return value
-    empty = (y == ignore_index).all()
-    return torch.where(empty, torch.full_like(value, torch.nan), value)
 
 
 def _check_reduction(reduction: str) -> None:

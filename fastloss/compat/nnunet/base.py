@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ class Compound(CompatLoss):
             if not isinstance(part, known):
                 return f"{name}={type(part).__name__} is none of fastloss.compat.nnunet"
         return dc.why_not_fused
+
+    def _adopt(self, loss: Any) -> None:
+        """What an original may have been given after its construction."""
+        unwrapped(self.dc).apply_nonlin = unwrapped(loss.dc).apply_nonlin
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         """net_output: logits [N, C, *S]; target: see the class. Returns 0-d."""
@@ -78,8 +83,12 @@ class Compound(CompatLoss):
 
 
 def dice_arguments(dc: Any) -> dict[str, Any]:
-    """The arguments of a Dice but `apply_nonlin`, which the compounds give."""
-    found = REGISTRY[_home(type(dc))].arguments(dc) if _home(type(dc)) in REGISTRY else type(dc).arguments(dc)
+    """The arguments of a Dice but `apply_nonlin`, which the compounds give; of a foreign class, those that it keeps."""
+    known = REGISTRY.get(_home(type(dc)))
+    if known is not None or isinstance(dc, CompatLoss):
+        found = (known or type(dc)).arguments(dc)
+    else:
+        found = {name: getattr(dc, name) for name in inspect.signature(type(dc)).parameters if hasattr(dc, name)}
     return {name: value for name, value in found.items() if name != "apply_nonlin"}
 
 

@@ -52,11 +52,10 @@ class DC_and_CE_loss(Compound):
         *,
         strict: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(strict=strict)
         if ignore_label is not None:
             ce_kwargs = {**ce_kwargs, "ignore_index": ignore_label}
         self.weight_ce, self.weight_dice, self.ignore_label = weight_ce, weight_dice, ignore_label
-        self.strict = strict
         self.ce = self._pointwise(**ce_kwargs, strict=strict)
         self.dc = own_class(dice_class)(apply_nonlin=softmax_helper_dim1, **soft_dice_kwargs)
 
@@ -100,11 +99,11 @@ class DC_and_CE_loss(Compound):
 
     def _linear(self, ce: RobustCrossEntropyLoss, x: Tensor, y: Tensor, whole: bool) -> Linear | None:
         """The cross-entropy over the pixels that Dice counts too, or None if it leaves out others."""
-        loss = ce.top(x, y, self.ignore_label) if isinstance(ce, TopKLoss) else ce.linear(x, whole)
+        loss = ce.top(x, y, self.ignore_label) if isinstance(ce, TopKLoss) else ce.linear(whole)
         if loss is None or (self.ignore_label is None and ce.ignore_index >= 0):
             return None
         # Negative labels without ignore_label: an error of Dice, as in nnU-Net.
-        return loss._replace(ignore_index=self.ignore_label)
+        return loss._replace(ignore_index=self.ignore_label, undefined=False)
 
 
 class DC_and_topk_loss(DC_and_CE_loss):

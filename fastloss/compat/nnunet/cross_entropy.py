@@ -11,8 +11,8 @@ from torch import Tensor
 from ... import _arguments as check
 from ...reference.inputs import equals_ignored
 from ...spec import Term
-from .._linear import Linear, elementwise
-from ..torch import CrossEntropyLoss, numbers
+from .._linear import Call, Linear, elementwise
+from ..torch import CrossEntropyLoss
 from .dice import as_ids
 
 
@@ -23,11 +23,17 @@ class RobustCrossEntropyLoss(CrossEntropyLoss):
     library = "nnunet"
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
+        return super()._scaled(scale, input, self._ids(input, target))
+
+    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+        return super()._call(input, self._ids(input, target))
+
+    def _ids(self, input: Tensor, target: Tensor) -> Tensor:
         if target.ndim == input.ndim:
             if target.shape[1] != 1:
                 raise ValueError(f"target must be labels [N, *S] or [N, 1, *S], got {list(target.shape)}.")
             target = target[:, 0]
-        return super()._scaled(scale, input, as_ids(target))
+        return as_ids(target)
 
 
 class TopKLoss(RobustCrossEntropyLoss):
@@ -82,8 +88,8 @@ class TopKLoss(RobustCrossEntropyLoss):
             valid = total - int(torch.count_nonzero(equals_ignored(y, ignore_index)))
             share = Fraction(min(count, valid), max(valid, 1))
             weight = min(count, valid) / count
-        vector = () if self.weight is None else numbers(self.weight)
-        return Linear("multiclass", (Term("topk", weight=weight, k=share, vector=vector),), ignore_index)
+        term = Term("topk", weight=weight, k=share, vector=self._floats("weight"))
+        return Linear("multiclass", (term,), ignore_index)
 
     def count(self, pixels: int) -> int:
         """How many of so many pixels are the top."""
@@ -94,13 +100,11 @@ class TopKLoss(RobustCrossEntropyLoss):
         return self._scaled(1.0, inp, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
-        if target.ndim != input.ndim:
-            raise ValueError(f"target must be labels [N, 1, *S] to fit input, got {list(target.shape)}.")
+        call = self._call(input, target)
+        if call is not None:
+            return call.run(scale)
         y = as_ids(target[:, :1])
-        loss = self.top(input, y, self.ignore_index)
-        if loss is not None:
-            return loss.scaled(scale)(input, y)
-        elements = elementwise(self.linear(input), input, y).flatten()
+        elements = elementwise(self.linear(), input, y).flatten()
         count = self.count(elements.numel())
         if not self.strict:
             valid = int(torch.count_nonzero(~equals_ignored(y, self.ignore_index)))
@@ -108,3 +112,10 @@ class TopKLoss(RobustCrossEntropyLoss):
             if count == 0:
                 return 0.0 * elements.sum()
         return scale * torch.topk(elements, count, sorted=False).values.mean()
+
+    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+        if target.ndim != input.ndim:
+            raise ValueError(f"target must be labels [N, 1, *S] to fit input, got {list(target.shape)}.")
+        y = as_ids(target[:, :1])
+        loss = self.top(input, y, self.ignore_index)
+        return None if loss is None else Call(loss, input, y)

@@ -30,8 +30,7 @@ class DeepSupervisionWrapper(CompatLoss):
     library = "nnunet"
 
     def __init__(self, loss: nn.Module, weight_factors: Iterable[float] | None = None, *, strict: bool = True) -> None:
-        super().__init__()
-        self.strict = strict
+        super().__init__(strict=strict)
         if weight_factors is None and strict:
             raise TypeError("weight_factors must be one number for each level, got None.")
         self.weight_factors = None if weight_factors is None else tuple(weight_factors)

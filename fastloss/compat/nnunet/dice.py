@@ -14,7 +14,7 @@ from ...plan import plan
 from ...reference.region import PY, P, Y
 from ...spec import Spec, Term
 from .._base import CompatLoss
-from .._linear import Linear
+from .._linear import Call, Linear
 from .activation import mode_of
 
 FLOOR = 1e-8  # smallest denominator
@@ -29,10 +29,9 @@ class _Dice(CompatLoss):
     def _set(
         self, apply_nonlin: Callable | None, batch_dice: bool, do_bg: bool, smooth: float, ddp: bool, strict: bool
     ) -> None:
-        super().__init__()
+        super().__init__(strict=strict)
         self.apply_nonlin = apply_nonlin
         self.batch_dice, self.do_bg, self.smooth, self.ddp = batch_dice, do_bg, smooth, ddp
-        self.strict = strict
 
     @property
     def mode(self) -> str | None:
@@ -75,22 +74,27 @@ class _Dice(CompatLoss):
 
     def _scaled(self, scale: float, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         mode = self.mode
+        call = self._call(x, y, loss_mask)
+        if call is not None:
+            return call.run(scale)
         y = with_channel(x, y)
         slow = self._why_not_these(mode, x, loss_mask)
-        if slow is not None:
-            if mode is not None:
+        if mode is None or slow is not None:
+            if mode is not None and slow is not None:
                 self._slow(slow)
             return scale * self._finish(x, *self._plain_sums(x, y, loss_mask))
-        y = for_kernels(mode, x, y)
+        return scale * self._finish(x, *self._sums(mode, x, for_kernels(mode, x, y), loss_mask))
+
+    def _call(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Call | None:
+        """One pass, where that is all it takes."""
+        mode = self.mode
+        if mode is None or self._why_not_these(mode, x, loss_mask) is not None:
+            return None
         loss = self.linear(x, loss_mask is not None)
-        if loss is not None:
-            return loss.scaled(scale)(x, y, loss_mask)
-        return scale * self._finish(x, *self._sums(mode, None, x, y, loss_mask))
+        return None if loss is None else Call(loss, x, for_kernels(mode, x, with_channel(x, y)), loss_mask)
 
     def _why_not_these(self, mode: str | None, x: Tensor, loss_mask: Tensor | None) -> str | None:
         """Why the kernels cannot take these inputs."""
-        if mode is None:
-            return self.why_not_fused
         if mode == "multiclass" and x.shape[1] < 2:
             return "softmax over a single channel"
         if loss_mask is not None and loss_mask.dtype != torch.bool:
@@ -99,11 +103,9 @@ class _Dice(CompatLoss):
             return "loss_mask differs between channels"
         return None
 
-    def _sums(
-        self, mode: str, ignore_index: int | None, x: Tensor, y: Tensor, loss_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _sums(self, mode: str, x: Tensor, y: Tensor, loss_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """I, P and T [N, C] from the kernels."""
-        spec = Spec(mode, (Term("tversky", batch=False, empty="score"),), ignore_index)
+        spec = Spec(mode, (Term("tversky", batch=False, empty="score"),))
         table, _ = plan(spec).sums(x, y, loss_mask)
         return table[..., PY], table[..., P], table[..., Y]
 

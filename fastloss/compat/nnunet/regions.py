@@ -47,11 +47,10 @@ class DC_and_BCE_loss(Compound):
         *,
         strict: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(strict=strict)
         if use_ignore_label:
             bce_kwargs = {**bce_kwargs, "reduction": "none"}
         self.weight_ce, self.weight_dice, self.use_ignore_label = weight_ce, weight_dice, use_ignore_label
-        self.strict = strict
         self.ce = BCEWithLogitsLoss(**bce_kwargs, strict=strict)
         self.dc = own_class(dice_class)(apply_nonlin=torch.sigmoid, **soft_dice_kwargs)
 

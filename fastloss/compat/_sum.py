@@ -1,0 +1,108 @@
+"""Weighted sums of drop-in losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _arguments as check
+from ..compound import Criterion
+from ..deep import scaled
+from ._linear import Call, Linear
+
+
+class WeightedSum(nn.Module):
+    """Sum of weight * loss over the same inputs: a wrapper for losses of any library, and what `fastloss.fuse` makes of
+    one, or of a list of pairs.
+
+    Losses whose terms belong to one activation, and whose targets the kernels read alike, share one pass over the
+    inputs. The others take one each.
+
+    Args:
+        pairs: pairs (weight, loss); a weight is a finite number.
+
+    Raises ValueError for no pairs or a weight that is not finite, TypeError for a weight that is no number or a loss
+    that is no module.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        pairs = list(pairs)
+        if not pairs:
+            raise ValueError("pairs must hold at least one pair (weight, loss), got none.")
+        for _, loss in pairs:
+            if not isinstance(loss, nn.Module):
+                raise TypeError(f"a loss of a sum must be a module, got {type(loss).__name__}.")
+        self.weights = tuple([check.number("a weight", weight) for weight, _ in pairs])
+        self.losses = nn.ModuleList([loss for _, loss in pairs])
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """The sum for the inputs that each loss takes (logits and target)."""
+        return self._scaled(1.0, *inputs)
+
+    def _scaled(self, scale: float, *inputs: Any) -> Tensor:
+        calls: list[Call] = []
+        total: Any = 0.0
+        for weight, loss in zip(self.weights, self.losses):
+            call = call_of(loss, *inputs)
+            if call is None:
+                total = total + scaled(loss, scale * weight, *inputs)
+            else:
+                _add(calls, call._replace(loss=call.loss.scaled(scale * weight)))
+        for call in calls:
+            total = total + call.run(1.0)
+        return total
+
+    def passes(self, *inputs: Any) -> int:
+        """How many passes over the inputs a call with them takes; a loss that is several by itself counts as one."""
+        calls: list[Call] = []
+        found = [call_of(loss, *inputs) for loss in self.losses]
+        for call in found:
+            if call is not None:
+                _add(calls, call)
+        return len(calls) + sum([call is None for call in found])
+
+    def extra_repr(self) -> str:
+        return f"weights={list(self.weights)}"
+
+
+def call_of(loss: nn.Module, *inputs: Any) -> Call | None:
+    """What the kernels would be called with, or None if the loss is more than one call of them."""
+    if isinstance(loss, Criterion):
+        plain = loss.backend is None and loss.process_group is None and not loss._factors and len(inputs) == 2
+        if not plain or loss.spec.elementwise:
+            return None
+        mode = "multilabel" if loss.mode == "binary" and inputs[0].ndim == inputs[1].ndim else loss.mode
+        return Call(Linear(mode, loss.spec.terms, loss.ignore_index), *inputs)
+    make = getattr(loss, "_call", None)
+    call = None if make is None else make(*inputs)
+    if call is None or any([term.reduction == "none" for term in call.loss.terms]):
+        return None
+    return call
+
+
+def _add(calls: list[Call], call: Call) -> None:
+    """Joins a call of the same inputs, or comes last."""
+    for index, other in enumerate(calls):
+        same = [_alike(a, b) for a, b in zip(other[1:], call[1:])]
+        both = other.loss.plus(call.loss) if all(same) else None
+        if both is not None:
+            y = min(other.y, call.y, key=lambda t: t.ndim)
+            calls[index] = other._replace(loss=both, y=y)
+            return
+    calls.append(call)
+
+
+def _alike(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors hold the same numbers in the same places, but for a channel axis of length 1."""
+    if a is None or b is None or a is b or torch.compiler.is_compiling():
+        return a is b
+    return _view(a) == _view(b)
+
+
+def _view(t: Tensor) -> tuple:
+    axes = [(size, step) for size, step in zip(t.shape, t.stride()) if size != 1]
+    return t.dtype, t.untyped_storage().data_ptr(), t.storage_offset(), tuple(axes)

@@ -1,0 +1,18 @@
+"""nnU-Net with a fused loss, deep supervision included.
+
+Put this file into nnunetv2/training/nnUNetTrainer/ (nnU-Net finds trainers by name there), then
+
+    nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerFastloss
+"""
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+import fastloss
+
+
+class nnUNetTrainerFastloss(nnUNetTrainer):
+    """nnU-Net's own loss, whatever the plans ask for (labels, regions, an ignore label), in one pass for each level."""
+
+    def _build_loss(self) -> nn.Module:
+        return fastloss.fuse(super()._build_loss())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def _listed(path: Path) -> list[tuple[Path, Path]]:
         pairs = [(path.parent / entry["image"], path.parent / entry["label"]) for entry in entries]
     except (KeyError, TypeError) as error:
         raise CommandError(f'{path} must give an "image" and a "label" for each volume of "training"') from error
-    return sorted(pair for pair in pairs if not pair[0].name.startswith("._"))
+    pairs = sorted(pair for pair in pairs if not pair[0].name.startswith("._"))
+    for (image, _), (again, _) in pairwise(pairs):
+        if image.name == again.name:
+            raise CommandError(f"{path} lists {image.name} twice")
+    return pairs
 
 
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -91,7 +91,7 @@ $(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
 	$(PIP) install -c $(CONSTRAINTS) 'torch>=2.11' 'setuptools>=77' ninja 'pybind11>=2.13' numpy
 	@touch $@
 
-$(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py fastloss/_version.py $(SOURCES)
+$(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py setup_cuda.py fastloss/_version.py $(SOURCES)
 	@echo "--- compiling the extension (minutes the first time); fastloss/_build.json keeps the record"
 	$(PY) setup.py -q build_ext --inplace
 	$(PIP) install -q --no-build-isolation --no-deps -e .

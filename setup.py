@@ -1,7 +1,8 @@
-"""Builds fastloss._C with ninja: kernels once per instruction set, stable-ABI ops, a pybind11 module, all in one .so.
+"""Builds fastloss._C with ninja: CPU kernels once per instruction set, CUDA kernels if nvcc is there, stable-ABI ops, a
+pybind11 module, all in one .so.
 
-Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_CUDA=auto|1|0, FASTLOSS_SANITIZE=address,undefined, MAX_JOBS,
-CXX, CXXFLAGS, LDFLAGS. CONTRIBUTING.md explains them.
+Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_SANITIZE=address,undefined, MAX_JOBS, CXX, CXXFLAGS, LDFLAGS, and
+those of setup_cuda.py. CONTRIBUTING.md explains them.
 """
 
 import ast
@@ -22,6 +23,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # a build in isolation does not have it
+import setup_cuda  # noqa: E402
+
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 NO_EXT = os.environ.get("FASTLOSS_NO_EXT", "0") not in ("", "0")
 SANITIZE = os.environ.get("FASTLOSS_SANITIZE", "")
@@ -87,27 +91,19 @@ def find_ninja():
 
 
 def find_cuda():
-    """What the build record says of CUDA: (record, None), or (None, why the kernels are left out)."""
-    wish = os.environ.get("FASTLOSS_CUDA", "auto")
-    if wish not in ("auto", "1", "0"):
-        stop(f"FASTLOSS_CUDA must be auto, 1 or 0, not {wish!r}.")
-    if wish == "0":
-        return None, "built with FASTLOSS_CUDA=0"
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    nvcc = next(filter(None, (shutil.which("nvcc", path=str(Path(h, "bin"))) for h in homes)), None) or shutil.which(
-        "nvcc"
-    )
-    if wish == "1" and nvcc is None:
-        stop("FASTLOSS_CUDA=1 needs nvcc, which was found neither in CUDA_HOME, CUDA_PATH nor PATH.")
-    # The .cu files include no torch header: nvcc makes their objects, which join the link in `write_graph`.
-    if not list(ROOT.glob("csrc/cuda/*.cu")):
-        if wish == "1":
-            stop("FASTLOSS_CUDA=1 was asked for, but this version of fastloss has no CUDA kernels; use auto or 0.")
+    """(toolkit, None), or (None, why the CUDA kernels are left out)."""
+    try:
+        toolkit, reason = setup_cuda.find()
+    except setup_cuda.CudaError as error:
+        stop(str(error))
+    if toolkit is not None and not list(ROOT.glob("csrc/cuda/*.cu")):
         return None, "this version has no CUDA kernels"
-    return None, "nvcc was not found" if nvcc is None else "this version does not compile its CUDA kernels"
+    if toolkit is not None and SANITIZE:  # nvcc's objects cannot be instrumented
+        return None, "an instrumented build leaves the CUDA kernels to the emulator"
+    return toolkit, reason
 
 
-def write_graph(folder, cxx, torch_dir):
+def write_graph(folder, cxx, torch_dir, cuda):
     """Writes build.ninja; returns the flags of each group of files, for the record."""
     import pybind11
 
@@ -123,11 +119,17 @@ def write_graph(folder, cxx, torch_dir):
     torch = [f"-DTORCH_TARGET_VERSION={STABLE_TARGET}", "-isystem", str(torch_dir / "include")]
     torch += [f"-ffile-prefix-map={torch_dir}=torch"]  # no build path inside the error messages
 
-    groups = {"ops": ("csrc/ops/*.cpp", torch), "bind": ("csrc/bind.cpp", python), "cpu": ("csrc/cpu/*.cpp", [])}
+    has = [] if cuda is None else ["-DFASTLOSS_HAS_CUDA"]
+    groups = {
+        "ops": ("csrc/ops/*.cpp", torch + has),
+        "bind": ("csrc/bind.cpp", python + has),
+        "cpu": ("csrc/cpu/*.cpp", []),
+    }
     jobs = []  # (object, source, flags); kernels come last, see ISAS
     for name, (pattern, flags) in groups.items():
         for source in sorted(ROOT.glob(pattern)):
-            if name != "cpu" or not source.name.startswith("kernels"):
+            kernels = name == "cpu" and source.name.startswith("kernels")
+            if not kernels and (cuda is not None or source.name != "cuda.cpp"):
                 jobs.append((f"{name}.{source.stem}.o", source, flags))
     for isa, flags in ISAS.items() if x86 else [("baseline", [])]:
         for source in sorted(ROOT.glob("csrc/cpu/kernels*.cpp")):
@@ -139,6 +141,8 @@ def write_graph(folder, cxx, torch_dir):
     else:
         link += ["-Wl,--no-as-needed"]
     libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    if cuda is not None:
+        libraries += cuda.link_flags()
 
     def command(words):
         return shlex.join(words).replace("$", "$$")
@@ -156,8 +160,18 @@ def write_graph(folder, cxx, torch_dir):
         lines.append(
             f"build {out}/{target}: cxx {path}\n  flags = {command([*common, *flags, *extra])}\n  name = {target}"
         )
-    objects = " ".join(f"{out}/{target}" for target, _, _ in jobs)
-    lines.append(f"build {out}/_C{SUFFIX}: link {objects}")
+    objects = [f"{out}/{target}" for target, _, _ in jobs]
+    if cuda is not None:
+        nvcc = command(cuda.compile_command(cxx))
+        lines.append(
+            f"rule nvcc\n  command = {nvcc} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            "  description = compiling $in for $archs"
+        )
+        for source in sorted(ROOT.glob("csrc/cuda/*.cu")):
+            objects.append(f"{out}/cuda.{source.stem}.o")
+            lines.append(f"build {objects[-1]}: nvcc {source.relative_to(ROOT).as_posix()}")
+            lines.append(f"  archs = {' '.join(cuda.archs)}")
+    lines.append(f"build {out}/_C{SUFFIX}: link {' '.join(objects)}")
     (folder / "build.ninja").write_text("\n".join(lines) + "\n")
     isas = {isa: " ".join(flags) for isa, flags in ISAS.items() if x86 or isa == "baseline"}
     return {"common": " ".join([*common, *extra]), **isas}
@@ -174,10 +188,11 @@ def build(folder):
     if find_spec("pybind11") is None:
         stop("pybind11 was not found; run `pip install pybind11` or drop --no-build-isolation.")
     folder.mkdir(parents=True, exist_ok=True)
-    flags = write_graph(folder, cxx, torch_dir)
+    flags = write_graph(folder, cxx, torch_dir, cuda)
     call = [ninja, "-C", str(ROOT), "-f", str(folder / "build.ninja"), "-j", jobs or str(os.cpu_count() or 1)]
     if subprocess.run(call).returncode:
-        stop("the extension did not compile, see above; set FASTLOSS_NO_EXT=1 to install without it.")
+        leave_out = "" if cuda is None else "FASTLOSS_CUDA=0 to leave out the CUDA kernels, or "
+        stop(f"the extension did not compile, see above; set {leave_out}FASTLOSS_NO_EXT=1 to install without it.")
     compiler = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
     record = {
         "version": read_assignment(ROOT / "fastloss" / "_version.py", "__version__"),
@@ -189,7 +204,7 @@ def build(folder):
         "platform": sysconfig.get_platform(),
         "compiler": compiler,
         "flags": flags,
-        "cuda": cuda,
+        "cuda": None if cuda is None else cuda.record,
         "cuda_reason": cuda_reason,
         "sanitize": SANITIZE or None,
     }

@@ -6,6 +6,9 @@
 #include "cpu/problem.h"
 #include "math/pointwise.h"
 #include "math/region.h"
+#ifdef FASTLOSS_HAS_CUDA
+#include "cuda/problem.h"
+#endif
 
 namespace py = pybind11;
 
@@ -65,6 +68,9 @@ PYBIND11_MODULE(_C, m) {
     throw py::import_error("FASTLOSS_CPU must be baseline, avx2 or avx512, and one that this processor runs");
   m.doc() = "Compiled core of fastloss: importing it registers the ops of the cpu backend.";
   m.def("cpu_capability", &fl_cpu::capability, "The build of the kernels in use: baseline, avx2 or avx512.");
+#ifdef FASTLOSS_HAS_CUDA
+  m.def("cuda_reason", &fl_cuda::reason, "None if the kernels can run on the current GPU, else why not.");
+#endif
   m.attr("encoding_version") = fl::kEncodingVersion;
   m.attr("max_terms") = fl::kMaxTerms;
   auto terms = m.def_submodule("terms", "f and f' of single terms, for tests; the suffix is the precision.");

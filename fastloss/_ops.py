@@ -179,7 +179,9 @@ _registered = {backend: _register(backend) for backend in BACKENDS}
 _loss_ops = {backend: ops.loss.default for backend, (_, ops) in _registered.items()}
 _backward_ops = {backend: ops.backward.default for backend, (_, ops) in _registered.items()}
 _settle_ops = {backend: ops.settle.default for backend, (_, ops) in _registered.items() if backend != "cpu"}
-_library.load()  # implements the cpu ops
+_library.load()  # implements the cpu ops, and those of CUDA
+if _library.EMULATED:
+    torch.ops.load_library(_library.EMULATED)
 
 
 class _Loss(torch.autograd.Function):

@@ -89,4 +89,4 @@ def _render_extension(extension: dict) -> list[str]:
 def _render_cuda(build: dict) -> str:
     if build["cuda"] is None:
         return f"not built: {build['cuda_reason']}"
-    return f"CUDA {build['cuda']['version']} for {build['cuda']['archs']}"
+    return f"nvcc {build['cuda']['version']} for {build['cuda']['archs']}, {build['cuda']['flags']}"

@@ -1,7 +1,7 @@
 // Binary and multilabel: one plane at a time. A chunk is loaded, the sigmoid's parts are laid down in L1, and every
 // term is one loop over them; so any sum of terms costs one pass over the logits.
 #pragma once
-#include "../math/pointwise.h"
+#include "../math/elements.h"
 #include "../math/topk.h"
 #include "blocks.h"
 
@@ -35,29 +35,6 @@ inline void activate(const SigmoidChunk<T>& k) {
     if (kLogs) nlp[i] = a.nlp, nlq[i] = a.nlq;
   }
 }
-
-// Pointwise terms as the loops take them: value and slope (d value / dx) of one element.
-template <class T>
-struct BceElement {
-  T pos_weight, smoothing;
-  FL_HD T value(T, T, T nlp, T nlq, T y) const { return bce(nlp, nlq, smooth_label(y, smoothing), pos_weight); }
-  FL_HD T slope(T p, T q, T, T, T y) const { return bce_grad(p, q, smooth_label(y, smoothing), pos_weight); }
-};
-
-template <FocalPower kPower, bool kHard, class T>
-struct FocalElement {
-  T gamma, on, off;
-  FL_HD T cost(T nlp, T nlq, T y) const { return kHard ? (y > T(0) ? nlp : nlq) : bce(nlp, nlq, y, T(1)); }
-  FL_HD T miss(T p, T q, T y, T b) const { return kHard ? (y > T(0) ? q : p) : focal_miss(p, q, y, b); }
-  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
-    const T b = cost(nlp, nlq, y);
-    return focal_binary<kPower>(b, miss(p, q, y, b), y, on, off, gamma);
-  }
-  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
-    const T b = cost(nlp, nlq, y);
-    return focal_binary_grad<kPower>(b, miss(p, q, y, b), y, on, off, gamma, bce_grad(p, q, y, T(1)));
-  }
-};
 
 // One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
@@ -138,14 +115,6 @@ inline void count_chunk(const SigmoidChunk<T>& k, bool masked, T cut, double* co
     tp += use & on & truth, fp += use & on & !truth, fn += use & !on & truth, all += use;
   }
   counts[0] += tp, counts[1] += fp, counts[2] += fn, counts[3] += all - tp - fp - fn;
-}
-
-// The smallest logit whose sigmoid reaches the threshold.
-template <class T>
-inline T probability_cut(double threshold) {
-  const double cut = ::log(threshold / (1.0 - threshold));
-  const T rounded = static_cast<T>(cut);
-  return static_cast<double>(rounded) < cut ? std::nextafter(rounded, static_cast<T>(INFINITY)) : rounded;
 }
 
 FL_NAMESPACE_END

@@ -3,7 +3,7 @@
 #pragma once
 #include <limits>
 
-#include "../math/pointwise.h"
+#include "../math/elements.h"
 #include "../math/topk.h"
 #include "blocks.h"
 
@@ -136,24 +136,6 @@ inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_strid
   normalize(k);
 }
 
-// Pointwise terms on the target class: value, and h = p_t dL/dp_t (dL/dz_c = h (y_c - p_c)); w is its weight or alpha.
-struct CeElement {
-  template <class T>
-  FL_HD T value(T nll, T, T w) const {
-    return ce(nll, w);
-  }
-  template <class T>
-  FL_HD T slope(T, T, T w) const {
-    return ce_grad(w);
-  }
-};
-template <FocalPower kPower, class T>
-struct FocalTargetElement {
-  T gamma;
-  FL_HD T value(T nll, T u, T w) const { return focal_multiclass<kPower>(nll, u, w, gamma); }
-  FL_HD T slope(T nll, T u, T w) const { return focal_multiclass_grad<kPower>(nll, u, w, gamma); }
-};
-
 // One of them over a chunk. With kGrads adds scale * h to slope, with kStore writes the values to pick.
 template <int kMode, class T, class Element>
 inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
@@ -243,14 +225,6 @@ inline void class_sums(const SoftmaxChunk<T>& k, int32_t c, double* sums) {
   }
   sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
   if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
-}
-
-// dL/dp_c of the region terms.
-template <bool kDense, bool kExtra, class T>
-FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
-  T slope = fma_(inter, y, pred);
-  if (kExtra) slope = fma_(square, p, slope) + diff * sign_(p - y);
-  return slope;
 }
 
 // dot += sum over channels of p_c dL/dp_c

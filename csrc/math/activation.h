@@ -14,7 +14,7 @@ struct Sigmoid {
 template <bool kLogs, class T>
 FL_HD Sigmoid<T> sigmoid(T x) {
   const T e = exp_minus(abs_(x));
-  const T r = T(1) / (T(1) + e);
+  const T r = inverse(T(1) + e);
   const T s = e * r;
   const bool positive = x >= T(0);
   Sigmoid<T> a;

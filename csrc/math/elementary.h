@@ -38,10 +38,19 @@ FL_HD float relu(float x) {
   return bit_cast<float>(bits & ~(bits >> 31));
 }
 
+// 1 / x for x in [1, 2]. The device's division costs a call for the sake of other x.
+FL_HD double inverse(double x) { return 1.0 / x; }
+FL_HD float inverse(float x) {
+#ifdef __CUDA_ARCH__
+  return __fdividef(1.0f, x);
+#else
+  return 1.0f / x;
+#endif
+}
+
 #ifdef __CUDA_ARCH__
 FL_HD float exp_minus(float a) { return ::expf(-a); }
 FL_HD float log_(float x) { return ::logf(x); }
-FL_HD float log1p_unit(float e) { return ::log1pf(e); }
 #else
 // exp(-a) for a >= 0, the result of abs_ (a NaN must have its sign cleared). 0 below the smallest normal float.
 // -a = n ln2 + r, a minimax polynomial in r (1e-7 relative), then n added to the exponent bits.
@@ -85,6 +94,7 @@ FL_HD float log_(float x) {
   const float y = fma_(p * m, m2, fma_(n, -2.12194440e-4f, -0.5f * m2));
   return fma_(n, 0.693359375f, m + y) + (x - x);
 }
+#endif
 
 // log(1 + e) for e in [0, 1], minimax in e with full relative accuracy at 0.
 FL_HD float log1p_unit(float e) {
@@ -99,7 +109,6 @@ FL_HD float log1p_unit(float e) {
   p = fma_(p, e, 0.9999999403953552f);
   return p * e;
 }
-#endif
 
 template <class T>
 FL_HD T sign_(T x) {

@@ -19,37 +19,45 @@ FL_HD void gather_sums(const SumsView& v, const double* sums, int64_t group, int
     for (int k = 0; k < kFixedSums; ++k) out[k] += sums[v.at(g, c) + k];
 }
 
-// Sum of the weights of the classes that count in a group; 0 when none does.
+// What a class weighs in its group's mean; 0 if it does not count.
+FL_HD double class_weight(const Term& t, const SumsView& v, const double* sums, int64_t group, int64_t c) {
+  double s[kFixedSums];
+  gather_sums(v, sums, group, c, s);
+  return class_role(t, s).counted ? t.vector_at(c, 1.0) : 0.0;
+}
+
 FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums, int64_t group) {
-  double total = 0.0, s[kFixedSums];
-  for (int64_t c = 0; c < v.channels; ++c) {
-    gather_sums(v, sums, group, c, s);
-    if (class_role(t, s).counted) total += t.vector_at(c, 1.0);
-  }
+  double total = 0.0;
+  for (int64_t c = 0; c < v.channels; ++c) total += class_weight(t, v, sums, group, c);
   return total;
 }
 
-// One group's class-weighted mean; adds weight * share * d(mean)/d(sums) to dsums.
+// A class's share of its group's mean, whose weights add up to `total`; adds scale * d(share)/d(sums) to dsums.
+FL_HD double region_class(const Term& t, const SumsView& v, const double* sums, int64_t group, int64_t c, double total,
+                          double scale, double* dsums) {
+  double s[kFixedSums];
+  gather_sums(v, sums, group, c, s);
+  const double w = t.vector_at(c, 1.0) / total;
+  if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) return 0.0;
+  const RegionValue r = region_loss(t, s);
+  const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
+  for (int64_t g = first; g < last; ++g) {
+    double* d = dsums + v.at(g, c);
+    d[kInter] += scale * w * r.d_inter;
+    d[kPred] += scale * w * r.d_pred;
+    d[kPredSq] += scale * w * r.d_pred_sq;
+    d[kAbsDiff] += scale * w * r.d_abs;
+  }
+  return w * r.loss;
+}
+
+// One group's class-weighted mean; adds scale * d(mean)/d(sums) to dsums.
 FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int64_t group, double scale,
                           double* dsums) {
   const double total = counted_weight(t, v, sums, group);
-  if (!(total > 0.0)) return 0.0;
-  double value = 0.0, s[kFixedSums];
-  for (int64_t c = 0; c < v.channels; ++c) {
-    const double w = t.vector_at(c, 1.0) / total;
-    gather_sums(v, sums, group, c, s);
-    if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) continue;
-    const RegionValue r = region_loss(t, s);
-    value += w * r.loss;
-    const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
-    for (int64_t g = first; g < last; ++g) {
-      double* d = dsums + v.at(g, c);
-      d[kInter] += scale * w * r.d_inter;
-      d[kPred] += scale * w * r.d_pred;
-      d[kPredSq] += scale * w * r.d_pred_sq;
-      d[kAbsDiff] += scale * w * r.d_abs;
-    }
-  }
+  double value = 0.0;
+  for (int64_t c = 0; c < v.channels && total > 0.0; ++c)
+    value += region_class(t, v, sums, group, c, total, scale, dsums);
   return value;
 }
 
@@ -62,9 +70,13 @@ FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, d
   return value;
 }
 
+FL_HD double pointwise_scale(const Term& t, double denominator) {
+  return t.reduction == kMean ? (denominator > 0.0 ? 1.0 / denominator : 0.0) : 1.0;
+}
+
 FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator,
                             double weight, double* dsums) {
-  const double scale = t.reduction == kMean ? (denominator > 0.0 ? 1.0 / denominator : 0.0) : 1.0;
+  const double scale = pointwise_scale(t, denominator);
   double total = 0.0;
   for (int64_t g = 0; g < v.groups; ++g)
     for (int64_t c = 0; c < v.channels; ++c) {

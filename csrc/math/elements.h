@@ -1,0 +1,64 @@
+// What loops over pixels call: the pointwise terms with their settings bound, and the region terms' slope.
+#pragma once
+#include "pointwise.h"
+
+FL_NAMESPACE_BEGIN
+
+// Pointwise terms as the loops take them: value and slope (d value / dx) of one element.
+template <class T>
+struct BceElement {
+  T pos_weight, smoothing;
+  FL_HD T value(T, T, T nlp, T nlq, T y) const { return bce(nlp, nlq, smooth_label(y, smoothing), pos_weight); }
+  FL_HD T slope(T p, T q, T, T, T y) const { return bce_grad(p, q, smooth_label(y, smoothing), pos_weight); }
+};
+
+template <FocalPower kPower, bool kHard, class T>
+struct FocalElement {
+  T gamma, on, off;
+  FL_HD T cost(T nlp, T nlq, T y) const { return kHard ? (y > T(0) ? nlp : nlq) : bce(nlp, nlq, y, T(1)); }
+  FL_HD T miss(T p, T q, T y, T b) const { return kHard ? (y > T(0) ? q : p) : focal_miss(p, q, y, b); }
+  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
+    const T b = cost(nlp, nlq, y);
+    return focal_binary<kPower>(b, miss(p, q, y, b), y, on, off, gamma);
+  }
+  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
+    const T b = cost(nlp, nlq, y);
+    return focal_binary_grad<kPower>(b, miss(p, q, y, b), y, on, off, gamma, bce_grad(p, q, y, T(1)));
+  }
+};
+
+// Pointwise terms on the target class: value, and h = p_t dL/dp_t (dL/dz_c = h (y_c - p_c)); w is its weight or alpha.
+struct CeElement {
+  template <class T>
+  FL_HD T value(T nll, T, T w) const {
+    return ce(nll, w);
+  }
+  template <class T>
+  FL_HD T slope(T, T, T w) const {
+    return ce_grad(w);
+  }
+};
+template <FocalPower kPower, class T>
+struct FocalTargetElement {
+  T gamma;
+  FL_HD T value(T nll, T u, T w) const { return focal_multiclass<kPower>(nll, u, w, gamma); }
+  FL_HD T slope(T nll, T u, T w) const { return focal_multiclass_grad<kPower>(nll, u, w, gamma); }
+};
+
+// dL/dp_c of the region terms.
+template <bool kDense, bool kExtra, class T>
+FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
+  T slope = fma_(inter, y, pred);
+  if (kExtra) slope = fma_(square, p, slope) + diff * sign_(p - y);
+  return slope;
+}
+
+// The smallest logit whose sigmoid reaches the threshold.
+template <class T>
+inline T probability_cut(double threshold) {
+  const double cut = ::log(threshold / (1.0 - threshold));
+  const T rounded = static_cast<T>(cut);
+  return static_cast<double>(rounded) < cut ? std::nextafter(rounded, static_cast<T>(INFINITY)) : rounded;
+}
+
+FL_NAMESPACE_END

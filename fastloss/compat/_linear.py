@@ -26,7 +26,9 @@ class Linear(NamedTuple):
     undefined: bool = False
 
     def scaled(self, weight: float) -> Linear:
-        terms = self.terms if weight == 1 else tuple([term.weighted(weight * term.weight) for term in self.terms])
+        if weight == 1:
+            return self
+        terms = tuple([term.weighted(weight * term.weight) for term in self.terms])
         return self._replace(terms=terms, constant=weight * self.constant)
 
     def plus(self, other: Linear) -> Linear | None:
@@ -43,10 +45,13 @@ class Linear(NamedTuple):
         return Linear(self.mode, terms, ignored[0], self.constant + other.constant, undefined)
 
     def __call__(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
-        terms = tuple([term for term in self.terms if term.weight != 0])  # 0 * NaN is not 0
-        value = plan(Spec(self.mode, terms, self.ignore_index)).run(x, y, mask, pixel_weight)[0]
-        if self.undefined and self.ignore_index is not None:
-            value = nan_if_empty(value, x, y, self.ignore_index)
+        terms = self.terms
+        if any([term.weight == 0 for term in terms]):
+            terms = tuple([term for term in terms if term.weight != 0])  # 0 * NaN is not 0
+        ignore_index = self.ignore_index if may_ignore(y, self.ignore_index) else None
+        value = plan(Spec(self.mode, terms, ignore_index)).run(x, y, mask, pixel_weight)[0]
+        if self.undefined and ignore_index is not None:
+            value = nan_if_empty(value, x, y, ignore_index)
         return value + self.constant if self.constant else value
 
 
@@ -63,10 +68,19 @@ class Call(NamedTuple):
         return self.loss.scaled(scale)(self.x, self.y, self.mask, self.pixel_weight)
 
 
+def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
+    """Whether a label may be ignored. Eager code on the CPU looks: a search among the labels costs less than what the
+    kernels save where every pixel counts, and libraries ignore some label by default."""
+    if ignore_index is None or y.is_floating_point():
+        return ignore_index is not None
+    info = torch.iinfo(y.dtype)
+    if not info.min <= ignore_index <= info.max:
+        return False
+    return torch.compiler.is_compiling() or y.device.type != "cpu" or bool((y == ignore_index).any())
+
+
 def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
     """NaN instead of the kernels' 0 if every class id is ignored."""
-    if y.is_floating_point() or (ignore_index < 0 and not y.dtype.is_signed):
-        return value
     if not torch.compiler.is_compiling() and x.device.type == "cpu" and value.item() != 0:
         return value
     return torch.where((y == ignore_index).all(), torch.full_like(value, torch.nan), value)

@@ -48,7 +48,11 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
 
     def linear(self, probabilities: bool = False) -> Linear:
         """The one term, for targets that are class ids or probabilities."""
-        vector, smoothing = self._floats("weight"), self.label_smoothing
+        return self._cached((probabilities, self._floats("weight")), self._make)
+
+    def _make(self, key: tuple[bool, tuple[float, ...]]) -> Linear:
+        probabilities, vector = key
+        smoothing = float(self.label_smoothing)
         term = Term("ce", reduction=self.reduction, label_smoothing=smoothing, vector=vector)
         undefined = self.strict and self.reduction == "mean"
         return Linear("multiclass", (term,), None if probabilities else self.ignore_index, undefined=undefined)

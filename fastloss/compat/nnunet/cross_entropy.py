@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import _arguments as check
 from ...reference.inputs import equals_ignored
 from ...spec import Term
-from .._linear import Call, Linear, elementwise
+from .._linear import Call, Linear, elementwise, may_ignore
 from ..torch import CrossEntropyLoss
 from .dice import as_ids
 
@@ -75,21 +75,24 @@ class TopKLoss(RobustCrossEntropyLoss):
         """The top-k term for labels y [N, 1, *S], or None if only `torch.topk` of the elements can do it."""
         if self.label_smoothing != 0:
             return None
-        total = y.numel()
-        count = self.count(total)
-        share, weight = Fraction(count, max(total, 1)), 1.0
+        total = valid = y.numel()
+        if self.strict and may_ignore(y, ignore_index):
+            if torch.compiler.is_compiling() or y.device.type != "cpu":
+                return None  # counting would make the host wait
+            valid -= int(torch.count_nonzero(equals_ignored(y, ignore_index or 0)))
+        return self._cached((total, valid, ignore_index, self._floats("weight")), self._make_top)
+
+    def _make_top(self, key: tuple[int, int, int | None, tuple[float, ...]]) -> Linear | None:
+        total, valid, ignore_index, vector = key
+        count, weight = self.count(total), 1.0
         if not self.strict:
             share = min(Fraction(str(self.k)) / 100, Fraction(1))
         elif count < 1:
             return None
-        elif ignore_index is not None and (y.dtype.is_signed or ignore_index >= 0):
-            if torch.compiler.is_compiling() or x.device.type != "cpu":
-                return None  # counting would make the host wait
-            valid = total - int(torch.count_nonzero(equals_ignored(y, ignore_index)))
+        else:
             share = Fraction(min(count, valid), max(valid, 1))
             weight = min(count, valid) / count
-        term = Term("topk", weight=weight, k=share, vector=self._floats("weight"))
-        return Linear("multiclass", (term,), ignore_index)
+        return Linear("multiclass", (Term("topk", weight=weight, k=share, vector=vector),), ignore_index)
 
     def count(self, pixels: int) -> int:
         """How many of so many pixels are the top."""

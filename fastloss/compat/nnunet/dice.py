@@ -52,10 +52,14 @@ class _Dice(CompatLoss):
 
         I and the rest halved: (I + smooth/2) / max((P + T)/2 + smooth/2, 5e-9) is the same fraction.
         """
-        if self.mode is None or self.clip_tp is not None or (self.batch_dice and self.ddp):
+        return self._cached((self.mode, x.shape[1], masked), self._make)
+
+    def _make(self, key: tuple[str | None, int, bool]) -> Linear | None:
+        mode, channels, masked = key
+        if mode is None or self.clip_tp is not None or (self.batch_dice and self.ddp):
             return None
         first = 0 if self.do_bg else 1
-        if x.shape[1] <= first or (masked and self.smooth == 0):  # no class; a sample without a valid pixel scores 0
+        if channels <= first or (masked and self.smooth == 0):  # no class; a sample without a valid pixel scores 0
             return None
         term = Term(
             "tversky",
@@ -63,9 +67,9 @@ class _Dice(CompatLoss):
             eps=0.5 * FLOOR,
             batch=bool(self.batch_dice),
             empty="score",
-            classes=tuple(range(1, x.shape[1])) if first else None,
+            classes=tuple(range(1, channels)) if first else None,
         )
-        return Linear(self.mode, (term,), constant=-1.0)
+        return Linear(mode, (term,), constant=-1.0)
 
     def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """x: logits [N, C, *S]; y: labels [N, *S] or [N, 1, *S] of any dtype, or one-hot of x's shape; loss_mask: bool

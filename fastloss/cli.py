@@ -24,6 +24,8 @@ COMMANDS = {
     "bench": Command("fastloss.bench.cli", "bench", "time the losses against other libraries"),
     "data": Command("fastloss.train.datasets.cli", "papers", "check, prepare or generate the data of the papers"),
     "demo": Command("fastloss.train.demo", "demo", "losses on 3D logits, then a small network trained on MRI slices"),
+    "reproduce": Command("fastloss.train.papers.reproduce", "papers", "train the rows of two papers' tables"),
+    "report": Command("fastloss.train.papers.report", "papers", "put reproduced rows beside the papers' numbers"),
     "doctor": Command("fastloss.doctor", None, "say how fastloss was built and which backends run here"),
 }
 
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = Parser(
         prog="fastloss",
         description="Fused segmentation losses for PyTorch.",
-        epilog="commands:\n" + "\n".join(f"  {name:<8} {command.help}" for name, command in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:<9} {command.help}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"fastloss {__version__}")

@@ -114,6 +114,11 @@ class LossSchedule(nn.Module):
         """The loss in force: a stage, or the compound whose weights a blend moves."""
         return self.losses[self._index]
 
+    @property
+    def stages(self) -> list[tuple[int, Criterion]]:
+        """The pairs (first epoch, loss) of an abrupt schedule; empty for the other kinds."""
+        return list(zip(self._settings["starts"], self.losses)) if self._kind == "abrupt" else []
+
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """The active loss; see `Criterion.forward`."""
         return self.losses[self._index](x, y, mask, pixel_weight)

@@ -50,7 +50,7 @@ def restore(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CommandError(f"{path} is damaged ({type(error).__name__}); delete it to start this run anew") from error
 

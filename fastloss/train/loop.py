@@ -134,7 +134,7 @@ def digest(model: nn.Module) -> str:
     """A fingerprint of all weights: equal only if every bit is."""
     found = hashlib.blake2b(digest_size=16)
     for tensor in model.state_dict().values():
-        found.update(tensor.contiguous().numpy().tobytes())
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

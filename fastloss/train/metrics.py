@@ -15,9 +15,17 @@ EMPTY_RULE = (
 )
 
 
+EMPTY = {  # what counts where the truth of a slice and class is empty
+    "skip": "left out",
+    "one": "1 if nothing was found, else 0",
+    "zero": "0",
+    "transunet": "1 if something was found, else 0 (TransUNet's evaluation)",
+}
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Dice and IoU: the mean over slices with a truth, and of the counts of all slices together."""
+    """Dice and IoU: the mean over slices, and of the counts of all slices together; of several classes their mean."""
 
     dice: float
     iou: float
@@ -25,12 +33,31 @@ class Scores:
     pooled_iou: float
 
 
-def scores(counts: Tensor) -> Scores:
-    """Of counts int64 [N, 1, 4] (tp, fp, fn, tn); NaN means where every truth is empty."""
+def scores(counts: Tensor, empty: str = "skip") -> Scores:
+    """Of counts int64 [N, C, 4] (tp, fp, fn, tn) by a rule of EMPTY; NaN means where nothing counts."""
     stats = Stats(counts)
-    present = counts[:, 0, 0] + counts[:, 0, 2] > 0
-    dice, iou = stats.dice()[:, 0][present].mean(), stats.iou()[:, 0][present].mean()
-    return Scores(float(dice), float(iou), float(stats.dice(pooled=True)), float(stats.iou(pooled=True)))
+    pooled = Stats(counts.sum(0, keepdim=True))
+    found = [
+        _mean(score, counts_of, empty)
+        for counts_of, pair in ((counts, (stats.dice(), stats.iou())), (pooled.counts, (pooled.dice(), pooled.iou())))
+        for score in pair
+    ]
+    return Scores(*found)
+
+
+def _mean(score: Tensor, counts: Tensor, empty: str) -> float:
+    """Over the slices of each class, then over the classes that have any."""
+    tp, fp, fn, _ = counts.unbind(-1)
+    instead = {"skip": torch.full_like(score, torch.nan), "one": (fp == 0).to(score), "zero": torch.zeros_like(score)}
+    instead["transunet"] = (fp > 0).to(score)
+    return float(torch.where(tp + fn > 0, score, instead[empty]).nanmean(0).nanmean())
+
+
+def grouped(counts: Tensor, groups: list[str]) -> Tensor:
+    """[G, C, 4]: the counts [N, C, 4] of each group's slices together, groups in the order of their first slice."""
+    names = {name: at for at, name in enumerate(dict.fromkeys(groups))}
+    at = torch.tensor([names[name] for name in groups])
+    return torch.zeros(len(names), *counts.shape[1:], dtype=counts.dtype).index_add_(0, at, counts)
 
 
 @dataclass(frozen=True)

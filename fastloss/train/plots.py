@@ -58,11 +58,11 @@ def masks(path: Path, images: Tensor, truth: Tensor, found: dict[str, Tensor], z
     for row, axes in enumerate(grid):
         grey, true = images[row].clamp(0, 1), truth[row].bool()
         axes[0].imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
-        axes[1].imshow(_painted(grey, [(true, HIT)]))
+        axes[1].imshow(painted(grey, [(true, HIT)]))
         axes[0].set_ylabel(f"slice {z[row]}")
         for cell, mask in zip(axes[2:], found.values()):
             guess = mask[row].bool()
-            cell.imshow(_painted(grey, [(guess & true, HIT), (guess & ~true, FALSE), (~guess & true, MISSED)]))
+            cell.imshow(painted(grey, [(guess & true, HIT), (guess & ~true, FALSE), (~guess & true, MISSED)]))
             dice = 2 * (guess & true).sum() / (guess.sum() + true.sum()).clamp_min(1)
             cell.set_xlabel(f"Dice {dice:.2f}", fontsize="small")
         for cell in axes:
@@ -75,7 +75,7 @@ def masks(path: Path, images: Tensor, truth: Tensor, found: dict[str, Tensor], z
     _save(figure, path)
 
 
-def _painted(grey: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> np.ndarray:
+def painted(grey: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> np.ndarray:
     picture = grey[..., None].repeat(1, 1, 3)
     for where, colour in layers:
         picture[where] = 0.35 * picture[where] + 0.65 * torch.tensor(colour)

@@ -96,10 +96,11 @@ def _asked(args: argparse.Namespace, defaults: dict[str, int]) -> Settings:
         if not LEAST[name] <= value <= MOST[name]:
             raise CommandError(f"--{name} must be between {LEAST[name]} and {MOST[name]}, got {value}")
     model = models.PAPER if args.paper_model else models.SMALL
-    return Settings(**numbers, model=model, quick=bool(args.quick), threads=torch.get_num_threads(), **_machine())
+    return Settings(**numbers, model=model, quick=bool(args.quick), threads=torch.get_num_threads(), **machine())
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """What the bits of a training depend on beside its settings."""
     return {
         "torch": torch.__version__,
         "fastloss": fastloss.__version__,
@@ -127,7 +128,7 @@ def _stored(args: argparse.Namespace) -> Settings:
     asked = {name: getattr(args, name) for name in FULL if getattr(args, name) is not None}
     asked |= {"model": models.PAPER} if args.paper_model else {}
     asked |= {"quick": True} if args.quick else {}
-    for name, now in {**asked, **_machine()}.items():
+    for name, now in {**asked, **machine()}.items():
         if now != getattr(stored, name):
             what = f"--{name}" if name in FULL or name == "quick" else name
             raise CommandError(f"--resume: {what} was {getattr(stored, name)} in {args.out} and is {now} now; "

@@ -1,0 +1,111 @@
+"""The same loss by fastloss and by other libraries, as `--compare` times them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import fastloss
+from fastloss.bench.cases import Case, Term
+from fastloss.bench.formula import same_formula
+from fastloss.bench.peers import PEERS, NotOffered
+from fastloss.compound import Criterion
+
+OURS = "fastloss"
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """loss(logits, target(labels)); `note`: what stands in, or why the formula is another one."""
+
+    name: str
+    loss: Loss
+    target: Callable[[Tensor], Tensor]
+    note: str = ""
+    same: bool = True
+
+
+def contenders(criterion: Criterion, shape: tuple[int, ...], peers: list[str]) -> tuple[list[Contender], list[str]]:
+    """fastloss first; and in words which peers have no such loss. "compiled" adds torch.compile of each peer, or of
+    plain torch if no library is named."""
+    case = case_of(criterion, shape)
+    found, missing = [Contender(OURS, criterion, _same)], []
+    labels = Tensor.long if case.mode == "multiclass" else _same  # class ids as torch wants them
+    libraries = [name for name in peers if name != "compiled"]
+    for library in libraries or ["torch"]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                offer = PEERS[library](case)
+                other = offer.other or same_formula(case, offer.loss, offer.target)
+        except NotOffered as error:
+            missing.append(f"{library}: {error}")
+            continue
+        target = partial(_after, offer.target, labels)
+        note = "; ".join([words for words in (f"other formula: {other}" if other else "", offer.note) if words])
+        if libraries:
+            found.append(Contender(library, offer.loss, target, note, not other))
+        if "compiled" in peers:
+            program = torch.compile(_wrap(offer.loss), dynamic=False)
+            found.append(Contender(f"{library} compiled", program, target, note, not other))
+    return found, missing
+
+
+def _same(y: Tensor) -> Tensor:
+    return y
+
+
+def _after(second: Callable[[Tensor], Tensor], first: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    return second(first(y))
+
+
+def deep(found: list[Contender], weights: tuple[float, ...]) -> list[Contender]:
+    """The contenders for a network with several outputs, stacked in axis 1, all of full size (MONAI's DynUNet):
+    fastloss's DeepSupervisionLoss, and for the others what MONAI's does, the weighted sum of a call for each."""
+
+    def summed(loss: Loss) -> Loss:
+        def call(x: Tensor, y: Tensor) -> Tensor:
+            values = [weight * loss(level, y) for weight, level in zip(weights, x.unbind(1))]
+            return sum(values[1:], values[0])
+
+        return call
+
+    made = []
+    for each in found:
+        loss = summed(each.loss)
+        if each.name == OURS:
+            pyramid = fastloss.DeepSupervisionLoss(each.loss, weights)
+            loss = _unbound(pyramid)
+        made.append(Contender(each.name, loss, each.target, each.note, each.same))
+    return made
+
+
+def _unbound(pyramid: fastloss.DeepSupervisionLoss) -> Loss:
+    return lambda x, y: pyramid(list(x.unbind(1)), y)
+
+
+def _wrap(loss: Loss) -> Loss:
+    """A fresh function for each case: one shared code object would meet torch.compile's recompile limit."""
+
+    def call(x: Tensor, y: Tensor) -> Tensor:
+        return loss(x, y)
+
+    return call
+
+
+def case_of(criterion: Criterion, shape: tuple[int, ...]) -> Case:
+    """The bench's description of a criterion, by which it knows what the libraries offer."""
+    terms = []
+    for term in criterion.spec.terms:
+        kind = term.kind
+        if kind == "tversky":
+            kind = {(0.5, 0.5): "dice", (1.0, 1.0): "iou"}.get((term.alpha, term.beta), "tversky")
+        k = float(term.k) if term.k is not None else 0.6
+        terms.append(Term(kind, term.weight, term.gamma, k, term.alpha, term.beta))
+    return Case(repr(criterion), "training", shape, criterion.mode, tuple(terms))

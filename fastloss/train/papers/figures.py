@@ -1,0 +1,147 @@
+"""The papers' figures, and charts of what was measured, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..plots import COLOURS, FALSE, HIT, MISSED, painted
+from .experiments import Row, title
+from .page import Figure
+from .published import PAPER2_TABLE4
+from .results import Reproduction
+
+COLUMNS = 6
+
+
+def figure2(found: Reproduction) -> list[Figure]:
+    """Paper 2's Fig. 2: the training loss with its drop at the switch, and validation Dice."""
+    for table, name in (("figure2", "iou-to-dice"), ("table3", "iou-to-bce")):
+        row = found.find(table, name)
+        log = found.log(row) if row else None
+        if log:
+            figure, (above, below) = _axes(2, 1, (8, 6))
+            epochs = np.array(log["epoch"]) + 1
+            above.plot(epochs, log["train_loss"], color=COLOURS[0], label="training")
+            above.plot(epochs, log["valid_loss"], color=COLOURS[1], label="validation")
+            below.plot(epochs, log[found.column("dice")], color=COLOURS[0])
+            for axes in (above, below):
+                for epoch, altered in zip(log["epoch"], log["altered"]):
+                    if altered:
+                        axes.axvline(epoch + 0.5, color="0.3", linestyle=":")
+            above.set(ylabel="loss (another one after the switch)", title=f"{row.title}, seed 0")
+            above.legend()
+            below.set(xlabel="epoch", ylabel="validation Dice")
+            return [Figure("figure2.png", f"Fig. 2: {row.title} and its switch", _png(figure), found.caveat)]
+    return []
+
+
+def pairs(found: Reproduction) -> list[Figure]:
+    """Validation Dice by epoch of each composite, its altered twin, and the second loss alone for as long."""
+    figure, panels = _axes(2, 2, (10, 7))
+    drawn = False
+    for axes, (composite, altered) in zip(panels.flat, PAPER2_TABLE4):
+        control = altered.split("-to-")[1]
+        for colour, (table, name) in zip(COLOURS, (("table3", altered), ("table2", composite), ("controls", control))):
+            row = found.find(table, name)
+            if row and (log := found.log(row)):
+                axes.plot(np.array(log["epoch"]) + 1, log[found.column("dice")], color=colour, label=row.title)
+                drawn = True
+        axes.set(xlabel="epoch", ylabel="validation Dice", title=title(altered))
+        axes.legend(fontsize="small") if axes.lines else None
+    return [Figure("pairs.png", "Altered, composite, and the second loss alone", _png(figure), found.caveat)] * drawn
+
+
+def masks(found: Reproduction) -> list[Figure]:
+    """Paper 2's Fig. 3: every finished method on one slice, coloured by its errors."""
+    cells: list[tuple[str, Any]] = []
+    seen: dict[str, Row] = {row.name: row for row in found.rows if not row.folds and row.table != "controls"}
+    where = ""
+    for row in seen.values():
+        path = found.example(row)
+        if path is None:
+            continue
+        with np.load(path) as arrays:
+            grey = torch.from_numpy(arrays["image"].astype(np.float32))
+            grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-6)
+            truth, guess = (_outline(arrays[name]) for name in ("truth", "found"))
+            where = str(arrays["name"])
+        if not cells:
+            cells += [("input", grey[..., None].repeat(1, 1, 3).numpy()), ("truth", painted(grey, [(truth, HIT)]))]
+        layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]
+        dice = 2 * (guess & truth).sum() / (guess.sum() + truth.sum()).clamp_min(1)
+        cells.append((f"{row.title}\nDice {dice:.2f}", painted(grey, layers)))
+    if not cells:
+        return []
+    lines = -(-len(cells) // COLUMNS)
+    figure, panels = _axes(lines, COLUMNS, (2.0 * COLUMNS, 2.3 * lines))
+    for axes in panels.flat:
+        axes.axis("off")
+    for axes, (name, picture) in zip(panels.flat, cells):
+        axes.imshow(picture)
+        axes.set_title(name, fontsize="small")
+    words = f"Masks of every method on {where} (green right, red false, blue missed)"
+    return [Figure("masks.png", words, _png(figure), found.caveat)]
+
+
+def _outline(labels: np.ndarray) -> torch.Tensor:
+    """Any foreground: of class ids, or of several channels."""
+    mask = torch.from_numpy(labels) > 0
+    return mask if mask.ndim == 2 else mask.any(0)
+
+
+def paper1(found: Reproduction) -> list[Figure]:
+    """Paper 1's Fig. 1 (losses) and Fig. 2 (Dice and Jaccard) by epoch."""
+    logs = {name: found.log(row) for name in ("baseline", "modified") if (row := found.find("table2", name))}
+    logs = {name: log for name, log in logs.items() if log}
+    if not logs:
+        return []
+    figure, panels = _axes(1, 4, (15, 3.6))
+    columns = (("train_loss", "training loss"), ("valid_loss", "validation loss"),
+               (found.column("dice"), "validation Dice"), (found.column("iou"), "validation Jaccard"))  # fmt: skip
+    for axes, (column, words) in zip(panels.flat, columns):
+        for colour, (name, log) in zip(COLOURS, logs.items()):
+            axes.plot(np.array(log["epoch"]) + 1, log[column], color=colour, label=name)
+        axes.set(xlabel="epoch", title=words)
+    panels.flat[0].legend()
+    return [Figure("curves.png", "Fig. 1 and 2: losses, Dice and Jaccard by epoch", _png(figure), found.caveat)]
+
+
+def throughput(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Loss time and its extra memory by contender, one panel a case."""
+    cases = list(dict.fromkeys([row["case"] for row in rows]))
+    figure, panels = _axes(len(cases), 2, (11, 1.2 + 1.5 * len(cases)))
+    for (times, memory), case in zip(panels, cases):
+        mine = [row for row in rows if row["case"] == case]
+        names = [row["contender"] for row in mine]
+        colours = [COLOURS[0] if name == "fastloss" else "0.65" for name in names]
+        for axes, key, scale, unit in ((times, "loss_seconds", 1e3, "ms"), (memory, "loss_peak_bytes", 2**-20, "MiB")):
+            values = [scale * (statistics.median(row[key]) if isinstance(row[key], list) else row[key] or 0)
+                      for row in mine]  # fmt: skip
+            axes.barh(names, values, color=colours)
+            axes.invert_yaxis()
+            what = "forward and backward" if unit == "ms" else "peak memory beyond the logits"
+            axes.set_xlabel(f"loss: {what}, {unit}", fontsize="small")
+        times.set_title(case, fontsize="small", loc="left")
+    return [Figure("throughput.png", "Loss inside the training step", _png(figure))]
+
+
+def _axes(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    return figure, panels[:, 0] if columns == 1 else panels
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()

@@ -1,0 +1,192 @@
+"""What a training leaves behind while it runs and when it is done."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastloss import LossSchedule
+
+from .. import checkpoint
+from ..checkpoint import Log, read_log, restore, write_atomically, write_json
+from ..loop import digest
+from .learner import Learner
+from .runs import Run
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .slices import Slices
+
+CHECKPOINT = "checkpoint.pt"
+SAVE_SECONDS = 60.0  # between two checkpoints of one run
+STEP_COLUMNS = ("step", "epoch", "rate", "loss")
+EPOCH_COLUMNS = ("epoch", "altered", "rate", "images", "seconds", "train_loss", "valid_loss")
+EPOCH_COLUMNS += ("dice", "iou", "pooled_dice", "pooled_iou", "case_dice", "case_iou")
+
+
+@dataclass
+class Place:
+    """How far a run has come: steps done; of this epoch whether it altered the loss, the sum of its losses and its
+    seconds; the last validation score, the best one and its epoch; bytes of the two logs."""
+
+    step: int = 0
+    altered: bool = False
+    total: float = 0.0
+    seconds: float = 0.0
+    score: float | None = None
+    best: float | None = None
+    best_epoch: int = -1
+    positions: tuple[int, int] = (0, 0)
+
+    def start_epoch(self, altered: bool) -> None:
+        self.altered, self.total, self.seconds = altered, 0.0, 0.0
+
+
+def begin(
+    folder: Path, parent: Path | None, learner: Learner, schedule: LossSchedule, judge: LossSchedule
+) -> Place:  # fmt: skip
+    """Where the run stands: at its checkpoint, else at the end of its parent, else at its beginning."""
+    state = restore(folder / CHECKPOINT)
+    if learner.fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+    if state is None and parent is not None:
+        state = restore(parent / CHECKPOINT)
+        if learner.fabric.is_global_zero:
+            best = state["place"]["best_epoch"]
+            for name in ("steps.csv", "epochs.csv", weights(parent, best).name):
+                shutil.copyfile(parent / name, folder / name)
+    learner.fabric.barrier()
+    if state is None:
+        return Place()
+    learner.load_state_dict(state["learner"])
+    for each in (schedule, judge):
+        each.load_state_dict(state["schedule"])
+    return Place(**{**state["place"], "positions": tuple(state["place"]["positions"])})
+
+
+def weights(folder: Path, epoch: int) -> Path:
+    """The best network so far, named after its epoch: a checkpoint never speaks of another one than it means."""
+    return folder / f"best-{epoch:04d}.pt"
+
+
+class Journal(AbstractContextManager):
+    """Logs and checkpoints of one run, written by the first process alone; `step`, `look` and `epoch` are for all."""
+
+    def __init__(self, folder: Path, place: Place, learner: Learner, schedule: LossSchedule) -> None:
+        self.folder, self.place, self.learner, self.schedule = folder, place, learner, schedule
+        self.fabric, self.loss, self.waiting = learner.fabric, float("nan"), []
+        self.clock = self.saved = time.monotonic()
+        self.logs = []
+        if self.fabric.is_global_zero:
+            names = (("steps.csv", STEP_COLUMNS), ("epochs.csv", EPOCH_COLUMNS))
+            self.logs = [Log(folder / name, columns, at) for (name, columns), at in zip(names, place.positions)]
+
+    def __exit__(self, *_: object) -> None:
+        for log in self.logs:
+            log.close()
+
+    def step(self, epoch: int, loss: Tensor) -> None:
+        self.waiting.append((self.place.step, epoch, self.learner.rate, loss.detach()))
+
+    def look(self, checkpoint: bool = False) -> None:
+        """Reads the waiting losses, the mean over processes, into the log; and saves if asked to and it is time."""
+        if self.waiting:
+            losses = torch.stack([row[-1].double() for row in self.waiting])
+            if self.fabric.world_size > 1:
+                dist.all_reduce(losses)
+                losses /= self.fabric.world_size
+            for row, loss in zip(self.waiting, losses.tolist()):
+                self.place.total += loss
+                self.loss = loss
+                for log in self.logs[:1]:
+                    log.add(*row[:-1], loss)
+            self.waiting = []
+        now = time.monotonic()
+        self.place.seconds, self.clock = self.place.seconds + now - self.clock, now
+        if checkpoint and now - self.saved > SAVE_SECONDS:
+            self._save()
+            self.clock = time.monotonic()
+
+    def epoch(self, epoch: int, steps: int, found: list[float], save: bool) -> None:
+        """After validation: one row, the weights if they are the best so far, and a checkpoint if asked for or due."""
+        place = self.place
+        images = steps * self.learner.settings.batch
+        for log in self.logs[1:]:
+            log.add(epoch, int(place.altered), self.learner.rate, images, place.seconds, place.total / steps, *found)
+        better = place.best is None or place.score > place.best or (math.isnan(place.best) > math.isnan(place.score))
+        if better:
+            place.best, place.best_epoch = place.score, epoch
+            if self.logs:
+                checkpoint.save(weights(self.folder, epoch), {"net": self.learner.net.state_dict()})
+        if save or time.monotonic() - self.saved > SAVE_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        self.saved = time.monotonic()
+        if not self.logs:
+            return
+        self.place.positions = tuple([log.position() for log in self.logs])
+        state = {"place": asdict(self.place), "learner": self.learner.state_dict()}
+        checkpoint.save(self.folder / CHECKPOINT, state | {"schedule": self.schedule.state_dict()})
+        _forget_weights(self.folder, self.place.best_epoch)
+
+
+def _forget_weights(folder: Path, best: int) -> None:
+    """All but the best epoch's. Not before a checkpoint that names it: a resumed run may still need an older one."""
+    for old in folder.glob("best-*.pt"):
+        if old != weights(folder, best):
+            old.unlink()
+
+
+def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner) -> None:
+    """Writes result.json last: a run with one is done."""
+    log = read_log(folder / "epochs.csv")
+    best = restore(weights(folder, place.best_epoch))
+    last = digest(learner.net)
+    learner.net.load_state_dict(best["net"])
+    _write_example(folder / "example.npz", settings, slices, learner)
+    device = learner.fabric.device
+    _forget_weights(folder, place.best_epoch)
+    write_json(
+        folder / "result.json",
+        {
+            "run": run.described,
+            "best_epoch": place.best_epoch,
+            **{which: {name: log[name][at] for name in EPOCH_COLUMNS} for which, at in
+               (("best", place.best_epoch), ("last", -1))},
+            "parameters": sum(p.numel() for p in learner.net.parameters()),
+            "weights": last,
+            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        },
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _write_example(path: Path, settings: Settings, slices: Slices, learner: Learner) -> None:
+    """One validation slice with its truth and what the best network finds there, class ids or 0 and 1 per channel."""
+    from ..datasets import SliceDataset
+
+    at = slices.example()
+    dataset = SliceDataset(slices.store, slices.valid, size=settings.size, augment="none", seed=0)
+    image, truth = dataset[at]
+    learner.net.eval()
+    with learner.fabric.autocast():
+        logits = learner.net(learner.move(image[None]))[0].float().cpu()
+    if settings.mode == "multiclass":
+        found = logits.argmax(0)
+    else:
+        found = (logits.sigmoid() >= learner.threshold).squeeze(0)
+    record = slices.store.slices[slices.valid[at]]
+    name = f"{record.volume}, slice {record.z}"
+    arrays = {"image": image[0].half().numpy(), "truth": truth.numpy(), "found": found.numpy().astype(np.uint8)}
+    write_atomically(path, lambda file: np.savez_compressed(file, name=np.array(name), **arrays))

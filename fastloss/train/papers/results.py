@@ -1,0 +1,123 @@
+"""What a reproduction left in its folder, read back."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fastloss.cli import CommandError
+
+from ..checkpoint import read_json, read_log
+from .experiments import Row, rows
+from .runs import folders
+from .settings import FILE, Settings, defaults
+
+METRICS = ("dice", "iou")
+SAME_NUMBERS = ("channels_last", "compile", "deterministic", "keep_weights")  # settings that only move the last bits
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One folder of `fastloss reproduce`: its settings, its data and machine, and the finished runs by name."""
+
+    folder: Path
+    settings: Settings
+    data: dict[str, Any]
+    machine: dict[str, Any]
+    finished: dict[str, dict[str, Any]]
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows(self.settings)
+
+    @property
+    def seeds(self) -> int:
+        return 1 + max([result["run"]["seed"] for result in self.finished.values()], default=0)
+
+    @property
+    def changed(self) -> list[str]:
+        """Settings that are not the preset's, in words."""
+        usual = defaults(self.settings.paper, self.settings.preset, self.settings.dataset)
+        return [
+            f"{name} {getattr(self.settings, name)} (not {value})"
+            for name, value in usual.items()
+            if getattr(self.settings, name) != value and name not in SAME_NUMBERS
+        ]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its numbers may be set against the paper's: its preset, unchanged, on data that the numbers are from
+        (paper 1's are from none of the datasets that it names, see `discrepancies`)."""
+        dataset = {"paper1": "uwmgi", "paper2": "msd-colon"}[self.settings.paper]
+        real = not self.data["phantom"] and self.settings.dataset == dataset
+        return self.settings.preset == "paper" and real and not self.changed
+
+    @property
+    def caveat(self) -> str:
+        """What every table must say of these numbers; nothing if they are comparable."""
+        if self.comparable:
+            return ""
+        why = ["phantom data"] if self.data["phantom"] else []
+        why += ["the demo's one brain"] if self.settings.dataset == "demo" else []
+        why += [f"preset {self.settings.preset}"] if self.settings.preset != "paper" else []
+        why += ["changed settings"] if self.changed else []
+        return f"No reproduction of accuracy ({', '.join(why) or 'other data than the numbers are from'})."
+
+    def results(self, row: Row) -> dict[tuple[int, int | None], dict[str, Any]]:
+        """The finished runs of a row by (seed, fold)."""
+        names = folders(self.settings, row, self.seeds)
+        return {key: self.finished[name] for key, name in names.items() if name in self.finished}
+
+    def scores(self, row: Row, metric: str) -> list[float]:
+        """Of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
+        which, column = self.settings.score, self.column(metric)
+        found: dict[int, list[float]] = {}
+        for (seed, fold), result in self.results(row).items():
+            found.setdefault(seed if fold is None else fold, []).append(result[which][column])
+        return [statistics.mean(found[key]) for key in sorted(found)]
+
+    def folds(self, row: Row, metric: str) -> dict[int, float]:
+        """{fold: mean over the seeds}, for a row that has folds."""
+        kept = sorted({fold for _, fold in self.results(row)})
+        return dict(zip(kept, self.scores(row, metric)))
+
+    def column(self, metric: str) -> str:
+        """Of epochs.csv, as the settings average."""
+        return metric if self.settings.average == "image" else f"{self.settings.average}_{metric}"
+
+    def log(self, row: Row, name: str = "epochs.csv") -> dict[str, list[float]] | None:
+        """The log of the row's first finished run."""
+        for run in folders(self.settings, row, self.seeds).values():
+            if run in self.finished:
+                return read_log(self.folder / "runs" / run / name)
+        return None
+
+    def example(self, row: Row) -> Path | None:
+        for run in folders(self.settings, row, self.seeds).values():
+            if run in self.finished:
+                return self.folder / "runs" / run / "example.npz"
+        return None
+
+    def extra(self, name: str) -> dict[str, Any] | None:
+        """throughput.json or systems.json, if it was measured."""
+        return read_json(self.folder / name) if (self.folder / name).exists() else None
+
+    def find(self, table: str, name: str) -> Row | None:
+        return next((row for row in self.rows if (row.table, row.name) == (table, name)), None)
+
+
+def read(folder: Path) -> Reproduction:
+    """Raises CommandError if the folder holds no reproduction that this version can read."""
+    if not (folder / FILE).exists():
+        raise CommandError(f"{folder} holds no reproduction: {FILE} is missing")
+    found = read_json(folder / FILE)
+    names = {field.name for field in fields(Settings)}
+    if not {"settings", "data", "machine"} <= set(found) or set(found["settings"]) != names:
+        raise CommandError(f"{folder / FILE} was not written by this version of fastloss")
+    finished = {}
+    for path in sorted((folder / "runs").glob("*/*/result.json")):
+        result = read_json(path)
+        finished[result["run"]["name"]] = result
+    return Reproduction(folder, Settings(**found["settings"]), found["data"], found["machine"], finished)

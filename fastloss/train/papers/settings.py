@@ -1,0 +1,163 @@
+"""Everything that the numbers of a reproduction depend on, as one flat, frozen record and as command-line options.
+
+Each field that the papers leave open, or print wrongly, is a setting here with the reading that we take as its default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fastloss.cli import CommandError
+
+from .. import models
+from ..datasets.kinds import KINDS
+from ..metrics import EMPTY
+
+DATASETS = {"paper1": ("synapse", "acdc", "uwmgi", "demo"), "paper2": ("msd-colon", "demo")}
+LEVIT_SIZE = 224
+FILE = "reproduction.json"  # in the folder of a reproduction: what its runs depend on
+PRESETS = ("paper", "short", "smoke")
+
+
+def _setting(default: Any, help: str, choices: Sequence[Any] = (), least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "least": least})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes in pixels, rates as the optimiser takes them, epochs counted for the longest rows."""
+
+    paper: str
+    preset: str
+    dataset: str
+    model: str = _setting("", "network, see fastloss/train/models.py")
+    pretrained: bool = _setting(False, "the encoder's ImageNet weights, which are downloaded", (True, False))
+    size: int = _setting(256, "side of the slices in pixels", least=32)
+    epochs: int = _setting(100, "epochs of the longest rows; a switch lies at half of them", least=2)
+    batch: int = _setting(32, "slices of a step, over all processes", least=1)
+    valid_batch: int = _setting(32, "slices of a validation step", least=1)
+    train_limit: int = _setting(0, "use no more training slices than this (0: all)", least=0)
+    valid_limit: int = _setting(0, "use no more validation slices than this (0: all)", least=0)
+    folds: int = _setting(5, "folds of the cross-validation", least=2)
+    split: str = _setting("", "patient:80/20, index:80/20 (a cut of the list of slices), official, kfold:5")
+    augment: str = _setting("none", "of the training slices", ("none", "flip", "transunet", "uwmgi"))
+    split_seed: int = _setting(0, "seed of the split and of the folds", least=0)
+
+    rate: float = _setting(1e-4, "Adam's learning rate", least=0.0)
+    weight_decay: float = _setting(0.0, "Adam's weight decay", least=0.0)
+    rate_schedule: str = _setting("plateau", "how the rate falls", ("plateau", "cosine", "constant"))
+    plateau_factor: float = _setting(0.1, "factor of the rate on a plateau of validation Dice", least=0.0)
+    plateau_patience: int = _setting(10, "epochs without improvement before that", least=0)
+    reset_optimizer: bool = _setting(False, "forget Adam's moments when the loss is altered", (True, False))
+    reset_rate: bool = _setting(False, "go back to the first learning rate when the loss is altered", (True, False))
+
+    topk: float = _setting(0.6, "kept share of TopK (0.006 reads the paper's 0.6 as percent)", least=0.0)
+    focal_gamma: float = _setting(2.0, "focusing exponent of focal", least=0.0)
+    tversky_fp: float = _setting(0.3, "Tversky's weight of false positives", least=0.0)
+    tversky_fn: float = _setting(0.7, "Tversky's weight of false negatives", least=0.0)
+    jaccard_numerator: int = _setting(1, "2 is the paper's eq. 5 as printed", (1, 2))
+    balance: float = _setting(100.0, "weight of BCE in iou+bce-balanced, about the ratio of their sizes", least=0.0)
+    baseline: str = _setting("template", "0.5 BCE + 0.5 Tversky, or CE + Dice", ("template", "levit-unet"))
+    activation: str = _setting("softmax", "of paper 1's classes; sigmoid is one-vs-rest", ("softmax", "sigmoid"))
+    double_sigmoid: bool = _setting(False, "the network's own sigmoid before the losses'", (True, False))
+
+    average: str = _setting("image", "scores averaged over slices, pooled, or by patient", ("image", "pooled", "case"))
+    empty: str = _setting("skip", f"score where there is no truth: {'; '.join(EMPTY.values())}", EMPTY)
+    score: str = _setting("best", "epoch whose scores the tables show", ("best", "last"))
+
+    precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed"))
+    channels_last: bool = _setting(True, "memory format of the network", (True, False))
+    keep_weights: bool = _setting(True, "keep the best network of every training", (True, False))
+    compile: bool = _setting(False, "torch.compile the network", (True, False))
+    deterministic: bool = _setting(False, "same bits on CUDA too, at some cost", (True, False))
+
+    @property
+    def mode(self) -> str:
+        """Of the losses."""
+        if self.paper == "paper2" or self.dataset == "demo":
+            return "binary"
+        return "multilabel" if self.dataset == "uwmgi" or self.activation == "sigmoid" else "multiclass"
+
+
+OPTIONS = [item for item in fields(Settings) if item.metadata]
+_PAPER2 = {"model": models.PAPER, "activation": "sigmoid"}
+_PAPER1 = {"model": models.LEVIT, "size": 224, "epochs": 30, "batch": 8, "valid_batch": 16, "rate": 2e-3}
+_PAPER1 |= {"weight_decay": 1e-6, "rate_schedule": "cosine"}
+_DATASET: dict[str, dict[str, Any]] = {
+    "demo": {"augment": "flip"},
+    "msd-colon": {},
+    "synapse": {"augment": "transunet", "baseline": "levit-unet", "average": "case"},
+    "acdc": {"augment": "transunet", "baseline": "levit-unet", "average": "case"},
+    "uwmgi": {"augment": "uwmgi", "activation": "sigmoid", "empty": "one"},
+}
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("paper2", "paper"): _PAPER2 | {"pretrained": True},
+    ("paper2", "short"): _PAPER2 | {"epochs": 10, "plateau_patience": 2},
+    ("paper2", "smoke"): _PAPER2
+    | {
+        "epochs": 2,
+        "size": 64,
+        "batch": 4,
+        "valid_batch": 8,
+        "train_limit": 8,
+        "valid_limit": 8,
+        "keep_weights": False,
+    },
+    ("paper1", "paper"): _PAPER1 | {"pretrained": True},
+    ("paper1", "short"): _PAPER1 | {"epochs": 3},
+    ("paper1", "smoke"): _PAPER1
+    | {
+        "model": "levit-unet-128s",
+        "epochs": 2,
+        "batch": 2,
+        "valid_batch": 4,
+        "train_limit": 8,
+        "valid_limit": 8,
+        "keep_weights": False,
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option for each setting, without a default: what is not given is the preset's."""
+    group = parser.add_argument_group("settings (defaults depend on the paper and the preset)")
+    for item in OPTIONS:
+        kind, choices = type(item.default), list(item.metadata["choices"])
+        words: dict[str, Any] = {"help": item.metadata["help"], "dest": item.name}
+        if kind is bool:
+            group.add_argument(_flag(item.name), action=argparse.BooleanOptionalAction, **words)
+        else:
+            metavar = {} if choices else {"metavar": {"int": "N", "float": "X", "str": "NAME"}[kind.__name__]}
+            group.add_argument(_flag(item.name), type=kind, choices=choices or None, **metavar, **words)
+
+
+def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
+    """Every setting as a preset has it."""
+    own = {item.name: item.default for item in OPTIONS}
+    return own | DEFAULTS[paper, preset] | _DATASET[dataset] | {"split": KINDS[dataset].scheme}
+
+
+def resolve(args: argparse.Namespace, dataset: str) -> Settings:
+    """The preset's settings with what was asked for; CommandError names the option that is out of range."""
+    asked = {item.name: getattr(args, item.name) for item in OPTIONS if getattr(args, item.name) is not None}
+    settings = Settings(args.paper, args.preset, dataset, **(defaults(args.paper, args.preset, dataset) | asked))
+    for item in OPTIONS:
+        value, least = getattr(settings, item.name), item.metadata["least"]
+        if least is not None and value < least:
+            raise CommandError(f"{_flag(item.name)} must be at least {least}, got {value}")
+    if not 0 < settings.topk <= 1:
+        raise CommandError(f"--topk must be a share in (0, 1], got {settings.topk}")
+    if settings.model not in models.NAMES:
+        raise CommandError(f"--model must be one of {', '.join(models.NAMES)}, got {settings.model}")
+    if settings.model.startswith("levit") and settings.size != LEVIT_SIZE:
+        raise CommandError(f"--size must be {LEVIT_SIZE} for {settings.model}, got {settings.size}")
+    if settings.size % (multiple := models.MULTIPLE.get(settings.model, 1)):
+        raise CommandError(f"--size must be a multiple of {multiple} for {settings.model}, got {settings.size}")
+    return settings
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,79 @@
+"""A reproduction that takes a second: phantom slices of 32 pixels and a small network. Shared by the papers' tests."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+pytest.importorskip("lightning_fabric")
+pytest.importorskip("monai")
+pytest.importorskip("nibabel")
+pytest.importorskip("segmentation_models_pytorch")
+
+from fastloss.cli import main
+from fastloss.train import progress
+from fastloss.train.papers import journal, reproduce, training
+
+SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--prepare", "size=32", "--patients", "5"]
+SMALL += ["--batch", "4", "--train-limit", "12", "--valid-limit", "6", "--rate", "0.003", "--threads", "1"]
+STEPS = 3  # of an epoch
+
+
+def run(*words: str) -> int:
+    """`fastloss reproduce` with small settings; the exit status."""
+    try:
+        return main(["reproduce", *words[:1], *SMALL, *words[1:]])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def in_child(work, environment=()) -> int:
+    """Runs `work` in a forked process (nothing is imported again) and returns its id."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.environ.update(environment)
+            torch.set_num_threads(1)
+            status = work() or 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def killed_after(steps: int, *words: str) -> None:
+    """Starts a reproduction that saves after every step, and kills it in its step number `steps`."""
+    read, write = os.pipe()
+
+    class View(progress.Lines):
+        def step(self, *args, **named):
+            super().step(*args, **named)
+            os.write(write, b".")
+            if self.here >= 4 * steps:
+                signal.pause()
+
+    def work() -> int:
+        os.close(read)
+        journal.SAVE_SECONDS, training.LOOK_STEPS = -1.0, 1
+        reproduce.watch = View
+        return run(*words)
+
+    child = in_child(work)
+    os.close(write)
+    seen = 0
+    while seen < steps:
+        told = os.read(read, 1)
+        assert told, "the run ended before it was killed"
+        seen += len(told)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The folder of the phantoms, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTLOSS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

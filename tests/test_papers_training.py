@@ -1,0 +1,182 @@
+"""The papers' trainer: the same bits after kill -9, shared first stages, several processes, settings at a switch."""
+
+import csv
+import json
+import os
+import socket
+
+import pytest
+import torch
+from paper_runs import STEPS, cache, in_child, killed_after, run  # noqa: F401
+
+from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
+from fastloss.train.checkpoint import read_json, read_log
+from fastloss.train.papers import learner, results, runs, training
+
+ROW = ("paper2", "--rows", "iou-to-bce", "--epochs", "4", "--folds", "2", "--keep-weights")
+ALTERED, FIRST = "iou-to-bce-4-seed0", "iou-2-seed0"
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def bits(folder):
+    """All that a reproduction leaves, without times."""
+    found = {}
+    for path in sorted((folder / "runs").rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name == "epochs.csv":
+            rows = list(csv.DictReader(path.open()))
+            found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        elif path.name == "result.json":
+            result = json.loads(path.read_text())
+            found[name] = [result["weights"], {k: v for k, v in result["best"].items() if k != "seconds"}]
+        elif path.suffix in (".csv", ".npz"):
+            found[name] = path.read_bytes()
+        elif path.is_file():
+            found[name] = None
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("whole") / "run"
+    torch.set_num_threads(1)
+    assert run(*ROW, "--out", str(out)) == 0
+    return out
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_twice_it_continues_with_the_same_bits(whole, tmp_path, workers, capfd):
+    words = [*ROW, "--out", str(tmp_path / "run"), "--workers", workers]
+    killed_after(STEPS + 2, *words)  # in the second epoch
+    assert (tmp_path / "run" / "runs" / "split" / FIRST / "checkpoint.pt").exists()
+    killed_after(STEPS * 2, *words, "--resume")  # after the switch, in another run
+    assert not (tmp_path / "run" / "runs" / "split" / ALTERED / "result.json").exists()
+    assert run(*words, "--resume") == 0
+    assert bits(tmp_path / "run") == bits(whole)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_shared_first_stage_is_the_same_as_training_it_again(whole, tmp_path, capfd):
+    out = tmp_path / "run"
+    assert run(*ROW, "--out", str(out)) == 0
+    shared = bits(out)
+    folder = out / "runs" / "split" / ALTERED
+    for path in [*folder.iterdir(), out / "runs" / "split" / FIRST / "checkpoint.pt"]:
+        path.unlink()
+    assert run(*ROW, "--out", str(out), "--resume") == 0
+    assert len(read_log(folder / "steps.csv")["step"]) == 4 * STEPS
+    again = bits(out)
+    assert {name: value for name, value in again.items() if ALTERED in name} == {
+        name: value for name, value in shared.items() if ALTERED in name
+    }
+
+
+def test_the_logs_show_the_switch(whole):
+    found = results.read(whole)
+    log = found.log(found.find("table3", "iou-to-bce"))
+    assert log["altered"] == [0, 0, 1, 0]
+    assert log["images"] == [4 * STEPS] * 4
+    steps = found.log(found.find("table3", "iou-to-bce"), "steps.csv")
+    for epoch in range(4):
+        mine = [loss for loss, at in zip(steps["loss"], steps["epoch"]) if at == epoch]
+        assert log["train_loss"][epoch] == pytest.approx(sum(mine) / STEPS, abs=1e-12)
+    result = found.finished[f"split/{ALTERED}"]
+    assert result["best"]["dice"] == max(log["dice"])
+    assert result["best_epoch"] == log["dice"].index(max(log["dice"]))
+    assert [path.name for path in (whole / "runs" / "split" / ALTERED).glob("best-*")] == [
+        f"best-{result['best_epoch']:04d}.pt"
+    ]
+    config = read_json(whole / "runs" / "split" / ALTERED / "config.json")
+    assert config["run"]["parent"] == f"split/{FIRST}"
+    assert config["settings"]["size"] == 32
+
+
+def test_two_processes_are_one_on_the_concatenated_batch(tmp_path, capfd):
+    words = ["paper2", "--rows", "iou+bce,bce", "--folds", "2", "--channels-last"]
+    assert run(*words, "--out", str(tmp_path / "one")) == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+        ranks.append(in_child(lambda: run(*words, "--out", str(tmp_path / "two")), place))
+    assert [os.waitpid(rank, 0)[1] for rank in ranks] == [0, 0]
+    one, two = (results.read(tmp_path / name) for name in ("one", "two"))
+    assert two.machine["processes"] == 2
+    assert set(one.finished) == set(two.finished)
+    for name in one.finished:
+        for log, column in (("steps.csv", "loss"), ("epochs.csv", "valid_loss"), ("epochs.csv", "dice")):
+            paths = [tmp_path / side / "runs" / name / log for side in ("one", "two")]
+            expected, found = (read_log(path)[column] for path in paths)
+            assert found == pytest.approx(expected, rel=1e-4), (name, column)
+        assert len(set(expected)) > 1 or column == "dice"  # something was learned
+
+
+def settings_for(**changes):
+    from dataclasses import replace
+
+    from fastloss.train.papers.settings import Settings
+
+    found = Settings("paper2", "smoke", "msd-colon", model="monai-unet", size=32, batch=4)
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_switch_forgets_what_the_settings_say(reset):
+    chosen = settings_for(reset_optimizer=reset, reset_rate=reset, rate=0.01)
+    found = learner.Learner(chosen, 1, 0, 10, learner.launch(chosen, "cpu"))
+    found.model(torch.randn(2, 1, 32, 32)).square().mean().backward()
+    found.optimizer.step()
+    found.rate = 0.001
+    found.plateau.num_bad_epochs = 3
+    schedule = LossSchedule([(0, IoULoss("binary")), (5, BCEWithLogitsLoss())])
+    judge = LossSchedule([(0, IoULoss("binary")), (5, BCEWithLogitsLoss())])
+    assert not training._alter(schedule, judge, 4, None, found)
+    assert found.rate == 0.001 and found.adam.state
+    assert training._alter(schedule, judge, 5, None, found)
+    assert judge.active is judge.losses[1]
+    assert found.rate == (0.01 if reset else 0.001)
+    assert bool(found.adam.state) != reset
+    assert found.plateau.num_bad_epochs == (0 if reset else 3)
+
+
+def test_a_blend_is_no_switch():
+    chosen = settings_for(reset_rate=True)
+    found = learner.Learner(chosen, 1, 0, 10, learner.launch(chosen, "cpu"))
+    found.rate = 0.5
+    pair = [LossSchedule.linear(IoULoss("binary"), BCEWithLogitsLoss(), 0, 10) for _ in range(2)]
+    assert not training._alter(*pair, 5, None, found)
+    assert found.rate == 0.5
+
+
+def test_the_rate_falls_on_a_plateau_of_dice_and_along_a_cosine():
+    chosen = settings_for(plateau_patience=1, plateau_factor=0.5, rate=0.2)
+    found = learner.Learner(chosen, 1, 0, 10, learner.launch(chosen, "cpu"))
+    for score in (0.5, 0.6, 0.6, 0.55):
+        found.end_epoch(score)
+    assert found.rate == pytest.approx(0.1)
+    chosen = settings_for(rate_schedule="cosine", rate=0.2)
+    found = learner.Learner(chosen, 1, 0, 10, learner.launch(chosen, "cpu"))
+    found.begin(5)
+    assert found.rate == pytest.approx(0.1)
+    assert all([each.parent is None for each in runs.runs(chosen, runs.selected(chosen, ["table3"]), 1)])
+
+
+def test_resuming_with_changed_settings_names_what_changed(whole, capfd):
+    before = (whole / "reproduction.json").read_bytes()
+    assert run(*ROW, "--out", str(whole), "--resume", "--rate", "0.5") == 2
+    assert "settings rate was 0.003" in capfd.readouterr().err
+    assert run(*ROW, "--out", str(whole), "--resume", "--patients", "6") == 2
+    assert "--resume: data " in capfd.readouterr().err
+    assert (whole / "reproduction.json").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path, capfd):
+    killed_after(4, *ROW, "--out", str(tmp_path / "run"))
+    path = tmp_path / "run" / "runs" / "split" / FIRST / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert run(*ROW, "--out", str(tmp_path / "run"), "--resume") == 2
+    assert "checkpoint.pt is damaged" in capfd.readouterr().err

@@ -28,7 +28,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow bench lint format sanitize doctor clean
+.PHONY: help setup demo test test-slow bench lint types docs format sanitize doctor clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -52,6 +52,12 @@ lint: $(STAMPS)/extras-dev ## ruff and clang-format, changing nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(CLANG_FORMAT) --dry-run --Werror
+
+types: $(STAMPS)/extras-test,dev ## pyright over the public package
+	$(PY) -m pyright
+
+docs: $(STAMPS)/extras-docs ## the pages and the API reference, into build/docs; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build -q --strict
 
 format: $(STAMPS)/extras-dev ## ruff and clang-format, in place
 	$(PY) -m ruff check --fix .

@@ -63,7 +63,8 @@ class DeepSupervisionLoss(nn.Module):
         Args:
             x: logits of each level, [N, C, *S_l], the finest first.
             y: the target at full resolution (the shapes of `Criterion.forward`, of any size), or one for each level.
-            mask, pixel_weight: at full resolution, as for the criterion.
+            mask: at full resolution, as for the criterion.
+            pixel_weight: the same.
 
         Returns:
             0-d, the sum over the levels.

@@ -154,10 +154,13 @@ def stats(
     """Confusion counts without a loss, for validation: `stats(x, y, mode=…).dice()`. `Stats.terms` is empty.
 
     Args:
-        x, y, mask: as for a loss (see `Criterion.forward`); soft labels count as positive from 0.5, probability targets
-            by their argmax.
+        x: logits, as for a loss (see `Criterion.forward`).
+        y: the target, as for a loss; soft labels count as positive from 0.5, probability targets by their argmax.
+        mode: "binary", "multilabel" or "multiclass".
         threshold: probability from which a pixel is predicted positive (binary, multilabel).
         ignore_index: targets of this value are left out.
+        mask: as for a loss.
+        backend: as for a loss.
 
     Raises:
         TypeError, ValueError, RuntimeError: as for a loss, and for a threshold outside [0, 1].

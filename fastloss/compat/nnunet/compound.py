@@ -29,7 +29,8 @@ class DC_and_CE_loss(Compound):
     Args:
         soft_dice_kwargs: arguments of `dice_class` but `apply_nonlin`.
         ce_kwargs: arguments of `RobustCrossEntropyLoss`.
-        weight_ce, weight_dice: a loss of weight 0 is not computed.
+        weight_ce: factor of the cross-entropy; at 0 it is not computed.
+        weight_dice: factor of minus Dice; at 0 it is not computed.
         ignore_label: pixels that count in neither.
         dice_class: `SoftDiceLoss`, `MemoryEfficientSoftDiceLoss` or those of nnU-Net itself; any other class runs as it
             is, beside a fused cross-entropy.

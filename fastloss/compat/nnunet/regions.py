@@ -26,7 +26,8 @@ class DC_and_BCE_loss(Compound):
     Args:
         bce_kwargs: arguments of `torch.nn.BCEWithLogitsLoss`. It is not written to.
         soft_dice_kwargs: arguments of `dice_class` but `apply_nonlin`.
-        weight_ce, weight_dice: factors.
+        weight_ce: factor of BCE; at 0 it is not computed.
+        weight_dice: factor of minus Dice.
         use_ignore_label: see above.
         dice_class: as in `DC_and_CE_loss`.
         strict: see above.

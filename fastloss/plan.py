@@ -87,7 +87,7 @@ class Plan:
         if not compiling:
             if _functorch() is not None:
                 return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
-            if backend == "reference" if x.device.type == "cpu" else _checking():
+            if (backend == "reference" and x.device.type == "cpu") or (backend != "cpu" and _checking()):
                 validate.check_values(spec, x, y, mask)
         if backend == "reference" or not spec.terms:
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)

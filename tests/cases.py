@@ -3,6 +3,7 @@
 import torch
 
 import fastloss as fl
+from fastloss import _library
 
 MODES = ("binary", "multilabel", "multiclass")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -11,7 +12,10 @@ CHANNELS = {"binary": 1, "multilabel": 3, "multiclass": 3}
 SHAPES = {mode: (4, channels, 13, 11) for mode, channels in CHANNELS.items()}
 
 DEVICES = {"reference": "cpu", "cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+WAITS = [name for name, device in DEVICES.items() if device == "cpu"]  # backends that look at the targets' values
 BACKENDS = [name for name, why_not in fl.backends.available().items() if why_not is None]
+if _library.EMULATED:  # test_emulated.py: only the CUDA kernels, on the CPU
+    DEVICES["cuda"], BACKENDS = "cpu", ["cuda"]
 COMPILED = [name for name in BACKENDS if name != "reference"]
 
 SIGMOID, SINGLE, CLASSES = MODES[:2], MODES[1:2], MODES[2:]

@@ -5,12 +5,12 @@
 
 namespace fl_cuda {
 
-constexpr int kOwnSums = 512;   // so many sums (groups x channels x columns) a block finishes in shared memory
+constexpr int kOwnSums = 512;  // so many sums (groups x channels x columns) a block finishes in shared memory
 constexpr int kOwnReduced = 1024;
 
 struct FinishScratch {
-  double reduced[kOwnReduced], sums[kOwnSums], dsums[kOwnSums], aux[fl::kMaxTerms * fl::kAuxColumns], weights[fl::kMaxTerms],
-      values[fl::kMaxTerms], warps[2 * kMaxWarps + 1], loss, bad;
+  double reduced[kOwnReduced], sums[kOwnSums], dsums[kOwnSums], aux[fl::kMaxTerms * fl::kAuxColumns],
+      weights[fl::kMaxTerms], values[fl::kMaxTerms], warps[2 * kMaxWarps + 1], loss, bad;
 };
 
 __host__ __device__ __forceinline__ int64_t sums_size(const Params& p) {
@@ -56,7 +56,7 @@ __device__ inline void gather_all(const Params& p, const double* reduced, double
 }
 
 // What each term divides by. Top-k terms have theirs from the selection.
-__device__ __noinline__ void denominators(const Params& p, const double* sums, double* aux, double* warps) {
+__device__ __noinline__ inline void denominators(const Params& p, const double* sums, double* aux, double* warps) {
   const int columns = sum_columns(p);
   const int64_t rows = p.groups * p.channels;
   const bool softmax = p.spec.activation == fl::kSoftmax;
@@ -89,8 +89,8 @@ __device__ __noinline__ void denominators(const Params& p, const double* sums, d
 }
 
 // region_term of math/finalize.h with a warp for each group and a lane for each class.
-__device__ __noinline__ double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums, double weight,
-                                     double* dsums, double* warps) {
+__device__ __noinline__ inline double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums,
+                                                  double weight, double* dsums, double* warps) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, step = blockDim.x / kWarp;
   const int64_t first = t.batch ? -1 : 0, last = t.batch ? 0 : v.groups;
   const auto total_of = [&](int64_t g) {
@@ -132,10 +132,10 @@ __device__ inline double finalize(const Params& p, const fl::SumsView& v, const 
   double loss = 0.0;
   for (int i = 0; i < p.spec.n_terms; ++i) {
     const fl::Term t = term_of(p, i);
-    const double value = t.kind == fl::kTversky
-                             ? region_term(t, v, sums, weights[i], dsums, warps)
-                             : pointwise_term(t, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i],
-                                              dsums, warps);
+    const double value =
+        t.kind == fl::kTversky
+            ? region_term(t, v, sums, weights[i], dsums, warps)
+            : pointwise_term(t, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i], dsums, warps);
     if (threadIdx.x == 0) values[i] = value;
     if (weights[i] != 0.0) loss += weights[i] * value;
   }
@@ -143,8 +143,8 @@ __device__ inline double finalize(const Params& p, const fl::SumsView& v, const 
 }
 
 // From reduced records to everything that is wanted. `sums` and `dsums` are in shared memory or where the results go.
-__device__ __noinline__ void finish_block(const Params& p, const double* reduced, double* sums, double* dsums,
-                                    FinishScratch& s) {
+__device__ __noinline__ inline void finish_block(const Params& p, const double* reduced, double* sums, double* dsums,
+                                                 FinishScratch& s) {
   double* aux = s.aux;
   gather_all(p, reduced, sums);
   if (threadIdx.x < p.spec.n_terms) s.weights[threadIdx.x] = weight_of(p, threadIdx.x);
@@ -184,7 +184,7 @@ __device__ __noinline__ void finish_block(const Params& p, const double* reduced
 }
 
 // The end of the sums, by a single block. Not inlined: kernels hold pixels in registers where others finish.
-__device__ __noinline__ void finish(const Params& p, FinishScratch& s) {
+__device__ __noinline__ inline void finish(const Params& p, FinishScratch& s) {
   const bool small = finishes_alone(p);
   double* reduced = small && !p.is_reduced ? s.reduced : p.reduced;
   if (!p.is_reduced) reduce_records(p, reduced, 0, 1);

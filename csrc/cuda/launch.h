@@ -15,6 +15,11 @@ const Device& device();  // the current one, asked for once
 enum Path { kAuto, kResident, kSplit, kSmall };
 Path forced_path();
 
+// The choice of path by size, in one place. Estimates: none of these has met a card yet.
+constexpr int64_t kSmallTiles = 8;  // up to so many, one block is quicker than a barrier of many
+constexpr int kLeastTiles = 4;      // a resident block has at least so many, so that small grids meet sooner
+constexpr double kOverflow = 1.25;  // of what fits on the chip is still resident: the rest is read again from L2
+
 struct Call {
   Params p;
   bool forward;  // else p.dsums and p.aux are given
@@ -33,7 +38,23 @@ void divide(Params& p, int64_t parts, int64_t planes, int64_t tile, int64_t limi
 
 // The sums after their records: reduced by many blocks where there are many, then finished by one.
 cudaError_t launch_finish(const Params& p, cudaStream_t stream);
-// Threshold, tie weight and count of every top-k term into p.aux, from the keys that the histogram kernel counts.
+// Null for success, else a sentence.
 const char* fault(cudaError_t);
+// Whether a cooperative launch was refused for its size (a share of the device, other work): two phases will do.
+inline bool refused(cudaError_t e) {
+  if (e != cudaErrorCooperativeLaunchTooLarge) return false;
+  cudaGetLastError();
+  return true;
+}
+
+// Whether the planes of an array are contiguous, and begin at multiples of `bytes`.
+bool packed(const Params& p, const Array& a, int64_t bytes);
+int64_t bytes_of(int dtype);
+
+// Hard labels, nothing masked: the fast kernels of one logit type. False in `done`: they do not apply.
+template <class X>
+const char* sigmoid_hot_forward(Call&, bool& done);
+template <class X>
+const char* sigmoid_hot_backward(Call&, bool& done);
 
 }  // namespace fl_cuda

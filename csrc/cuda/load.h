@@ -73,7 +73,8 @@ template <int kWidth, class Offset>
 __device__ __forceinline__ Place<Offset> place_of(const Params& p, const Part& part, uint32_t tile) {
   const uint32_t plane = p.planes == 1 ? 0 : p.tiles_per_plane.divide(tile);
   const Offset at = (static_cast<Offset>(tile - plane * p.tiles_per_plane.d) * blockDim.x + threadIdx.x) * kWidth;
-  return {static_cast<Offset>(part.sample) + plane, at, tile < p.tiles && static_cast<int64_t>(at) + kWidth <= p.pixels};
+  return {static_cast<Offset>(part.sample) + plane, at,
+          tile < p.tiles && static_cast<int64_t>(at) + kWidth <= p.pixels};
 }
 
 // Missing elements become -inf, whose sigmoid, with label 0, adds nothing to any sum.
@@ -90,12 +91,11 @@ __device__ __forceinline__ Pack<X> load_logits(const Params& p, const Part& part
 template <class X, class Offset>
 __device__ __forceinline__ void store_gradient(const Params& p, const Part& part, const Place<Offset>& at,
                                                const Pack<X>& pack) {
-  if (at.there)
-    __stcs(reinterpret_cast<uint4*>(static_cast<X*>(p.out.data) + at.in(p.out, part.channel)), pack.raw);
+  if (at.there) __stcs(reinterpret_cast<uint4*>(static_cast<X*>(p.out.data) + at.in(p.out, part.channel)), pack.raw);
 }
 
-// Values that the compiler must take as new: else it keeps what it has computed from them before a barrier, in registers
-// that are not there, instead of computing it again.
+// Values that the compiler must take as new: else it keeps what it has computed from them before a barrier, in
+// registers that are not there, instead of computing it again.
 __device__ __forceinline__ void renew(uint32_t& v) {
 #ifdef __CUDA_ARCH__
   asm volatile("" : "+r"(v));
@@ -217,8 +217,8 @@ struct Label {
 template <class T>
 __device__ __forceinline__ bool masked_in(const Params& p, int64_t n, int64_t c, int64_t pixel) {
   if (!p.mask.data) return true;
-  return static_cast<const uint8_t*>(p.mask.data)[n * p.mask.sample + c * p.mask.channel +
-                                                  offset_of(p.mask, p.space, pixel)] != 0;
+  return static_cast<const uint8_t*>(
+             p.mask.data)[n * p.mask.sample + c * p.mask.channel + offset_of(p.mask, p.space, pixel)] != 0;
 }
 template <class T>
 __device__ __forceinline__ Label<T> load_label(const Params& p, int64_t n, int64_t c, int64_t pixel) {
@@ -229,8 +229,8 @@ __device__ __forceinline__ Label<T> load_label(const Params& p, int64_t n, int64
     if constexpr (std::is_integral<E>::value) {
       // Compared in the label's own type: one that cannot hold the value ignores nothing.
       const E ignore = static_cast<E>(p.spec.ignore_index);
-      const bool holds = static_cast<int64_t>(ignore) == p.spec.ignore_index &&
-                         (std::is_signed<E>::value || p.spec.ignore_index >= 0);
+      const bool holds =
+          static_cast<int64_t>(ignore) == p.spec.ignore_index && (std::is_signed<E>::value || p.spec.ignore_index >= 0);
       if (p.spec.has_ignore && holds && v == ignore) l.valid = false;
       using U = std::make_unsigned_t<E>;
       const uint64_t limit = p.ids ? static_cast<uint64_t>(p.channels) : 2;

@@ -15,7 +15,7 @@ constexpr int kPool = 160;  // numbers of class vectors that travel inside the a
 // x / d for 0 <= x < 2^31 and d >= 1 (Granlund and Montgomery 1994).
 struct FastDivisor {
   uint32_t d = 1, magic = 0, shift = 0;
-  explicit FastDivisor(uint32_t divisor = 1) : d(divisor) {
+  FastDivisor(uint32_t divisor = 1) : d(divisor) {
     while (shift < 31 && (uint64_t(1) << shift) < d) ++shift;
     magic = static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
   }
@@ -36,15 +36,15 @@ struct Params {
   int64_t groups;  // rows of the sums
   Scalar weights[kMaxWeights];
   Scalar upstream;
-  double upstream_value, threshold;
-  double known_valid;  // number of elements that count, where no mask hides it; else -1
+  double upstream_value, cut;  // cut: the logit from which on the statistics count a pixel
+  double known_valid;          // number of elements that count, where no mask hides it; else -1
 
   // The division of work
   int64_t parts;
-  uint32_t blocks;        // of a part
-  bool by_sample;         // a part is of one sample
-  int64_t planes;         // of a part: 1, or one per sample
-  uint32_t tiles;         // of a part
+  uint32_t blocks;  // of a part
+  bool by_sample;   // a part is of one sample
+  int64_t planes;   // of a part: 1, or one per sample
+  uint32_t tiles;   // of a part
   FastDivisor tiles_per_plane;
   int cached;     // tiles that a block keeps in shared memory, beyond those in registers
   int pointwise;  // index of the only pointwise term of a hot kernel, else -1
@@ -52,15 +52,15 @@ struct Params {
   bool counting;  // also tp, fp, fn, tn, for the statistics
 
   // Workspace
-  double* records;      // [parts, blocks, record]
-  double* reduced;      // [parts, record], where there are many records
-  uint32_t* histogram;  // top-k: [digits, bins]
-  void* keys;           // top-k on classes: one per pixel
+  double* records;                // [parts, blocks, record]
+  double* reduced;                // [parts, record], where there are many records
+  unsigned long long* histogram;  // top-k: one digit's bins, zero between the levels
+  struct Selection* selection;
+  void* keys;  // top-k on classes: one per pixel
 
   // Results
   void* loss;
   double *values, *sums, *dsums, *aux, *counts, *scale, *predicted;
-
 };
 
 // Record of a part: its sums (of every class, for softmax), then the four counts of each, then the bad targets.

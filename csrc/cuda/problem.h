@@ -1,5 +1,5 @@
-// One call as the CUDA backend takes it: device pointers, sizes, strides, a stream. No torch and no CUDA header, so that
-// the ops see it too.
+// One call as the CUDA backend takes it: device pointers, sizes, strides, a stream. No torch and no CUDA header, so
+// that the ops see it too.
 #pragma once
 #include <cstdint>
 
@@ -34,10 +34,10 @@ struct Problem {
   void* loss = nullptr;  // float, double for double logits
   double* values = nullptr;
   double* sums = nullptr;
-  double* dsums = nullptr;     // an input of backward
-  double* aux = nullptr;       // likewise
-  double* counts = nullptr;    // [N, C, 4]
-  double* scale = nullptr;     // what the gradient was multiplied by; an input of settle
+  double* dsums = nullptr;      // an input of backward
+  double* aux = nullptr;        // likewise
+  double* counts = nullptr;     // [N, C, 4]
+  double* scale = nullptr;      // what the gradient was multiplied by; an input of settle
   double* predicted = nullptr;  // settle leaves the upstream gradient here
 
   void* workspace = nullptr;

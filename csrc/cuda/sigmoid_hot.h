@@ -10,7 +10,8 @@ namespace fl_cuda {
 constexpr int kHotThreads = 512;
 constexpr int kBatch = 4;  // vectors in flight: 32 KiB an SM
 
-// kBothPhases: the gradient leaves with the sums. kAllPhases: one block, one launch, for small inputs.
+// kBothPhases: the gradient leaves with the sums. kAllPhases: one launch, which reads twice; small inputs, in one
+// block.
 enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases };
 
 struct NoElement {

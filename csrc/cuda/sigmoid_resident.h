@@ -1,6 +1,6 @@
 // Region terms, alone or with a pointwise one, forward and backward in one launch: every logit is read once, stays in a
-// register or in shared memory across a barrier of the whole grid, and its gradient is written once. What does not fit is
-// read again, last first, from L2.
+// register or in shared memory across a barrier of the whole grid, and its gradient is written once. What does not fit
+// is read again, last first, from L2.
 #pragma once
 #include "sigmoid_hot.h"
 

@@ -6,6 +6,8 @@
 namespace fl_cuda {
 
 constexpr int kStreamThreads = 256;
+// Blocks of a multiprocessor, which the registers of a phase allow.
+constexpr int stream_blocks(Phase phase) { return phase == kSumPhase || phase == kGradPhase ? 3 : 2; }
 
 template <class Element, bool kRegion, class X, class Offset>
 __device__ __forceinline__ void add_and_store_batch(const Params& p, const Part& part, const Element& element,
@@ -28,7 +30,8 @@ __device__ __forceinline__ void add_and_store_batch(const Params& p, const Part&
 }
 
 template <class X, class Element, bool kRegion, Phase kPhase>
-__global__ void __launch_bounds__(kStreamThreads, 3) sigmoid_stream(const FL_GRID_CONSTANT Params p) {
+__global__ void __launch_bounds__(kStreamThreads, stream_blocks(kPhase))
+    sigmoid_stream(const FL_GRID_CONSTANT Params p) {
   __shared__ FinishScratch s;
   if (kPhase == kGradPhase && is_settled(p)) return;
   const uint32_t blocks = p.blocks, self = blockIdx.x % blocks, step = kBatch * blocks;
@@ -47,13 +50,15 @@ __global__ void __launch_bounds__(kStreamThreads, 3) sigmoid_stream(const FL_GRI
       else
         add_batch<Element, kRegion>(element, b, total);
     }
-    if (self == 0) tail<X, Element, kRegion, kPhase == kBothPhases ? kBothPhases : kSumPhase>(p, part, element, total, d);
+    if (self == 0)
+      tail<X, Element, kRegion, kPhase == kBothPhases ? kBothPhases : kSumPhase>(p, part, element, total, d);
     write_record(p, total, s, p.records + blockIdx.x * record_size(p));
   }
-  if constexpr (kPhase == kBothPhases || kPhase == kAllPhases) {
+  if constexpr (kPhase != kGradPhase) {
     if (gridDim.x > 1 && !p.cooperative) return;
     grid_sync();
     if (blockIdx.x == 0) finish(p, s);
+    if (kPhase == kAllPhases) grid_sync();
   }
   if constexpr (kPhase == kGradPhase || kPhase == kAllPhases) {
     const HotSlopes d = slopes_of(p, p.dsums + row_at(p, part));

@@ -1,0 +1,133 @@
+// Which of the fast kernels a call takes, and their launches, for one type of logits.
+#pragma once
+#include "launch.h"
+#include "sigmoid_stream.h"
+
+namespace fl_cuda {
+
+// Prepares `p` for the fast kernels with blocks of `threads`, if they can do the call.
+template <class X>
+bool is_hot(Params& p) {
+  if (p.masked || p.counting || p.pixel_weight.data || p.y.dtype <= fl_cpu::kBF16) return false;
+  p.pointwise = -1;
+  for (int i = 0; i < p.spec.n_terms; ++i) {
+    const fl::Term& t = p.spec.terms[i];
+    if (t.squared || t.l1 || t.kind == fl::kTopk) return false;
+    if (t.kind == fl::kTversky) continue;
+    if (p.pointwise >= 0 || (t.kind == fl::kBce && t.label_smoothing != 0.0)) return false;
+    if (t.kind == fl::kFocal && t.gamma != 2.0) return false;
+    p.pointwise = i;
+  }
+  const int64_t label_bytes = kVector<X> * bytes_of(p.y.dtype);
+  if (!packed(p, p.x, 16) || !packed(p, p.y, label_bytes < 16 ? label_bytes : 16)) return false;
+  if (p.out.data && !packed(p, p.out, 16)) return false;
+  const bool one_plane = p.by_sample || p.samples == 1;
+  const auto dense = [&](const Array& a) { return !a.data || a.sample == p.pixels; };
+  if (!one_plane && p.channels == 1 && dense(p.x) && dense(p.y) && dense(p.out)) {
+    p.pixels *= p.samples, p.planes = 1;  // the batch is one long plane
+    return true;
+  }
+  return one_plane || p.pixels % kVector<X> == 0;
+}
+
+template <class X, class Element, bool kRegion, Phase kPhase>
+cudaError_t launch_stream(Call& c, bool cooperative) {
+  Params& p = c.p;
+  divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, stream_blocks(kPhase) * device().processors);
+  if (kPhase == kAllPhases && !cooperative) p.blocks = 1;
+  p.cooperative = cooperative;
+  const int64_t grid = p.parts * p.blocks;
+  const auto kernel = sigmoid_stream<X, Element, kRegion, kPhase>;
+  if (cooperative) return FL_LAUNCH_COOPERATIVE(kernel, grid, kStreamThreads, 0, c.stream, p);
+  return FL_LAUNCH(kernel, grid, kStreamThreads, 0, c.stream, p);
+}
+
+// Whether all parts of this call can have a block of their own at the same time.
+inline bool can_meet(const Params& p, int64_t blocks) {
+  return device().cooperative && p.parts <= blocks && forced_path() != kSplit;
+}
+
+template <class X, class Element>
+bool try_resident(Call& c, cudaError_t& error) {
+  Params& p = c.p;
+  const int64_t workers = device().processors - 1;
+  const Path path = forced_path();
+  if (!can_meet(p, workers) || path == kSmall || p.tiles == 0) return false;
+  constexpr int64_t kLimit = int64_t(1) << 31;
+  for (const Array* a : {&p.x, &p.y, &p.out})
+    if ((p.samples - 1) * a->sample + (p.channels - 1) * a->channel + p.pixels >= kLimit) return false;
+  const int64_t tile = kHotThreads * kVector<X>;
+  divide(p, p.parts, p.planes, tile, workers);
+  const int64_t least = (p.tiles + kLeastTiles - 1) / kLeastTiles;
+  if (path == kAuto && least < p.blocks) p.blocks = static_cast<uint32_t>(least);
+  const int held = kHeld<X, Element>, rows = static_cast<int>(device().shared / kCacheRow) / kBatch * kBatch;
+  const int64_t each = (p.tiles + p.blocks - 1) / p.blocks, over = each - held;
+  if (path == kAuto && each > kOverflow * (held + rows)) return false;
+  p.cached = over <= 0 ? 0 : static_cast<int>(over < rows ? (over + kBatch - 1) / kBatch * kBatch : rows);
+  const size_t shared = p.cached * kCacheRow;
+  const auto kernel = sigmoid_resident<X, Element>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  if (error != cudaSuccess) return true;
+  p.cooperative = true;
+  error = FL_LAUNCH_COOPERATIVE(kernel, p.parts * p.blocks + 1, kHotThreads, shared, c.stream, p);
+  return !refused(error);
+}
+
+template <class X, class Element>
+cudaError_t hot_region(Call& c) {
+  Params& p = c.p;
+  cudaError_t error = cudaSuccess;
+  const bool meet = can_meet(p, stream_blocks(kSumPhase) * device().processors);
+  if (p.out.data && forced_path() != kSplit) {
+    divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, 1);
+    const bool small = p.parts == 1 && (p.tiles <= kSmallTiles || forced_path() == kSmall);
+    if (small && forced_path() != kResident) return launch_stream<X, Element, true, kAllPhases>(c, false);
+    if (try_resident<X, Element>(c, error)) return error;
+  }
+  if (meet && !p.out.data) {
+    error = launch_stream<X, Element, true, kSumPhase>(c, true);
+    if (!refused(error)) return error;
+  }
+  error = launch_stream<X, Element, true, kSumPhase>(c, false);
+  if (error == cudaSuccess && p.parts * p.blocks > 1) error = launch_finish(p, c.stream);
+  if (error == cudaSuccess && p.out.data) error = launch_stream<X, Element, true, kGradPhase>(c, false);
+  return error;
+}
+
+template <class X, class Element>
+cudaError_t hot_pointwise(Call& c) {
+  Params& p = c.p;
+  if (!p.out.data) return hot_region<X, Element>(c);
+  if (can_meet(p, stream_blocks(kBothPhases) * device().processors)) {
+    const cudaError_t error = launch_stream<X, Element, false, kBothPhases>(c, true);
+    if (!refused(error)) return error;
+  }
+  const cudaError_t error = launch_stream<X, Element, false, kBothPhases>(c, false);
+  return error == cudaSuccess && p.parts * p.blocks > 1 ? launch_finish(p, c.stream) : error;
+}
+
+template <class X>
+const char* sigmoid_hot_forward(Call& c, bool& done) {
+  Params& p = c.p;
+  const Params before = p;
+  done = is_hot<X>(p);
+  if (!done) return p = before, nullptr;
+  const bool region = p.spec.any_region();
+  if (p.pointwise < 0) return fault(hot_region<X, NoElement>(c));
+  if (p.spec.terms[p.pointwise].kind == fl::kBce)
+    return fault(region ? hot_region<X, HotBce>(c) : hot_pointwise<X, HotBce>(c));
+  return fault(region ? hot_region<X, HotFocal>(c) : hot_pointwise<X, HotFocal>(c));
+}
+
+template <class X>
+const char* sigmoid_hot_backward(Call& c, bool& done) {
+  Params& p = c.p;
+  const Params before = p;
+  done = is_hot<X>(p);
+  if (!done) return p = before, nullptr;
+  if (p.pointwise < 0) return fault(launch_stream<X, NoElement, true, kGradPhase>(c, false));
+  if (p.spec.terms[p.pointwise].kind == fl::kBce) return fault(launch_stream<X, HotBce, true, kGradPhase>(c, false));
+  return fault(launch_stream<X, HotFocal, true, kGradPhase>(c, false));
+}
+
+}  // namespace fl_cuda

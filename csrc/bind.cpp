@@ -23,13 +23,17 @@ Pair bce(double x, double y, double pos_weight) {
   return {fl::bce(a.nlp, a.nlq, T(y), T(pos_weight)), fl::bce_grad(a.p, a.q, T(y), T(pos_weight))};
 }
 
-template <class T>
-Pair focal_binary(double x, double y, double gamma, double on, double off) {
+template <class T, bool kMargin>
+Pair focal_sigmoid(double x, double y, double gamma, double on, double off) {
   const auto a = fl::sigmoid<true>(static_cast<T>(x));
-  const T b = fl::bce(a.nlp, a.nlq, T(y), T(1)), u = fl::focal_miss(a.p, a.q, T(y), b);
+  const T b = fl::bce(a.nlp, a.nlq, T(y), T(1));
+  const T u = kMargin ? fl::margin_miss(a.p, a.q, a.nlp, a.nlq, T(y)) : fl::focal_miss(a.p, a.q, T(y), b);
   const T db = fl::bce_grad(a.p, a.q, T(y), T(1));
   const auto at = [&](auto power) {
     constexpr fl::FocalPower kPower = decltype(power)::value;
+    if (kMargin)
+      return Pair{fl::focal_margin<kPower>(b, u, T(y), T(on), T(off), T(gamma)),
+                  fl::focal_margin_grad<kPower>(b, u, T(y), T(on), T(off), T(gamma), db)};
     return Pair{fl::focal_binary<kPower>(b, u, T(y), T(on), T(off), T(gamma)),
                 fl::focal_binary_grad<kPower>(b, u, T(y), T(on), T(off), T(gamma), db)};
   };
@@ -75,7 +79,10 @@ PYBIND11_MODULE(_C, m) {
   m.attr("max_terms") = fl::kMaxTerms;
   auto terms = m.def_submodule("terms", "f and f' of single terms, for tests; the suffix is the precision.");
   terms.def("bce_f32", &bce<float>), terms.def("bce_f64", &bce<double>);
-  terms.def("focal_binary_f32", &focal_binary<float>), terms.def("focal_binary_f64", &focal_binary<double>);
+  terms.def("focal_binary_f32", &focal_sigmoid<float, false>);
+  terms.def("focal_binary_f64", &focal_sigmoid<double, false>);
+  terms.def("focal_margin_f32", &focal_sigmoid<float, true>);
+  terms.def("focal_margin_f64", &focal_sigmoid<double, true>);
   terms.def("focal_multiclass_f32", &focal_multiclass<float>),
       terms.def("focal_multiclass_f64", &focal_multiclass<double>);
   terms.def("ce_f32", &ce<float>), terms.def("ce_f64", &ce<double>);

@@ -39,6 +39,7 @@ class Term:
     empty: str = "zero"
     vector: tuple[float, ...] = ()  # bce: pos_weight, ce: class_weights, focal: alpha, tversky: class_weights
     classes: tuple[int, ...] | None = None
+    margin: bool = False  # focal, sigmoid, soft labels: 1 - p_t is sigmoid(-x (2y - 1)), as in MONAI
 
     @property
     def region(self) -> bool:
@@ -106,7 +107,7 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
         ints += [KINDS.index(t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
         ints += [int(t.log_loss), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
         ints += [len(pool), len(vector)]
-        floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, 0.0]
+        floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, float(t.margin)]
         pool += vector
     return ints, floats + pool
 

@@ -122,6 +122,7 @@ CHANGED = {
     "kind": "bce", "weight": 2.0, "weight_index": 0, "reduction": "sum", "gamma": 3.0, "alpha": 0.1, "beta": 0.9,
     "smooth": 1.0, "eps": 1e-3, "label_smoothing": 0.1, "k": Fraction(1, 3), "log_loss": True, "squared": True,
     "l1": True, "batch": False, "empty": "skip", "vector": (1.0, 2.0, 3.0), "classes": (0, 2),
+    "margin": True,
 }  # fmt: skip
 
 

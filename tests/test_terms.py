@@ -30,6 +30,12 @@ def focal(x, y, gamma, on, off):
     return (on * y + off * (1 - y)) * (-math.expm1(-b)) ** gamma * b
 
 
+def margin(x, y, gamma, on, off):
+    """1 - p_t by the margin: what soft labels are to MONAI."""
+    miss = math.exp(-gamma * softplus(x * (2 * y - 1)))
+    return (on * y + off * (1 - y)) * miss * bce(x, y)
+
+
 def slope(f, x):
     """Central difference; every f here is computed to full relative accuracy, so only the step's own error is left."""
     h = 1e-4 if abs(x) < 50 else 1e-3
@@ -61,6 +67,18 @@ def test_focal_binary(x, gamma, y):
         close(value, focal(x, y, gamma, on, off), 1e-12, TINY)
         close(grad, slope(lambda t: focal(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
         for got, exact in zip(terms.focal_binary_f32(x, y, gamma, on, off), (value, grad)):
+            close(got, exact, 2e-5, TINY)
+
+
+@pytest.mark.parametrize("y", YS)
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("x", XS)
+def test_focal_margin(x, gamma, y):
+    for on, off in ((1.0, 1.0), (0.25, 0.75)):
+        value, grad = terms.focal_margin_f64(x, y, gamma, on, off)
+        close(value, margin(x, y, gamma, on, off), 1e-12, TINY)
+        close(grad, slope(lambda t: margin(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
+        for got, exact in zip(terms.focal_margin_f32(x, y, gamma, on, off), (value, grad)):
             close(got, exact, 2e-5, TINY)
 
 

@@ -58,7 +58,9 @@ inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T 
 }
 
 template <int kMode, bool kMasked, FocalPower kPower, class T>
-inline T focal_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T gamma, T on, T off) {
+inline T focal_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T gamma, T on, T off, bool margin) {
+  if (margin && !k.hard)
+    return pointwise_loop<kMode, kMasked>(k, weight, scale, MarginElement<kPower, T>{gamma, on, off});
   return k.hard ? pointwise_loop<kMode, kMasked>(k, weight, scale, FocalElement<kPower, true, T>{gamma, on, off})
                 : pointwise_loop<kMode, kMasked>(k, weight, scale, FocalElement<kPower, false, T>{gamma, on, off});
 }
@@ -72,10 +74,10 @@ inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c,
         k, weight, scale,
         BceElement<T>{static_cast<T>(t.kind == kBce ? t.vector_at(c, 1.0) : 1.0), static_cast<T>(t.label_smoothing)});
   const T on = static_cast<T>(t.vector_at(c, 1.0)), off = t.vector ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
-  if (t.gamma == 2.0) return focal_loop<kMode, kMasked, kPower2>(k, weight, scale, gamma, on, off);
-  if (t.gamma == 1.0) return focal_loop<kMode, kMasked, kPower1>(k, weight, scale, gamma, on, off);
-  if (t.gamma == 0.0) return focal_loop<kMode, kMasked, kPower0>(k, weight, scale, gamma, on, off);
-  return focal_loop<kMode, kMasked, kPowerAny>(k, weight, scale, gamma, on, off);
+  if (t.gamma == 2.0) return focal_loop<kMode, kMasked, kPower2>(k, weight, scale, gamma, on, off, t.margin);
+  if (t.gamma == 1.0) return focal_loop<kMode, kMasked, kPower1>(k, weight, scale, gamma, on, off, t.margin);
+  if (t.gamma == 0.0) return focal_loop<kMode, kMasked, kPower0>(k, weight, scale, gamma, on, off, t.margin);
+  return focal_loop<kMode, kMasked, kPowerAny>(k, weight, scale, gamma, on, off, t.margin);
 }
 
 template <bool kMasked, bool kExtra, class T>

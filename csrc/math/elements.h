@@ -27,6 +27,19 @@ struct FocalElement {
   }
 };
 
+// Focal whose soft labels are read by the margin (Term::margin); hard labels need FocalElement only.
+template <FocalPower kPower, class T>
+struct MarginElement {
+  T gamma, on, off;
+  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
+    return focal_margin<kPower>(bce(nlp, nlq, y, T(1)), margin_miss(p, q, nlp, nlq, y), y, on, off, gamma);
+  }
+  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
+    return focal_margin_grad<kPower>(bce(nlp, nlq, y, T(1)), margin_miss(p, q, nlp, nlq, y), y, on, off, gamma,
+                                     bce_grad(p, q, y, T(1)));
+  }
+};
+
 // Pointwise terms on the target class: value, and h = p_t dL/dp_t (dL/dz_c = h (y_c - p_c)); w is its weight or alpha.
 struct CeElement {
   template <class T>

@@ -1,6 +1,7 @@
 // Per-pixel terms, each value f next to its derivative with respect to the logit.
 //   bce    -[w y log p + (1 - y) log(1 - p)]
-//   focal  alpha_t (1 - p_t)^gamma (-log p_t)     Lin et al. 2017, eq. 5; binary: -log p_t = BCE, also for soft labels
+//   focal  alpha_t (1 - p_t)^gamma (-log p_t)     Lin et al. 2017, eq. 5; binary: -log p_t = BCE, also for soft labels,
+//          where 1 - p_t = 1 - exp(-BCE) (smp), or with focal_margin sigmoid(-x (2y - 1)) (MONAI)
 //   ce     -w_y log p_y
 #pragma once
 #include "activation.h"
@@ -62,6 +63,23 @@ FL_HD T focal_slope(T b, T u, T pt, T gamma) {
 template <FocalPower kPower, class T>
 FL_HD T focal_binary_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
   return (alpha_on * y + alpha_off * (T(1) - y)) * b_grad * focal_slope<kPower>(b, u, T(1) - u, gamma);
+}
+
+// u = 1 - p_t by the margin; x = log p - log(1 - p). Hard labels keep the relative accuracy of p and q, as above.
+template <class T>
+FL_HD T margin_miss(T p, T q, T nlp, T nlq, T y) {
+  const T soft = sigmoid<false>((nlq - nlp) * (T(1) - (y + y))).p;
+  return y == T(1) ? q : (y == T(0) ? p : soft);
+}
+template <FocalPower kPower, class T>
+FL_HD T focal_margin(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
+  return focal_binary<kPower>(b, u, y, alpha_on, alpha_off, gamma);
+}
+// u^gamma (b' - gamma (2y - 1) p_t b), since du/dx = -(2y - 1) u p_t
+template <FocalPower kPower, class T>
+FL_HD T focal_margin_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
+  const T pt = T(1) - u, pull = pt > T(0) ? gamma * (T(1) - (y + y)) * pt * b : T(0);
+  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * (b_grad + pull);
 }
 
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that

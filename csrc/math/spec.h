@@ -15,7 +15,7 @@ enum EmptyRule { kEmptyZero, kEmptySkip, kEmptyScore };
 
 struct Term {
   int kind, weight_index, reduction, empty;
-  bool log_loss, squared, l1, batch;
+  bool log_loss, squared, l1, batch, margin;
   double weight, gamma, alpha, beta, smooth, eps, label_smoothing;
   int64_t k_num, k_den;
   const double* vector;  // class weights, positive weights or alpha; null if none
@@ -86,6 +86,7 @@ inline const char* parse_spec(const int64_t* ints, int64_t n_ints, const double*
     t.k_num = a[8], t.k_den = a[9];
     t.weight = f[0], t.gamma = f[1], t.alpha = f[2], t.beta = f[3], t.smooth = f[4], t.eps = f[5];
     t.label_smoothing = f[6];
+    t.margin = f[7] != 0.0;
     if (t.kind < 0 || t.kind >= kTermKinds) return "unknown term kind";
     if (a[10] < 0 || a[11] < 0 || a[10] + a[11] > pool) return "term vector outside the pool";
     if (t.kind == kTopk && t.k_den < 1) return "top-k fraction with a denominator below 1";

@@ -49,6 +49,7 @@ class CompatLoss(_Loss):
         self.strict = bool(strict)
         self._plans: dict[Any, Any] = {}
         self._numbers: dict[str, tuple[Any, int, tuple[float, ...]]] = {}
+        self.register_load_state_dict_post_hook(_loaded)
 
     @property
     def why_not_fused(self) -> str | None:
@@ -100,7 +101,7 @@ class CompatLoss(_Loss):
     def _floats(self, name: str) -> tuple[float, ...]:
         """The numbers of a tensor setting, read again when it was written to; torch.compile takes those read last."""
         tensor = getattr(self, name)
-        if tensor is None:
+        if not isinstance(tensor, Tensor):
             return ()
         found = self._numbers.get(name)
         if not torch.compiler.is_compiling() and (
@@ -109,10 +110,6 @@ class CompatLoss(_Loss):
             found = tensor, tensor._version, tuple(tensor.detach().double().reshape(-1).tolist())
             self._numbers[name] = found
         return found[2]
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._read()
 
     def _read(self) -> None:
         for name in self._tensors:
@@ -140,6 +137,10 @@ class CompatLoss(_Loss):
         if why not in said:
             said.add(why)
             warnings.warn(f"{type(self).__name__} runs as plain PyTorch: {why}.", stacklevel=4)
+
+
+def _loaded(loss: CompatLoss, _: Any) -> None:
+    loss._read()
 
 
 class TargetError(ValueError, RuntimeError, IndexError):

@@ -36,7 +36,8 @@ def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
         else:
             value = pointwise.ce(i.log_p, target, vector, term.label_smoothing)
     elif term.kind == "focal":
-        value = pointwise.focal_binary(i.x, i.y, term.gamma, vector)
+        focal = pointwise.focal_margin if term.margin else pointwise.focal_binary
+        value = focal(i.x, i.y, term.gamma, vector)
     else:
         value = pointwise.bce(i.x, i.y, vector, term.label_smoothing)
     if i.weight is not None:

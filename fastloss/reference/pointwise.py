@@ -44,6 +44,12 @@ def focal_binary(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None
     return value if alpha is None else value * (alpha * y + (1.0 - alpha) * (1.0 - y))
 
 
+def focal_margin(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
+    """As `focal_binary` with 1 - p_t = sigmoid(-x (2 y - 1)): another reading of soft labels (MONAI's)."""
+    value = torch.exp(gamma * F.logsigmoid(x * (1.0 - 2.0 * y))) * bce(x, y) if gamma else bce(x, y)
+    return value if alpha is None else value * (alpha * y + (1.0 - alpha) * (1.0 - y))
+
+
 def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
     """alpha_y (1 - p_y)^gamma (-log p_y) for ids, or its mean under the probabilities y; the result is [N, 1, P]."""
     if not y.is_floating_point():

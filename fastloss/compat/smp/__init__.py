@@ -20,7 +20,8 @@ which overflows at 512 x 512), focal gradients stay finite for gamma < 1, logits
 losses must lie in [0, 1].
 """
 
-from .pointwise import FocalLoss, SoftBCEWithLogitsLoss, SoftCrossEntropyLoss
+from .entropy import SoftBCEWithLogitsLoss, SoftCrossEntropyLoss
+from .focal import FocalLoss
 from .region import DiceLoss, JaccardLoss, TverskyLoss
 from .unfused import LovaszLoss, MCCLoss
 

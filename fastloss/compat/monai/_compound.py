@@ -1,0 +1,27 @@
+"""What MONAI's compound losses share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+OVERLAP = ("include_background", "to_onehot_y", "sigmoid", "softmax", "other_act", "reduction", "smooth_nr")
+OVERLAP += ("smooth_dr", "batch")
+
+
+def paths(owner: str, *names: str, **others: str) -> dict[str, str]:
+    return {name: f"{owner}.{name}" for name in OVERLAP + names} | others
+
+
+def not_negative(name: str, value: float) -> float:
+    if value < 0.0:
+        raise ValueError(f"{name} must not be below 0, got {value}.")
+    return value
+
+
+def check_shapes(x: Tensor, y: Tensor) -> None:
+    if x.dim() != y.dim():
+        raise ValueError(
+            f"target must have the {x.dim()} axes of input (class ids [B, 1, *S] if it is not one-hot), got {y.dim()}."
+        )
+    if y.shape[1] != 1 and y.shape[1] != x.shape[1]:
+        raise ValueError(f"target must have 1 or {x.shape[1]} channels, got {y.shape[1]}.")

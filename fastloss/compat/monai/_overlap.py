@@ -1,0 +1,219 @@
+"""What MONAI's Dice, generalised Dice and Tversky losses share: activation, target, background, ignore mask, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...spec import Term
+from .. import _fused
+from .._base import CompatLoss
+from .._fused import L1, PP, PY, YY, P, Y
+from ._inputs import (
+    check_activation,
+    check_ids,
+    check_reduction,
+    class_ids,
+    ignore_mask,
+    is_hard,
+    labels_for_one_hot,
+    one_hot,
+    single,
+)
+
+
+class Parts(NamedTuple):
+    """Sums of each class: of p t, and of p and t (or their squares); [B, C], or [C] over the batch."""
+
+    inter: Tensor
+    pred: Tensor
+    truth: Tensor
+
+
+class Fitted(NamedTuple):
+    """Inputs as the kernels take them."""
+
+    mode: str
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None
+    ignore_index: int | None
+
+
+class OverlapLoss(CompatLoss):
+    """Base of the losses that are functions of the overlap sums of each class."""
+
+    library = "monai"
+    _masks_first = False  # Tversky masks before it drops the background, and takes the target from 1
+
+    def __init__(
+        self,
+        include_background: bool,
+        to_onehot_y: bool,
+        sigmoid: bool,
+        softmax: bool,
+        other_act: Callable | None,
+        reduction: str,
+        smooth_nr: float,
+        smooth_dr: float,
+        batch: bool,
+        soft_label: bool,
+        ignore_index: int | None,
+        strict: bool,
+    ) -> None:
+        super().__init__(check_reduction(reduction), strict=strict)
+        check_activation(sigmoid, softmax, other_act)
+        self.include_background = include_background
+        self.to_onehot_y = to_onehot_y
+        self.sigmoid = sigmoid
+        self.softmax = softmax
+        self.other_act = other_act
+        self.smooth_nr = float(smooth_nr)
+        self.smooth_dr = float(smooth_dr)
+        self.batch = batch
+        self.soft_label = soft_label
+        self.ignore_index = ignore_index
+        self.squared_pred = False
+
+    @property
+    def why_not_fused(self) -> str | None:
+        if self.other_act is not None:
+            return "other_act"
+        return None if self.sigmoid or self.softmax else "neither sigmoid nor softmax: there is no activation"
+
+    def _classes(self, channels: int) -> int:
+        """How many channels count."""
+        return channels if self.include_background or channels == 1 else channels - 1
+
+    def _term(self, **kwargs: Any) -> Term:
+        """The overlap term; as it stands it only makes the sums."""
+        soft = bool(self.soft_label) and not self.squared_pred
+        return Term("tversky", squared=bool(self.squared_pred), l1=soft, batch=bool(self.batch), **kwargs)
+
+    def _fit(self, x: Tensor, y: Tensor) -> Fitted | None:
+        """None leaves the inputs to plain PyTorch, whose errors are the original's."""
+        if not x.is_floating_point() or x.numel() == 0 or y.ndim != x.ndim:
+            return None
+        if not 3 <= x.ndim <= 5:
+            return self._slow(f"input has {x.ndim} axes")
+        if y.requires_grad:
+            return self._slow("target requires a gradient")
+        channels = x.shape[1]
+        if not (self.to_onehot_y and channels > 1) and self._refused(y):
+            return None
+        if channels == 1:
+            if self.softmax or y.shape != x.shape:
+                return None
+            if self.to_onehot_y:
+                single("to_onehot_y=True")
+            if not self.include_background:
+                single("include_background=False")
+            return Fitted("binary", x, y, None, self.ignore_index)
+        if self.to_onehot_y:
+            if y.shape != x[:, :1].shape:
+                return None
+            ids = class_ids(y)
+            if self.softmax:
+                return Fitted("multiclass", x, ids, None, self.ignore_index)
+            mask = None if self.ignore_index is None else ids != self.ignore_index
+            check_ids(ids, mask, channels)
+            return Fitted("multilabel", x, _fused.one_hot(ids, channels), mask, None)
+        if y.shape != x.shape:
+            return None
+        mask = None
+        if self.ignore_index is not None:
+            mask = self._hard_mask(y)
+            if mask is None:
+                return None
+        if self.softmax:
+            return Fitted("multiclass", x, y if y.is_floating_point() else y.to(x.dtype), mask, None)
+        return Fitted("multilabel", x, y, mask, None)
+
+    def _refused(self, y: Tensor) -> bool:
+        """Whether the original cannot take a target of this type that is not encoded by it."""
+        if not self.strict or y.is_floating_point():
+            return False
+        if y.dtype == torch.bool and self.ignore_index is not None and 0 <= self.ignore_index < y.shape[1] != 1:
+            return True
+        if self.ignore_index is not None:
+            return False  # its mask makes it floating-point
+        return bool(self.squared_pred or self.soft_label) or (y.dtype == torch.bool and self._masks_first)
+
+    def _hard_mask(self, y: Tensor) -> Tensor | None:
+        """The ignore mask of a one-hot target as bool, or None: it is soft, and masking multiplies."""
+        if not 0 <= self.ignore_index < y.shape[1]:
+            return y.sum(1, keepdim=True) > 0
+        ignored = y[:, self.ignore_index : self.ignore_index + 1]
+        if y.is_floating_point() and not is_hard(ignored):
+            return self._slow("the channel of ignore_index may be soft")
+        return ignored == 0
+
+    def _table(self, fitted: Fitted) -> Tensor:
+        ready = self._cached(("sums", fitted.mode, fitted.ignore_index), self._prepare_sums)
+        return _fused.sums(ready, fitted.x, fitted.y, fitted.mask)
+
+    def _prepare_sums(self, key: tuple) -> Any:
+        return _fused.prepared(key[1], self._term(), ignore_index=key[2])
+
+    def _parts(self, table: Tensor, with_background: bool = True) -> Parts:
+        """From the sums of the kernels [N or 1, C, *]."""
+        if self.batch:
+            table = table[0]
+        if with_background and self._classes(table.shape[-2]) < table.shape[-2]:
+            table = table[..., 1:, :]
+        if self.squared_pred:
+            return Parts(table[..., PY], table[..., PP], table[..., YY])
+        pred, truth = table[..., P], table[..., Y]
+        inter = (pred + truth - table[..., L1]) * 0.5 if self.soft_label else table[..., PY]
+        return Parts(inter, pred, truth)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self.sigmoid:
+            x = x.sigmoid()
+        if self.softmax:
+            if x.shape[1] == 1:
+                single("softmax=True")
+            else:
+                x = x.softmax(1)
+        return x if self.other_act is None else self.other_act(x)
+
+    def _plain_parts(self, p: Tensor, y: Tensor) -> Parts:
+        """The same sums of probabilities and target in plain PyTorch."""
+        channels, given = p.shape[1], y
+        if self.to_onehot_y:
+            if channels == 1:
+                single("to_onehot_y=True")
+            else:
+                y = one_hot(labels_for_one_hot(y, self.ignore_index, channels), channels)
+        mask = ignore_mask(given, self.ignore_index)
+        if mask is not None and self._masks_first:
+            p, y, mask = p * mask, y * mask, None
+        if not self.include_background:
+            if channels == 1:
+                single("include_background=False")
+            else:
+                p, y = p[:, 1:], y[:, 1:]
+        if y.shape != p.shape:
+            raise AssertionError(f"target must have the shape of input, {list(p.shape)}, got {list(y.shape)}.")
+        if mask is not None:
+            p, y = p * mask, y * mask
+        axes = list(range(0 if self.batch else 2, p.ndim))
+        if self.batch:
+            axes.remove(1)
+        if not (self.squared_pred or self.soft_label):
+            if y.dtype == torch.bool and self._masks_first and self.strict:
+                raise NotImplementedError("target must hold numbers, got bool.")
+            return Parts((p * y).sum(axes), p.sum(axes), y.sum(axes))
+        power = 2 if self.squared_pred else 1
+        pred, truth, apart = [torch.linalg.vector_norm(t, power, axes) ** power for t in (p, y, p - y)]
+        return Parts((pred + truth - apart) * 0.5, pred, truth)
+
+    def _reduce(self, loss: Tensor, axes: int, broadcast: bool = True) -> Tensor:
+        if self.reduction == "mean":
+            return loss.mean()
+        if self.reduction == "sum":
+            return loss.sum()
+        return loss.view(*loss.shape[:2], *[1] * (axes - 2)) if broadcast else loss

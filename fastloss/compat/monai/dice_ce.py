@@ -1,0 +1,139 @@
+"""MONAI's Dice with cross-entropy: one pass where both have the same activation, else two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ...plan import Plan
+from ...spec import Term
+from .. import _fused
+from .._base import CompatLoss
+from ._compound import check_shapes, not_negative, paths
+from ._inputs import class_ids, plain_tensor
+from .dice import DiceLoss
+
+
+class DiceCELoss(CompatLoss):
+    """`monai.losses.DiceCELoss`: lambda_dice Dice + lambda_ce cross-entropy. With several channels the cross-entropy
+    is that of the softmax whatever the activation of Dice, and two passes if that is the sigmoid; with one it is
+    BCE, whose pos_weight is `weight`. include_background is Dice's alone. Arguments as there; `strict`: see the
+    module."""
+
+    original = "monai.losses.dice.DiceCELoss"
+    library = "monai"
+    _tensors = ("_weight",)
+    _paths = paths(
+        "dice",
+        "squared_pred",
+        "jaccard",
+        weight="cross_entropy.weight",
+        label_smoothing="cross_entropy.label_smoothing",
+    )
+
+    def __init__(
+        self,
+        include_background: bool = True,
+        to_onehot_y: bool = False,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        other_act: Callable | None = None,
+        squared_pred: bool = False,
+        jaccard: bool = False,
+        reduction: str = "mean",
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        batch: bool = False,
+        weight: Tensor | None = None,
+        lambda_dice: float = 1.0,
+        lambda_ce: float = 1.0,
+        label_smoothing: float = 0.0,
+        *,
+        strict: bool = True,
+    ) -> None:
+        super().__init__(strict=strict)
+        reduction = reduction.strip() if isinstance(reduction, str) else reduction
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
+        reduction = str(getattr(reduction, "value", reduction))
+        self.dice = DiceLoss(
+            include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, reduction, smooth_nr,
+            smooth_dr, batch, weight[1:] if weight is not None and not include_background else weight, strict=strict,
+        )  # fmt: skip
+        self.cross_entropy = nn.CrossEntropyLoss(weight=weight, reduction=reduction, label_smoothing=label_smoothing)
+        self.binary_cross_entropy = nn.BCEWithLogitsLoss(pos_weight=weight, reduction=reduction)
+        self.lambda_dice = not_negative("lambda_dice", lambda_dice)
+        self.lambda_ce = not_negative("lambda_ce", lambda_ce)
+        self._read()
+
+    @property
+    def why_not_fused(self) -> str | None:
+        reason = self.dice.why_not_fused
+        return reason and f"Dice's {reason}"
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. A scalar."""
+        x, y = plain_tensor(input), plain_tensor(target)
+        check_shapes(x, y)
+        together = self._together(x, y)
+        if together is not None:
+            return together
+        return self.lambda_dice * self.dice(x, y) + self.lambda_ce * self._entropy(x, y)
+
+    def _together(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Both in one pass, where they have one activation."""
+        dice, channels = self.dice, x.shape[1]
+        if not (dice.sigmoid if channels == 1 else dice.softmax) or not dice._linear or dice.other_act is not None:
+            return None
+        if not self._entropy_fits(x, y):
+            return None
+        fitted = dice._fit(x, y)
+        if fitted is None:
+            return None
+        weights = dice._class_weights(channels)
+        key = (fitted.mode, channels, dice._samples(x), weights, self._floats("_weight"))
+        return _fused.call(self._cached(key, self._prepare), fitted.x, fitted.y)
+
+    def _prepare(self, key: tuple) -> Plan:
+        mode, channels, samples, weights, _ = key
+        region = self.dice._region(channels, samples, weights, self.lambda_dice)
+        return _fused.prepared(mode, region, self._entropy_term(mode, self.lambda_ce))
+
+    @property
+    def _weight(self) -> Tensor | None:
+        return self.cross_entropy.weight
+
+    def _entropy_term(self, mode: str, factor: float) -> Term:
+        smoothing = 0.0 if mode == "binary" else float(self.cross_entropy.label_smoothing)
+        return Term(
+            "bce" if mode == "binary" else "ce",
+            weight=float(factor),
+            reduction=self.cross_entropy.reduction,
+            vector=self._floats("_weight"),
+            label_smoothing=smoothing,
+        )
+
+    def _entropy_fits(self, x: Tensor, y: Tensor) -> bool:
+        weights, channels = self.cross_entropy.weight, x.shape[1]
+        fits = weights is None or (weights.numel() == 1 if channels == 1 else weights.numel() == channels)
+        return fits and 3 <= x.ndim <= 5 and x.numel() > 0 and x.is_floating_point() and not y.requires_grad
+
+    def _entropy(self, x: Tensor, y: Tensor) -> Tensor:
+        ids = x.shape[1] != y.shape[1]
+        if x.shape[0] == y.shape[0] and x.shape[2:] == y.shape[2:] and self._entropy_fits(x, y):
+            mode = "binary" if x.shape[1] == 1 else "multiclass"
+            ready = self._cached(("entropy", mode, self._floats("_weight")), self._prepare_entropy)
+            if ids:
+                y = class_ids(y)
+            elif mode == "multiclass" and not y.is_floating_point():
+                y = y.to(x.dtype)
+            return _fused.call(ready, x, y)
+        if ids:
+            y = y.squeeze(1).long()
+        elif not y.is_floating_point():
+            y = y.to(x.dtype)
+        return self.binary_cross_entropy(x, y) if x.shape[1] == 1 else self.cross_entropy(x, y)
+
+    def _prepare_entropy(self, key: tuple) -> Plan:
+        return _fused.prepared(key[1], self._entropy_term(key[1], 1.0))

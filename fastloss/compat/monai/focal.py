@@ -1,0 +1,280 @@
+"""MONAI's focal loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...plan import Plan
+from ...spec import Term
+from .. import _fused
+from ._focal import PlainFocal, Weights
+from ._inputs import check_ids, check_reduction, class_ids, is_hard, plain_tensor, single
+from ._overlap import OverlapLoss
+
+
+class FittedFocal(NamedTuple):
+    """Inputs as the kernels take them, without the background where it does not count. `voxels`: where the loss is
+    divided by valid voxels, their mask [B, 1, *S]."""
+
+    mode: str
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None
+    ignore_index: int | None
+    soft: bool = False
+
+
+class FocalLoss(PlainFocal):
+    """`monai.losses.FocalLoss`, computed in float32.
+
+    Sigmoid: sigmoid(-x (2 t - 1))^gamma BCE, which for soft labels is not smp's (1 - exp(-BCE))^gamma; alpha is
+    alpha t + (1 - alpha)(1 - t), a vector weighs each class's positives and leaves negatives alone. Softmax: -(1 -
+    p)^gamma log(p) t; alpha is 1 - alpha for the background and alpha for the others, a vector one for each class.
+    include_background=False drops channel 0 before the softmax. The mean divides by all elements, also of softmax,
+    whose other channels are 0. Arguments as there; `strict`: see the module.
+    """
+
+    original = "monai.losses.focal_loss.FocalLoss"
+    _paths: ClassVar = {"weight": "class_weight"}
+    _tensors = ("class_weight", "alpha")
+
+    def __init__(
+        self,
+        include_background: bool = True,
+        to_onehot_y: bool = False,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | None = None,
+        weight: Weights | None = None,
+        reduction: str = "mean",
+        use_softmax: bool = False,
+        ignore_index: int | None = None,
+        *,
+        strict: bool = True,
+    ) -> None:
+        super().__init__(check_reduction(reduction), strict=strict)
+        self.include_background = include_background
+        self.to_onehot_y = to_onehot_y
+        self.gamma = gamma
+        self.weight = weight
+        self.use_softmax = use_softmax
+        if alpha is None or isinstance(alpha, float | int):
+            self.alpha = None if alpha is None else float(alpha)
+        else:
+            self.alpha = torch.as_tensor(alpha)
+        self.register_buffer("class_weight", None if weight is None else torch.as_tensor(weight))
+        self.ignore_index = ignore_index
+        self._read()
+
+    @property
+    def why_not_fused(self) -> str | None:
+        if self.use_softmax and self.reduction == "none":
+            return "use_softmax=True with reduction='none': the original returns the other channels' zeros too"
+        return None
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. Returns a float32
+        scalar; with reduction "none" the shape of the input (without channel 0 if it does not count)."""
+        x, y = plain_tensor(input), plain_tensor(target)
+        if self.why_not_fused is None:
+            fitted = self._fit(x, y)
+            if fitted is not None:
+                return self._fused(fitted)
+        return self._plain(x, y)
+
+    def _fit(self, x: Tensor, y: Tensor) -> FittedFocal | None:
+        """None leaves the inputs to plain PyTorch, whose errors are the original's."""
+        if not x.is_floating_point() or x.numel() == 0 or y.ndim != x.ndim:
+            return None
+        if not 3 <= x.ndim <= 5:
+            return self._slow(f"input has {x.ndim} axes")
+        if y.requires_grad:
+            return self._slow("target requires a gradient")
+        x = x.float() if x.dtype == torch.float64 else x
+        channels = x.shape[1]
+        if channels == 1:
+            if self.use_softmax or y.shape != x.shape:
+                return None
+            if self.to_onehot_y:
+                single("to_onehot_y=True")
+            if not self.include_background:
+                single("include_background=False")
+            return FittedFocal("binary", x, y, None, self.ignore_index, y.is_floating_point())
+        if self.to_onehot_y:
+            return None if y.shape != x[:, :1].shape else self._fit_ids(x, class_ids(y), channels)
+        if y.shape != x.shape:
+            return None
+        if (
+            self.strict
+            and y.dtype == torch.bool
+            and 0 <= (-1 if self.ignore_index is None else self.ignore_index) < channels
+        ):
+            return None
+        mask = None
+        if self.ignore_index is not None:
+            mask = y.sum(1, keepdim=True) > 0
+            if 0 <= self.ignore_index < channels:
+                ignored = y[:, self.ignore_index : self.ignore_index + 1]
+                if y.is_floating_point() and not is_hard(ignored):  # a soft mask multiplies logits
+                    return self._slow("the channel of ignore_index may be soft")
+                mask = ignored == 0
+        if not self.include_background:
+            x, y = x[:, 1:], y[:, 1:]
+        if not self.use_softmax:
+            return FittedFocal("multilabel", x, y, mask, None, y.is_floating_point())
+        if x.shape[1] < 2:
+            return None
+        return FittedFocal("multiclass", x, y if y.is_floating_point() else y.to(x.dtype), mask, None)
+
+    def _fit_ids(self, x: Tensor, ids: Tensor, channels: int) -> FittedFocal | None:
+        mask = None if self.ignore_index is None else ids != self.ignore_index
+        if not self.use_softmax:
+            check_ids(ids, mask, channels)
+            y = _fused.one_hot(ids, channels)
+            if not self.include_background:
+                x, y = x[:, 1:], y[:, 1:]
+            return FittedFocal("multilabel", x, y, mask, None)
+        if self.include_background:
+            return FittedFocal("multiclass", x, ids, None, self.ignore_index)
+        if channels == 2:
+            return None
+        check_ids(ids, mask, channels)
+        ids = ids.long() - 1  # the background is nobody's target: ignored by the kernel, counted by the mean
+        if mask is not None:
+            ids = ids.masked_fill(~mask, -1)
+        return FittedFocal("multiclass", x[:, 1:], ids, mask, -1)
+
+    def _fused(self, fitted: FittedFocal) -> Tensor:
+        x, channels = fitted.x, fitted.x.shape[1]
+        weights = self._class_weights(channels)
+        if fitted.mode == "multiclass":
+            return self._softmax(fitted, weights)
+        if fitted.soft and isinstance(self.alpha, Tensor):
+            return self._unreduced(fitted, weights)
+        if self.reduction == "none":
+            return self._unreduced(fitted, weights)
+        single_weight = weights[0] if len(weights) == 1 else 1.0
+        by_class = isinstance(self.alpha, Tensor) or len(weights) > 1
+        by_sample = self.reduction == "sum" and self.ignore_index is not None
+        if by_class or by_sample:
+            return self._from_sums(fitted, weights, by_sample)
+        key = (fitted.mode, channels, x[0, 0].numel(), fitted.ignore_index, fitted.soft, single_weight)
+        return _fused.call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
+
+    def fits_one_pass(self, overlap: OverlapLoss) -> bool:
+        """Whether it and an overlap loss with the same settings take the sigmoid of the same channels."""
+        plain = self.class_weight is None and not isinstance(self.alpha, Tensor) and not self.use_softmax
+        return plain and overlap.sigmoid and overlap.why_not_fused is None and self.reduction != "none"
+
+    def _factor(self, channels: int, voxels: int) -> float:
+        """What the kernels' mean or sum over elements is multiplied by."""
+        if self.reduction == "sum":
+            return 1.0 / voxels
+        return float(channels) if self.strict and self.ignore_index is not None else 1.0
+
+    def _prepare(self, key: tuple[str, int, int, int | None, bool, float]) -> Plan:
+        mode, channels, voxels, ignore_index, soft, weight = key
+        term = self._term(soft, weight * self._factor(channels, voxels))
+        return _fused.prepared(mode, term, ignore_index=ignore_index)
+
+    def _term(self, soft: bool, weight: float = 1.0, alpha: float | None = None) -> Term:
+        """The sigmoid term; an alpha for each class is two of them, of the positives and of the negatives."""
+        alpha = alpha if isinstance(self.alpha, Tensor) else self.alpha
+        vector = () if alpha is None else (float(alpha),)
+        reduction = "sum" if self.reduction == "sum" else "mean"
+        return Term(
+            "focal", gamma=float(self.gamma), vector=vector, weight=weight, reduction=reduction, margin=soft
+        )  # fmt: skip
+
+    def _from_sums(self, fitted: FittedFocal, weights: tuple[float, ...], by_sample: bool) -> Tensor:
+        x, channels = fitted.x, fitted.x.shape[1]
+        ready = self._cached(("sums", fitted.mode, fitted.ignore_index, fitted.soft, by_sample), self._prepare_sums)
+        table = _fused.sums(ready, x, fitted.y, fitted.mask)
+        losses = table[..., _fused.FIRST]
+        if isinstance(self.alpha, Tensor):
+            self._check_alpha(channels)
+            losses = losses * self.alpha.to(losses) + table[..., _fused.FIRST + 1]
+        if weights:
+            losses = losses * self.class_weight.to(losses)
+        counts = table[..., _fused.VALID].detach()
+        if self.reduction == "sum":
+            per_channel = counts[:, :1] if by_sample else x[0, 0].numel()
+            loss = (losses / (per_channel.clamp_min(1.0) if by_sample else per_channel)).sum()
+        else:
+            per_voxel = self.strict and self.ignore_index is not None
+            total = counts[:, 0].sum() if per_voxel else counts.sum()
+            loss = losses.sum() / total.clamp_min(1.0)
+        return loss.float()
+
+    def _prepare_sums(self, key: tuple) -> Plan:
+        _, mode, ignore_index, soft, by_sample = key
+        several = isinstance(self.alpha, Tensor)
+        terms = [self._term(soft, alpha=1.0), self._term(soft, alpha=0.0)] if several else [self._term(soft)]
+        if by_sample:
+            terms.append(Term("tversky", batch=False))
+        return _fused.prepared(mode, *terms, ignore_index=ignore_index)
+
+    def _unreduced(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
+        """Elementwise; reduced in PyTorch where soft labels meet an alpha for each class."""
+        key = ("elements", fitted.mode, fitted.ignore_index, fitted.soft)
+        loss = _fused.call(self._cached(key, self._prepare_elements), fitted.x, fitted.y, fitted.mask)
+        axes = [1] * (loss.ndim - 2)
+        if isinstance(self.alpha, Tensor):
+            self._check_alpha(loss.shape[1])
+            alpha = self.alpha.to(loss).view(-1, *axes)
+            loss = loss * torch.where(fitted.y == 1, alpha, torch.ones_like(alpha))
+        if weights:
+            weight = self.class_weight.to(loss)
+            loss = loss * (weight if len(weights) == 1 else weight.view(-1, *axes))
+        mask = fitted.mask
+        if mask is None and fitted.ignore_index is not None:
+            mask = fitted.y != fitted.ignore_index
+        return self._reduce(loss, None if mask is None else mask.float())
+
+    def _prepare_elements(self, key: tuple) -> Plan:
+        _, mode, ignore_index, soft = key
+        alpha = () if self.alpha is None or isinstance(self.alpha, Tensor) else (float(self.alpha),)
+        term = Term("focal", gamma=float(self.gamma), vector=alpha, reduction="none", margin=soft)
+        return _fused.prepared(mode, term, ignore_index=ignore_index)
+
+    def _softmax(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
+        x, channels = fitted.x, fitted.x.shape[1]
+        by_class = self._softmax_alpha(channels)
+        if weights:
+            by_class = tuple([w * a for w, a in zip(weights * (channels if len(weights) == 1 else 1), by_class)])
+        by_sample = self.reduction == "sum" and self.ignore_index is not None
+        # labels without the background are ignored there: the kernel's own mean would not count those voxels
+        own_mean = self.reduction == "mean" and not (self.to_onehot_y and not self.include_background)
+        voxels = x[0, 0].numel() * (1 if self.reduction == "sum" else x.shape[0])
+        key = ("softmax", fitted.ignore_index, by_class, by_sample, own_mean, voxels)
+        ready = self._cached(key, self._prepare_softmax)
+        if by_sample:
+            table = _fused.sums(ready, x, fitted.y, fitted.mask)
+            return (table[..., _fused.FIRST].sum(1) / self._valid(fitted).flatten(1).sum(1).clamp_min(1)).sum().float()
+        loss = _fused.call(ready, x, fitted.y, fitted.mask)
+        if own_mean or self.ignore_index is None or self.reduction == "sum":
+            return loss
+        return loss / (self._valid(fitted).sum() * (1 if self.strict else channels)).clamp_min(1)
+
+    def _valid(self, fitted: FittedFocal) -> Tensor:
+        return fitted.mask if fitted.mask is not None else fitted.y != fitted.ignore_index
+
+    def _prepare_softmax(self, key: tuple) -> Plan:
+        _, ignore_index, by_class, by_sample, own_mean, voxels = key
+        if by_sample:
+            scale = 1.0
+        elif own_mean:
+            scale = 1.0 if self.strict and self.ignore_index is not None else 1.0 / len(by_class)
+        elif self.reduction == "sum":
+            scale = 1.0 / voxels
+        else:
+            scale = 1.0 if self.ignore_index is not None else 1.0 / (voxels * len(by_class))
+        vector = () if min(by_class) == max(by_class) == 1.0 else by_class
+        reduction = "mean" if own_mean else "sum"
+        terms = [Term("focal", gamma=float(self.gamma), vector=vector, reduction=reduction, weight=scale)]
+        if by_sample:
+            terms.append(Term("tversky", batch=False))
+        return _fused.prepared("multiclass", *terms, ignore_index=ignore_index)

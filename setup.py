@@ -164,7 +164,8 @@ def write_graph(folder, cxx, torch_dir, cuda):
     if cuda is not None:
         nvcc = command(cuda.compile_command(cxx))
         lines.append(
-            f"rule nvcc\n  command = {nvcc} -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            f"rule nvcc\n  command = {nvcc} -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || (cat $out.log; false)\n"
+            "  depfile = $out.d\n  deps = gcc\n"
             "  description = compiling $in for $archs"
         )
         for source in sorted(ROOT.glob("csrc/cuda/*.cu")):

@@ -39,7 +39,15 @@ class Toolkit:
     def compile_command(self, cxx: list[str]) -> list[str]:
         """Up to the source and the object."""
         host = next((word for word in cxx if Path(word).name not in ("ccache", "sccache", "distcc")), cxx[-1])
-        return [self.nvcc, "-ccbin", host, *FLAGS.split(), *(flag for arch in self.archs for flag in gencode(arch))]
+        report = "-Xptxas=-v"  # registers and spills, for tests/test_sass.py
+        return [
+            self.nvcc,
+            "-ccbin",
+            host,
+            report,
+            *FLAGS.split(),
+            *(flag for arch in self.archs for flag in gencode(arch)),
+        ]
 
     def link_flags(self) -> list[str]:
         """The runtime goes into the extension, which so loads where there is no CUDA; its names stay inside."""

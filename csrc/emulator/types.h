@@ -10,7 +10,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ inline __attribute__((noinline))
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __constant__ static const
 #define __restrict__ __restrict

@@ -15,6 +15,7 @@ from .contenders import Contender, contenders, deep
 
 CLASSES = (14, 118)  # BTCV's, and about those of TotalSegmentator
 SIDES = {"paper": 128, "short": 96, "smoke": 16}  # on a GPU; a CPU takes the least
+BLOCKS = 8  # of one label each, along a side
 WEIGHTS = (1.0, 0.5, 0.25)
 FILTERS = (16, 32, 64, 128)
 
@@ -30,7 +31,7 @@ def title(classes: int, preset: str, fabric: Fabric) -> str:
 def build(
     classes: int, preset: str, peers: list[str], fabric: Fabric
 ) -> tuple[nn.Module, Any, tuple[Tensor, Tensor], list[Contender], list[str]]:
-    """(network, optimiser, batch, contenders, missing peers); blocks of 8 voxels as labels."""
+    """(network, optimiser, batch, contenders, missing peers)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.networks.nets import DynUNet
@@ -43,8 +44,9 @@ def build(
     model.train()
     n = side(preset, fabric)
     x = torch.rand(1, 1, n, n, n)
-    coarse = torch.randint(0, classes, (1, n // 8, n // 8, n // 8), dtype=torch.uint8)
-    y = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    # Blocks, every class among them: libraries treat an absent class differently.
+    coarse = (torch.randperm(BLOCKS**3) % classes).to(torch.uint8).reshape(1, BLOCKS, BLOCKS, BLOCKS)
+    y = coarse.repeat_interleave(n // BLOCKS, 1).repeat_interleave(n // BLOCKS, 2).repeat_interleave(n // BLOCKS, 3)
     criterion = DiceLoss("multiclass") + CrossEntropyLoss()
     found, missing = contenders(criterion, (1, classes, n, n, n), peers)
     return model, optimizer, (x.to(fabric.device), y.to(fabric.device)), deep(found, WEIGHTS), missing

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import Any
 
 from .backends import check_name
 from .spec import MODES, REDUCTIONS
 
 
-def mode(value: object, allowed: tuple[str, ...] = MODES, hint: str = "") -> str:
+def mode(value: Any, allowed: tuple[str, ...] = MODES, hint: str = "") -> str:
     if value not in MODES:
         raise ValueError(f"mode must be one of {_list(MODES)}, got {value!r}.")
     if value not in allowed:
@@ -19,7 +20,7 @@ def mode(value: object, allowed: tuple[str, ...] = MODES, hint: str = "") -> str
     return value
 
 
-def number(name: str, value: object, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> float:
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> float:
     """A finite number in [low, high], or in (low, high] if open_low."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
@@ -29,33 +30,34 @@ def number(name: str, value: object, low: float = -math.inf, high: float = math.
     return value
 
 
-def flag(name: str, value: object) -> bool:
+def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}.")
     return value
 
 
-def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {_list(allowed)}, got {value!r}.")
     return value
 
 
-def reduction(value: object, allowed: tuple[str, ...] = REDUCTIONS) -> str:
+def reduction(value: Any, allowed: tuple[str, ...] = REDUCTIONS) -> str:
     return choice("reduction", value, allowed)
 
 
-def index(name: str, value: object) -> int | None:
+def index(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer or None, got {value!r}.")
-    if not -(2**63) <= value < 2**63:
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name} must fit into 64 bits, got {value}.")
-    return int(value)
+    return number
 
 
-def count(name: str, value: object, low: int = 0) -> int:
+def count(name: str, value: Any, low: int = 0) -> int:
     """An integer of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}.")
@@ -64,19 +66,19 @@ def count(name: str, value: object, low: int = 0) -> int:
     return int(value)
 
 
-def vector(name: str, value: object, high: float = math.inf) -> tuple[float, ...]:
+def vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
     """Numbers in [0, high], one for each channel, from a list, a tuple or a 1-d tensor; () for None."""
     if value is None:
         return ()
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list with one number for each channel, got {value!r}.")
-    values = value.tolist() if hasattr(value, "tolist") else list(value)
+    values = _listed(value)
     if not isinstance(values, list) or not values:
         raise ValueError(f"{name} must be a list with one number for each channel, got {value!r}.")
     return tuple([number(name, v, 0.0, high) for v in values])
 
 
-def number_or_vector(name: str, value: object, high: float = math.inf) -> tuple[float, ...]:
+def number_or_vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
     """As `vector`, where a single number stands for every channel."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -85,13 +87,13 @@ def number_or_vector(name: str, value: object, high: float = math.inf) -> tuple[
     return vector(name, value, high)
 
 
-def classes(value: object) -> tuple[int, ...] | None:
+def classes(value: Any) -> tuple[int, ...] | None:
     """Distinct channel numbers, sorted."""
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
-    values = value.tolist() if hasattr(value, "tolist") else list(value)
+    values = _listed(value)
     if any([isinstance(v, bool) or not isinstance(v, Integral) for v in values]):
         raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
     if not values or min(values) < 0 or len(set(values)) != len(values):
@@ -99,7 +101,7 @@ def classes(value: object) -> tuple[int, ...] | None:
     return tuple(sorted(map(int, values)))
 
 
-def fraction(value: object) -> Fraction:
+def fraction(value: Any) -> Fraction:
     """The share k of top-k as the decimal that was written: 0.29 is 29/100."""
     if isinstance(value, int):
         hint = f"; nnU-Net counts percent, its k={value} is k={value / 100} here" if not isinstance(value, bool) else ""
@@ -110,19 +112,23 @@ def fraction(value: object) -> Fraction:
     return k
 
 
-def backend(value: object) -> str | None:
+def backend(value: Any) -> str | None:
     if value is not None:
         check_name(value, "backend")
     return value
 
 
-def process_group(value: object) -> object:
+def process_group(value: Any) -> object:
     """None (also for False), True or a torch.distributed process group."""
     if value is None or value is False:
         return None
     if value is True or hasattr(value, "size"):
         return value
     raise TypeError(f"process_group must be True or a torch.distributed process group, got {type(value).__name__}.")
+
+
+def _listed(values: Any) -> Any:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def _list(values: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ import os
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -49,7 +50,8 @@ def cuda_reason() -> str | None:
         return f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of it"
     if not torch.cuda.is_available():
         return "PyTorch finds no NVIDIA GPU"
-    return load().cuda_reason()
+    module: Any = load()
+    return module.cuda_reason()
 
 
 @functools.cache

@@ -356,4 +356,6 @@ def counts(
     """int64 [N, C, 4] of tp, fp, fn, tn; the terms of the spec do not matter."""
     ints, floats = Spec(spec.mode, (Term("tversky"),), spec.ignore_index).encode(x.shape[1])
     with torch.no_grad():
-        return loss(backend, ints, floats, x, y, mask, None, [], True, threshold)[2]
+        found = loss(backend, ints, floats, x, y, mask, None, [], True, threshold)[2]
+    assert found is not None
+    return found

@@ -110,6 +110,7 @@ class Criterion(nn.Module):
             raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
         weights = self._weights() if self._factors else None
         loss, values, counts = self._plan.run(x, y, mask, pixel_weight, weights, True, threshold)
+        assert values is not None and counts is not None
         if len(values) != len(self._rows):
             missing = values.new_full((), math.nan)
             values = torch.stack([missing if row < 0 else values[row] for row in self._rows])
@@ -126,8 +127,9 @@ class Criterion(nn.Module):
         return weights
 
     def _tensor(self, name: str) -> Tensor:
-        found = self._buffers.get(name)
-        return self._parameters[name] if found is None else found
+        found: Any = self._buffers.get(name)
+        parameter: Any = self._parameters.get(name)
+        return parameter if found is None else found
 
     def __add__(self, other: object) -> Criterion:
         if isinstance(other, Criterion):
@@ -144,8 +146,9 @@ class Criterion(nn.Module):
     def __neg__(self) -> Criterion:
         return CompoundLoss([(-1.0, self)])
 
-    def __mul__(self, weight: object) -> Criterion:
-        return CompoundLoss([(weight, self)]) if isinstance(weight, Real | Tensor) else NotImplemented
+    def __mul__(self, weight: Any) -> Criterion:
+        pair: Any = (weight, self)
+        return CompoundLoss([pair]) if isinstance(weight, Real | Tensor) else NotImplemented
 
     __rmul__ = __mul__
 

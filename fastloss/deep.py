@@ -82,7 +82,7 @@ class DeepSupervisionLoss(nn.Module):
             raise ValueError(f"x must hold one output for each of the {len(weights)} weights, got {len(x)}.")
         if isinstance(y, Sequence) and len(y) != len(x):
             raise ValueError(f"y must hold one target for each of the {len(x)} outputs, got {len(y)}.")
-        total = None
+        total: Any = None
         for level, (logits, weight) in enumerate(zip(x, weights)):
             if weight == 0:
                 continue

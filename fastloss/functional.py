@@ -181,7 +181,7 @@ def _plan(owner: type[Criterion], mode: str, settings: dict[str, Any]) -> Plan:
     return make(owner, mode, *flat)
 
 
-def _make(owner: type[Criterion], mode: str, *flat: Any) -> Plan:
+def _make(owner: Callable[..., Criterion], mode: str, *flat: Any) -> Plan:
     return owner(mode, **dict(zip(flat[::2], flat[1::2])))._plan
 
 

@@ -15,7 +15,7 @@ _CACHED_CALLS = 64
 _override = backends.override.get
 _checking = backends.checking.get
 _compiling = torch.compiler.is_compiling
-_functorch = torch._C._functorch.peek_interpreter_stack
+_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _ops = backends._ops
 
 
@@ -41,7 +41,7 @@ class Plan:
     def call(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
         """The checked call for these inputs; raises what `validate.prepare` raises."""
         try:
-            key = (x.shape, x.dtype, x.device, x.layout, _override())
+            key: tuple = (x.shape, x.dtype, x.device, x.layout, _override())
             key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad)
             if mask is not None:
                 key += _metadata(mask)
@@ -49,7 +49,7 @@ class Plan:
                 key += (None, *_metadata(pixel_weight))
             found = self.calls.get(key)
         except (AttributeError, TypeError):  # no tensors: the validator says so
-            key, found = None, None
+            key, found = (), None
         if found is None:
             found = self._prepare(x, y, mask, pixel_weight)
             if len(self.calls) >= _CACHED_CALLS:

@@ -131,7 +131,7 @@ def _region(
     soft: str,
     batch: bool,
     empty: str | None,
-    **tversky: float,
+    **tversky: Any,
 ) -> tuple[Term, dict[str, Any]]:
     """The term of a region loss, and what its repr shows."""
     check.mode(mode)

@@ -112,12 +112,14 @@ class LossSchedule(nn.Module):
     @property
     def active(self) -> Criterion:
         """The loss in force: a stage, or the compound whose weights a blend moves."""
-        return self.losses[self._index]
+        active: Any = self.losses[self._index]
+        return active
 
     @property
     def stages(self) -> list[tuple[int, Criterion]]:
         """The pairs (first epoch, loss) of an abrupt schedule; empty for the other kinds."""
-        return list(zip(self._settings["starts"], self.losses)) if self._kind == "abrupt" else []
+        losses: Any = self.losses
+        return list(zip(self._settings["starts"], losses)) if self._kind == "abrupt" else []
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """The active loss; see `Criterion.forward`."""
@@ -132,7 +134,7 @@ class LossSchedule(nn.Module):
         pixel_weight: Tensor | None = None,
     ) -> tuple[Tensor, Stats]:
         """(loss, `Stats`) of the active loss; see `Criterion.with_stats`."""
-        return self.losses[self._index].with_stats(x, y, threshold, mask, pixel_weight)
+        return self.active.with_stats(x, y, threshold, mask, pixel_weight)
 
     def step(self, epoch: int, metric: float | Tensor | None = None) -> bool:
         """Brings the loss to `epoch` (counted from 0) and returns whether it changed.
@@ -185,7 +187,7 @@ class LossSchedule(nn.Module):
     def _set_weight(self, share: float) -> bool:
         changed = share != getattr(self, "_applied", None)
         self._applied = share
-        blend = self.losses[0]
+        blend: Any = self.losses[0]
         with torch.no_grad():
             for name, value in (("weight_0", 1.0 - share), ("weight_1", share)):
                 blend._tensor(name).fill_(value)

@@ -103,7 +103,7 @@ class CompatLoss(_Loss):
         tensor = getattr(self, name)
         if not isinstance(tensor, Tensor):
             return ()
-        found = self._numbers.get(name)
+        found: Any = self._numbers.get(name)
         if not torch.compiler.is_compiling() and (
             found is None or found[0] is not tensor or found[1] != tensor._version
         ):

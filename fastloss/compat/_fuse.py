@@ -135,7 +135,7 @@ def _drop_in(loss: nn.Module, strict: bool) -> nn.Module:
     inner = settings.get("loss")
     if isinstance(inner, nn.Module):
         settings["loss"] = _converted(inner, strict)
-    fused = _made(drop_in, settings, strict, name)
+    fused: Any = _made(drop_in, settings, strict, name)
     if hasattr(fused, "_adopt"):
         fused._adopt(loss)
     return fused.train(loss.training).to(_device(loss))

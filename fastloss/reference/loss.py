@@ -30,6 +30,7 @@ def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
     """Unreduced values of a pointwise term with pixel weights, 0 where invalid: [N, C, P], or [N, 1, P] (softmax)."""
     i, vector = inputs, channel_vector(term, inputs.x)
     if spec.softmax:
+        assert i.log_p is not None
         target = i.y if i.ids is None else i.ids
         if term.kind == "focal":
             value = pointwise.focal_multiclass(i.log_p, target, term.gamma, vector)
@@ -87,6 +88,7 @@ def sums(
             value = elements(spec, term, i)
             row[0] = denominator(spec, term, i, n)
             if term.kind == "topk":
+                assert term.k is not None
                 share, tau, tie, count = topk.topk_select(
                     value.reshape(-1), i.valid.expand_as(value).reshape(-1), term.k
                 )

@@ -73,12 +73,16 @@ class Compound(CompatLoss):
         if any([term.reduction == "none" for term in terms]):
             return None
         sums, aux = plan(Spec(pointwise.mode, terms, pointwise.ignore_index)).sums(x, y, mask, pixel_weight)
-        value = weights[0] * dc._finish(x, sums[..., PY], sums[..., P], sums[..., Y]) if weights[0] else 0.0
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        value = x.new_zeros((), dtype=wide)
+        if weights[0]:
+            value = weights[0] * dc._finish(x, sums[..., PY], sums[..., P], sums[..., Y])
         for index, term in enumerate(pointwise.terms):
             total = sums[..., FIRST + index].sum()
-            count = aux[index, 0] if term.reduction == "mean" else 1.0
-            mean = total / torch.where(count == 0, torch.ones_like(count), count) if term.reduction == "mean" else total
-            value = value + weights[1] * term.weight * mean.to(x.dtype if x.dtype == torch.float64 else torch.float32)
+            if term.reduction == "mean":
+                count = aux[index, 0]
+                total = total / torch.where(count == 0, torch.ones_like(count), count)
+            value = value + weights[1] * term.weight * total.to(wide)
         return value
 
 

@@ -57,7 +57,8 @@ class DeepSupervisionWrapper(CompatLoss):
         if len(levels) > len(weights):
             raise IndexError(f"weight_factors has {len(weights)} values, but there are {len(levels)} levels.")
         parts = [scaled(self.loss, scale * float(w), *inputs) for w, inputs in zip(weights, levels) if w != 0]
-        return sum(parts[1:], parts[0]) if parts else sum(parts)
+        total: Any = sum(parts)
+        return total
 
 
 class PyramidError(AssertionError, ValueError):

@@ -18,6 +18,9 @@ class SoftBCEWithLogitsLoss(CompatLoss):
     (1 - s), 0 where the target is ignored; the mean divides by all elements. Arguments as there; `strict`: see the
     module."""
 
+    weight: Any
+    pos_weight: Any
+
     original = "segmentation_models_pytorch.losses.soft_bce.SoftBCEWithLogitsLoss"
     library = "smp"
     _tensors = ("pos_weight",)

@@ -25,6 +25,9 @@ class FocalLoss(CompatLoss):
     the module.
     """
 
+    gamma: Any
+    class_weights: Any
+
     original = "segmentation_models_pytorch.losses.focal.FocalLoss"
     library = "smp"
 
@@ -53,7 +56,7 @@ class FocalLoss(CompatLoss):
         self.ignore_index = ignore_index
         self.from_logits = from_logits
         self.eps = eps
-        self.reduction = reduction
+        self.reduction: Any = reduction
         self.normalized = normalized
         self.reduced_threshold = reduced_threshold
         self.class_weights = tensor(class_weights, torch.float)

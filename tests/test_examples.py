@@ -31,13 +31,18 @@ def test_every_example_is_short_and_tested():
     for name in NAMES:
         assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 40, name
         assert f'example("{name}")' in tests, name
-    assert len(NAMES) >= 3
+    assert len(NAMES) >= 4
 
 
 def test_smp_loop():
     pytest.importorskip("segmentation_models_pytorch")
     losses = example("smp_loop").main(steps=6, size=32)
     assert losses[-1] < losses[0]
+
+
+def test_monai_workflow():
+    pytest.importorskip("monai")
+    assert 0 < example("monai_workflow").main(epochs=1, size=16) < 3
 
 
 def test_lightning_schedule(tmp_path):

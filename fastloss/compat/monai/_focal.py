@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,8 @@ class PlainFocal(CompatLoss):
     to_onehot_y: bool
     use_softmax: bool
     gamma: float
-    alpha: float | Tensor | None
-    class_weight: Tensor | None
+    alpha: Any  # a number, a tensor or None
+    class_weight: Any  # a tensor or None
     ignore_index: int | None
 
     def _softmax_alpha(self, channels: int) -> tuple[float, ...]:

@@ -144,9 +144,10 @@ class OverlapLoss(CompatLoss):
 
     def _hard_mask(self, y: Tensor) -> Tensor | None:
         """The ignore mask of a one-hot target as bool, or None: it is soft, and masking multiplies."""
-        if not 0 <= self.ignore_index < y.shape[1]:
+        label: Any = self.ignore_index
+        if not 0 <= label < y.shape[1]:
             return y.sum(1, keepdim=True) > 0
-        ignored = y[:, self.ignore_index : self.ignore_index + 1]
+        ignored = y[:, label : label + 1]
         if y.is_floating_point() and not is_hard(ignored):
             return self._slow("the channel of ignore_index may be soft")
         return ignored == 0

@@ -189,7 +189,7 @@ class MaskedDiceLoss(DiceLoss):
             typed = mask if mask.is_floating_point() else y  # a product with a float mask is one of floats
             fits = selected is not None and not self._refused(typed)
             fitted = self._fit(x, y) if fits else None
-            if fitted is not None:
+            if fitted is not None and selected is not None:
                 return self._fused_masked(fitted._replace(mask=selected.expand(x.shape[0], *selected.shape[1:])))
         return self._reduced(self._plain_parts(self._activated(x) * mask, y * mask), x.ndim)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -201,7 +201,7 @@ class FocalLoss(PlainFocal):
             losses = losses * self.class_weight.to(losses)
         counts = table[..., _fused.VALID].detach()
         if self.reduction == "sum":
-            per_channel = counts[:, :1] if by_sample else x[0, 0].numel()
+            per_channel: Any = counts[:, :1] if by_sample else x[0, 0].numel()
             loss = (losses / (per_channel.clamp_min(1.0) if by_sample else per_channel)).sum()
         else:
             per_voxel = self.strict and self.ignore_index is not None

@@ -106,7 +106,7 @@ def test_every_patient_has_every_label_and_no_more_than_asked_for(kind, tmp_path
 def test_lesions_differ_from_what_is_around_them_by_more_than_the_noise(tmp_path):
     store = opened(phantom("msd-colon", tmp_path / "p", slices=24, size=64), "msd-colon", tmp_path / "c", size=64)
     inside = np.concatenate([store.image(row)[store.label(row) == 1] for row in range(len(store))])
-    assert abs(inside.mean() - (140 + 125) / 400) < 0.02 and inside.std() < 2 * 15 / 400
+    assert abs(inside.mean() - (150 + 125) / 400) < 0.02 and inside.std() < 2 * 15 / 400
 
 
 def test_it_is_generated_once(tmp_path, capsys):

@@ -38,6 +38,7 @@ ORGANS = (
     Blob(1, 200, (0, 0.24, 0.06), (WHOLE, 0.08, 0.08)),  # aorta
 )
 CT_NOISE, MR_NOISE = 15.0, 0.06
+LESION = 150.0  # HU
 
 
 def varied(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.04) -> list[Blob]:
@@ -67,11 +68,11 @@ def _inside(blob: Blob, shape: tuple[int, int, int]) -> np.ndarray:
 
 def abdomen(rng: np.random.Generator, shape: tuple[int, int, int], tumour: bool) -> tuple[np.ndarray, np.ndarray]:
     """A CT volume in HU. The labels are the eight organs of Synapse, or 1 for a lesion on one of the bowel loops."""
-    organs = varied(ORGANS, rng)
-    blobs = varied(TORSO, rng, 0.01) + varied((SPINE,), rng) + organs
+    blobs, organs = varied(TORSO, rng, 0.01) + varied((SPINE,), rng), varied(ORGANS, rng)
     if tumour:
-        blobs = [Blob(0, blob.value, blob.centre, blob.radii) for blob in blobs] + _bowel(rng, shape[0])
-    image, labels = painted(blobs, shape, -1000)
+        # Without contrast agent, so that no organ has the intensity of a lesion.
+        organs = [Blob(0, min(blob.value, 90), blob.centre, blob.radii) for blob in organs] + _bowel(rng, shape[0])
+    image, labels = painted(blobs + organs, shape, -1000)
     return image + rng.normal(0, CT_NOISE, shape).astype(np.float32), labels
 
 
@@ -87,7 +88,7 @@ def _bowel(rng: np.random.Generator, slices: int) -> list[Blob]:
     z, y, x = host.centre
     centre = (z, y + host.radii[1] * np.sin(side), x + host.radii[1] * np.cos(side))
     thickness = max(rng.uniform(0.08, 0.2), 2.1 / slices)
-    return [*loops, Blob(1, 140, centre, (thickness, rng.uniform(0.07, 0.15), rng.uniform(0.07, 0.15)))]
+    return [*loops, Blob(1, LESION, centre, (thickness, rng.uniform(0.07, 0.15), rng.uniform(0.07, 0.15)))]
 
 
 def heart(rng: np.random.Generator, shape: tuple[int, int, int], phases: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from .opening import locked
 from .prepare import no_space
 from .records import MARKER
 
-VERSION = 1
+VERSION = 2
 CLASSES = {"decathlon": 1, "synapse": 8, "acdc": 3, "uwmgi": 3}
 DEPTH = {"decathlon": 24, "synapse": 24, "acdc": 9, "uwmgi": 24}
 GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")

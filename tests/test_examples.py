@@ -42,7 +42,7 @@ def test_smp_loop():
 
 def test_monai_workflow():
     pytest.importorskip("monai")
-    assert 0 < example("monai_workflow").main(epochs=1, size=16) < 3
+    assert 0 < example("monai_workflow").main(epochs=1, size=24) < 3
 
 
 def test_lightning_schedule(tmp_path):

@@ -140,16 +140,15 @@ def select(patterns: list[str] | None, cases: tuple[Case, ...] = CASES) -> list[
     return chosen
 
 
-@lru_cache(maxsize=1)
-def _base(shape: tuple[int, ...], mode: str) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(shape: tuple[int, ...], mode: str, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Float32 logits that have learned something, and integer truth made of blobs: [N, C, *S] (sigmoid) or [N, *S]."""
-    rng = torch.Generator().manual_seed(20240229)
+    rng = torch.Generator(device).manual_seed(20240229)
     n, c, *space = shape
-    pitch = 16 if min(space) >= 64 else 2  # small inputs too meet every class
+    pitch = 2 if min(space) < 64 else 16 if c <= 32 else 4  # small inputs and those of many classes meet every class
     coarse = [-(-s // pitch) for s in space]
-    noise = torch.randn(n, c, *coarse, generator=rng)
+    noise = torch.randn(n, c, *coarse, generator=rng, device=device)
     blobs = torch.nn.functional.interpolate(noise, size=space, mode="nearest")
-    x = torch.randn(shape, generator=rng) * 1.5
+    x = torch.randn(shape, generator=rng, device=device) * 1.5
     if mode == "multiclass":
         y = blobs.argmax(1)
         x.scatter_add_(1, y[:, None], torch.full_like(x[:, :1], 2.0))
@@ -158,7 +157,10 @@ def _base(shape: tuple[int, ...], mode: str) -> tuple[torch.Tensor, torch.Tensor
     return x.add_(2.0 * y - 1.0), y
 
 
+_drawn = lru_cache(maxsize=1)(draw)
+
+
 def inputs(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits in the dtype of the case and int64 truth; the same values on every call and for every contender."""
-    x, y = _base(case.shape, case.mode)
+    x, y = _drawn(case.shape, case.mode)
     return x.to(DTYPES[case.dtype], copy=True), y

@@ -6,6 +6,7 @@ Without options: every case and every installed peer, eager and compiled, in the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -35,17 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="DIR", help="where JSON, charts and table go (default runs/bench)")
     add("--json", type=Path, metavar="FILE", help="write the record to this file too")
+    add("--gpu", action="store_true", help="measure the GPU backends instead (FASTLOSS_DRY=1: a dry run on a CPU)")
+    add("--seconds", type=float, default=300.0, metavar="N", help="with --gpu: what the run may take (default 300)")
     add("--list", action="store_true", help="print the cases and stop")
     add(
         "--render",
         type=Path,
         metavar="DIR",
-        help="rewrite DIR/README.md and charts from its JSON records, measure nothing",
+        help="rewrite DIR/README.md and charts from its JSON records, measure nothing (with --gpu: a record's page)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; CommandError (one sentence, exit status 2) for bad arguments."""
+    if args.gpu:
+        from .gpu.cli import main as gpu
+
+        return gpu(args)
     try:
         if args.list:
             print("\n".join(f"{c.name:26} {c.group:10} {c.size:16} {c.dtype:8} {c.mode}" for c in cases.CASES))
@@ -203,6 +210,7 @@ def _pictures(data: dict, out: Path, name: str) -> list[str]:
 def _render(folder: Path) -> int:
     page = render.write(folder)
     for file in sorted(folder.glob("*.json")):
-        _pictures(record.load(file), folder, file.stem)
+        with contextlib.suppress(ValueError):  # another tool's file
+            _pictures(record.load(file), folder, file.stem)
     print(page)
     return 0

@@ -49,8 +49,11 @@ def tie_band(case: Case, x: Tensor, y: Tensor) -> Tensor | None:
 
 
 def signs(case: Case, y: Tensor) -> Tensor | float:
-    """The sign of each logit's BCE gradient."""
-    return 1.0 if case.mode == "multiclass" else 1.0 - 2.0 * y.double()
+    """The sign of each logit's BCE or CE gradient, where top-k needs it."""
+    if all(t.kind != "topk" for t in case.terms):
+        return 1.0
+    labels = plain.one_hot(y, case.shape[1], torch.float64) if case.mode == "multiclass" else y.double()
+    return 1.0 - 2.0 * labels
 
 
 def compare(truth: Truth, value: float, grad: Tensor, limits: tuple[float, float]) -> Verdict:
@@ -58,7 +61,7 @@ def compare(truth: Truth, value: float, grad: Tensor, limits: tuple[float, float
     difference, wanted = grad.double() - truth.grad, truth.grad
     if truth.band is not None:
         # Ties may share their weight in any way, but the weight itself is fixed: they all have the same |gradient|.
-        inside = (difference * truth.sign)[truth.band].sum().abs() / wanted.abs().sum()
+        inside = (difference * truth.sign).masked_fill(~truth.band, 0).sum().abs() / wanted.abs().sum()
         value_error = max(value_error, float(inside))
         difference, wanted = difference.masked_fill(truth.band, 0), wanted.masked_fill(truth.band, 0)
     grad_error = float(difference.norm() / wanted.norm().clamp_min(1e-300))

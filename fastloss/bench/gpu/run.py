@@ -1,0 +1,207 @@
+"""One run: start the lanes, let all of them compile at once, then time one call at a time with the GPU to itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+
+import torch
+
+from fastloss import backends
+
+from .. import record
+from . import ways
+from .cases import Problem
+from .lanes import Deadline, Lane, together
+
+SCHEMA = "gpu-1"
+LEAST_SECONDS = 6.0  # not worth starting another problem with less
+
+
+def machine() -> dict:
+    """The GPU, its driver and compilers; none of it when there is no GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    p = torch.cuda.get_device_properties(0)
+    words = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader"]
+    return {
+        "name": p.name,
+        "count": torch.cuda.device_count(),
+        "capability": f"{p.major}.{p.minor}",
+        "multiprocessors": p.multi_processor_count,
+        "memory_gib": round(p.total_memory / 2**30, 1),
+        "l2_mib": p.L2_cache_size / 2**20,
+        "driver_clocks": _said(words),
+        "nvcc": _said(["nvcc", "--version"]).splitlines()[-1:],
+        "cuda": torch.version.cuda,
+    }
+
+
+def _said(words: list[str]) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def new(dry: bool, libraries: list[str], absent: list[str], settings: dict) -> dict:
+    """An empty record."""
+    found = record.new([], settings)
+    del found["regimes"]
+    packages = [ways.PACKAGES[name] for name in libraries if name != "torch"]
+    versions = found["versions"] | {name: _version(name) for name in packages}
+    if torch.version.cuda:
+        versions["triton"] = _version("triton")
+    return found | {
+        "schema": SCHEMA,
+        "dry": dry,
+        "gpu": machine(),
+        "host": platform.node() if dry else "",
+        "versions": versions,
+        "absent_peers": absent,
+        "left_out": [],
+        "bandwidth": {},
+        "rows": [],
+    }
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def mine(problem: Problem, dry: bool) -> list[str]:
+    """fastloss's ways that can run here: forced paths only where they are asked for."""
+    forced = [key for key in ways.FORCED if problem.paths and problem.fits(ways.path_of(key))]
+    return [key for key in ("cuda", *forced, "triton") if unavailable(key, dry) is None]
+
+
+def unavailable(key: str, dry: bool) -> str | None:
+    """Why one of our ways cannot run here, or None."""
+    if dry and key not in ways.DRY_OURS:
+        return "left out of a dry run"
+    return backends.available()[ways.backend_of(key, dry)]
+
+
+class Run:
+    """Measures problems into a record until they or the time run out."""
+
+    def __init__(
+        self, data: dict, problems: list[Problem], libraries: list[str], dry: bool, say: Callable[[str], None]
+    ):
+        self.data, self.problems, self.libraries, self.dry, self.say = data, problems, libraries, dry, say
+        self.own = {key: Lane(key, key, dry) for key in ways.OURS if unavailable(key, dry) is None}
+        cores = os.cpu_count() or 1
+        self.peer_lanes = [Lane(f"peers {i}", None, dry) for i in range(1 if dry else max(1, min(10, cores - 4)))]
+        with_peers = [p for p in problems if p.peers and libraries]
+        self.lane_of = {p.name: self.peer_lanes[i % len(self.peer_lanes)] for i, p in enumerate(with_peers)}
+        self.failed: dict[tuple[str, str], dict] = {}
+
+    def _asks(self, problem: Problem) -> list[tuple[str, Lane]]:
+        found = [(key, self.own[key]) for key in mine(problem, self.dry)]
+        if problem.name in self.lane_of:
+            lane = self.lane_of[problem.name]
+            found += [(key, lane) for key in ways.wanted(problem, self.libraries)]
+        return found
+
+    def prepare(self, seconds: float) -> None:
+        """Everything that compiles does so now, in all lanes at once; what does not finish is left out."""
+        deadline = Deadline(seconds)
+        todo: dict[str, list[tuple[Problem, str]]] = {}
+        for problem in self.problems:
+            for key, lane in self._asks(problem):
+                if lane.name in self.own or key.endswith("compiled") or key in ways.TRITON_KERNELS:
+                    todo.setdefault(lane.name, []).append((problem, key))
+
+        def work(lane: Lane) -> None:
+            for problem, key in todo.get(lane.name, []):
+                if deadline.left < 1:
+                    answer = {"refused": f"not compiled within {seconds:.0f} s"}
+                else:
+                    request = {"do": "prepare", "problem": problem.name, "who": key}
+                    answer = lane.ask(request, min(deadline.left, 120))
+                if "first_seconds" not in answer:
+                    self.failed[problem.name, key] = answer
+
+        together([*self.own.values(), *self.peer_lanes], work)
+        missing = sum("missing" in answer for answer in self.failed.values())
+        ready = sum(map(len, todo.values())) - len(self.failed)
+        self.say(f"prepared: {ready} ways; {missing} that their library lacks, {len(self.failed) - missing} failed")
+
+    def bandwidth(self) -> None:
+        """The copy, over sizes: what everything else is held against."""
+        sizes = sorted({p.least_bytes for p in self.problems} | ({1 << 12} if self.dry else {1 << 32}))
+        lane = next(iter(self.own.values()), self.peer_lanes[0])
+        answer = lane.ask({"do": "bandwidth", "bytes": sizes}, 60)
+        self.data["bandwidth"] = answer if "refused" not in answer else {}
+
+    def measure(self, seconds: float, each: float = 0.25) -> None:
+        """Rows in the order of the problems; those that no time is left for are named in `left_out`."""
+        deadline = Deadline(seconds)
+        for problem in self.problems:
+            if deadline.left < LEAST_SECONDS:
+                self.data["left_out"].append(f"{problem.name}: no time left")
+                continue
+            self.data["rows"].append(self._row(problem, deadline, each))
+
+    def _row(self, problem: Problem, deadline: Deadline, each: float) -> dict:
+        case = problem.case
+        row = {
+            "problem": problem.name,
+            "title": case.title,
+            "size": problem.size,
+            "shape": case.size,
+            "levels": problem.levels,
+            "mode": case.mode,
+            "dtype": case.dtype,
+            "target": case.target,
+            "pixels": case.pixels,
+            "least_bytes": problem.least_bytes,
+            "one_gradient": problem.one_gradient,
+            "split_bytes": problem.path_bytes("split"),
+            "contenders": {},
+        }
+        asks = self._asks(problem)
+        for i, (key, lane) in enumerate(asks):
+            answer = self.failed.get((problem.name, key))
+            if answer is None and deadline.left < 1:
+                answer = {"refused": "no time left"}
+            if answer is None:
+                last = i + 1 == len(asks) or asks[i + 1][1] is not lane
+                request = {"do": "measure", "problem": problem.name, "who": key, "seconds": each, "last": last}
+                answer = lane.ask(request, min(deadline.left, 45))
+            row["contenders"][key] = answer
+        self.say(_line(row))
+        return row
+
+    def profile(self, seconds: float) -> None:
+        """Launches of one call of each of our ways and of eager peers, after all timing: the profiler slows calls."""
+        deadline = Deadline(seconds)
+        for row in self.data["rows"]:
+            problem = next(p for p in self.problems if p.name == row["problem"])
+            for key, lane in self._asks(problem):
+                entry = row["contenders"][key]
+                if deadline.left < 2 or "seconds" not in entry or key.endswith("compiled"):
+                    continue
+                answer = lane.ask({"do": "profile", "problem": problem.name, "who": key}, min(deadline.left, 20))
+                if "launches" in answer:
+                    entry["profile"] = answer
+
+    def stop(self) -> None:
+        for lane in [*self.own.values(), *self.peer_lanes]:
+            lane.stop()
+
+
+def _line(row: dict) -> str:
+    def text(entry: dict) -> str:
+        if "seconds" in entry:
+            return f"{1e6 * entry['seconds']:.1f} us"
+        return "missing" if "missing" in entry else "refused: " + entry.get("refused", "?")[:60]
+
+    return f"{row['problem']}: " + ", ".join(f"{key} {text(entry)}" for key, entry in row["contenders"].items())

@@ -1,0 +1,152 @@
+"""What the GPU benchmark makes of a record: bars, page, command line. The records are made up here, by formula."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastloss.bench.gpu import bars, cases, render, run
+from fastloss.cli import main
+
+ROOT = Path(__file__).parent.parent
+FULL = {p.name: p for p in cases.full() + cases.resident()}
+
+
+def entry(microseconds, role="ours", **more):
+    return {"seconds": 1e-6 * microseconds, "spread": 0.02, "rounds": 40, "role": role, "target": "uint8", **more}
+
+
+def record(change=lambda contenders, row: None):
+    """A record in which every bar is met, as a GPU might write it."""
+    rows = []
+    for p in FULL.values():
+        floor = p.least_bytes / 4.3e6  # microseconds at 4.3 TB/s
+        dice = 9 * p.case.pixels / 4.3e6
+        copy = {"copy": 1e-6 * floor, "path_copy": 1.5e-6 * floor}
+        graph = {"seconds": 1e-6 * min(floor, 9.0), "host_seconds": 1e-6, "copy": 1e-6 * floor}
+        more = {"memory": {"kept": p.one_gradient, "peak": p.one_gradient}, "graph": graph, **copy}
+        more["profile"] = {"launches": 1, "gpu_us": floor, "kernels": [{"name": "sigmoid_resident<1>", "us": floor}]}
+        if p.size == "64":
+            more["host_seconds"] = 2e-5
+        contenders = {
+            "cuda": entry(1.1 * (dice if p.topk else floor), **more),
+            "cuda split": entry(1.2 * floor, **copy),
+            "triton": entry(1.2 * floor, **more),
+            "smp": entry(20 * floor, "peer"),
+            "smp compiled": entry(12 * floor, "peer"),
+            "exacta": entry(3 * floor, "peer"),
+            "monai": {"missing": "no such loss"},
+        }
+        row = {
+            "problem": p.name,
+            "title": p.case.title,
+            "size": p.size,
+            "shape": p.case.size,
+            "levels": p.levels,
+            "mode": p.case.mode,
+            "dtype": p.case.dtype,
+            "target": p.case.target,
+            "pixels": p.case.pixels,
+            "least_bytes": p.least_bytes,
+            "one_gradient": p.one_gradient,
+            "split_bytes": p.path_bytes("split"),
+            "contenders": contenders,
+        }
+        change(contenders, row)
+        rows.append(row)
+    data = run.new(False, [], ["exacta"], {})
+    return data | {"rows": rows, "bandwidth": {str(1 << 32): entry(1000.0)}, "gpu": {}}
+
+
+def verdicts(data):
+    return {b.name: b.verdict for b in bars.check(data)}
+
+
+def test_bars_of_a_record_that_meets_them():
+    found = bars.check(record())
+    assert {b.verdict for b in found} == {bars.PASSED}, [b for b in found if b.verdict != bars.PASSED]
+
+
+def slower(factor, key="cuda"):
+    def change(contenders, row):
+        contenders[key]["seconds"] *= factor
+
+    return change
+
+
+def test_every_bar_can_be_missed():
+    def spoil(contenders, row):
+        contenders["cuda"]["seconds"] *= 30 if row["title"] != "Dice" else 20
+        contenders["cuda"]["graph"] = {"refused": "not permitted"} if row["size"] == "64" else {"seconds": 1.0}
+        contenders["cuda"]["memory"]["peak"] *= 2
+        contenders["triton"]["seconds"] *= 900
+        contenders["triton"]["graph"] = {"refused": "not permitted"}
+        if row["size"] == "64":
+            contenders["triton"]["host_seconds"] = 1e-3
+        if "TopK" in row["title"]:
+            contenders["cuda"]["seconds"] *= 10
+
+    assert set(verdicts(record(spoil)).values()) == {bars.MISSED}
+
+
+def test_a_bar_is_open_where_something_was_not_measured():
+    def lose(contenders, row):
+        del contenders["cuda"]
+
+    found = verdicts(record(lose))
+    assert bars.PASSED not in {v for name, v in found.items() if "Triton:" not in name}
+    assert set(verdicts(record() | {"rows": []}).values()) == {bars.OPEN}
+    assert set(verdicts(record() | {"dry": True}).values()) == {bars.OPEN}
+
+    def noisy(contenders, row):
+        contenders["cuda"]["spread"] = 0.5
+
+    assert verdicts(record(noisy))["Dice at 8.4 Mpx over the copy"] == bars.OPEN
+
+
+def test_a_peer_of_another_formula_is_not_compared():
+    def change(contenders, row):
+        contenders["smp"] |= {"role": "other", "seconds": 1e-9}
+
+    found = {b.name: b for b in bars.check(record(change))}["fastest eager peer"]
+    assert found.verdict == bars.OPEN and found.detail == "nothing measured"
+
+
+def test_the_page_shows_what_was_measured_and_nothing_else():
+    data = json.loads(json.dumps(record()))
+    text = render.page(data)
+    assert "Dry run" not in text and "4.29 TB/s" in text and "exacta: not installed" in text
+    assert "resident" in text and "±2%" in text
+    for row in data["rows"]:
+        row["contenders"] = {}
+    empty = render.page(data | {"bandwidth": {}})
+    assert "±2%" not in empty and "TB/s" not in empty and empty.count("| not measured |") > 3 * len(data["rows"])
+    assert "Dry run on a CPU" in render.page(data | {"dry": True})
+
+
+def test_command_line(capsys, tmp_path, monkeypatch):
+    assert main(["bench", "--gpu", "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(cases.full())
+    file = tmp_path / "gpu--card.json"
+    file.write_text(json.dumps(record()))
+    assert main(["bench", "--gpu", "--render", str(file)]) == 0
+    assert (tmp_path / "gpu--card.md").read_text() == render.page(json.loads(file.read_text()))
+    file.write_text("{}")
+    monkeypatch.setenv("FASTLOSS_DRY", "1")
+    for words in (["--render", str(file)], ["--peers", "nobody"], ["--seconds", "1"], ["--cases", "nothing"]):
+        assert main(["bench", "--gpu", *words]) == 2
+        said = capsys.readouterr().err
+        assert words[0] in said and said.count("\n") == 1
+    monkeypatch.delenv("FASTLOSS_DRY")
+    if not torch.cuda.is_available():
+        assert main(["bench", "--gpu"]) == 2 and "no NVIDIA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ("bench/gpu.sh", "bench/gpu_wheels.sh"))
+def test_the_scripts_are_shell(script):
+    assert subprocess.run(["bash", "-n", str(ROOT / script)]).returncode == 0
+    if shutil.which("shellcheck"):
+        assert subprocess.run(["shellcheck", str(ROOT / script)]).returncode == 0

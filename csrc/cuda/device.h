@@ -12,13 +12,7 @@
 #define FL_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace fl_cuda {
-// All blocks of a cooperative launch; a single block needs no such launch.
-__device__ __forceinline__ void grid_sync() {
-  if (gridDim.x == 1)
-    __syncthreads();
-  else
-    cooperative_groups::this_grid().sync();
-}
+__device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 template <class... Formal, class... Actual>
 cudaError_t launch(void (*kernel)(Formal...), bool cooperative, int64_t grid, int block, size_t shared,
@@ -39,3 +33,13 @@ cudaError_t launch(void (*kernel)(Formal...), bool cooperative, int64_t grid, in
 #define FL_LAUNCH_COOPERATIVE(kernel, grid, block, shared, stream, ...) \
   fl_cuda::launch(kernel, (grid) > 1, grid, block, shared, stream, __VA_ARGS__)
 #endif
+
+namespace fl_cuda {
+// A barrier of all blocks of a cooperative launch, or of the only one of any launch.
+__device__ __forceinline__ void meet() {
+  if (gridDim.x == 1)
+    __syncthreads();
+  else
+    grid_sync();
+}
+}  // namespace fl_cuda

@@ -91,9 +91,9 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   FL_DYNAMIC_SHARED(memory);
   __shared__ FinishScratch s;
   if (blockIdx.x == gridDim.x - 1) {
-    grid_sync();
+    meet();
     finish(p, s);
-    return grid_sync();
+    return meet();
   }
   const Cache<X> cache(memory, p.cached);
   const uint32_t step = p.blocks;
@@ -129,11 +129,11 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   }
   if (self == 0) tail<X, Element, true, kSumPhase>(p, part, element, total, HotSlopes{});
   write_record(p, total, s, p.records + blockIdx.x * record_size(p));
-  grid_sync();
+  meet();
   renew(self);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) renew(held.x[i].raw), renew(held.labels[i / kBatch]);
-  grid_sync();
+  meet();
 
   const HotSlopes d = slopes_of(p, p.dsums + row_at(p, part));
   if (self == 0) tail<X, Element, true, kGradPhase>(p, part, element, total, d);

@@ -56,9 +56,9 @@ __global__ void __launch_bounds__(kStreamThreads, stream_blocks(kPhase))
   }
   if constexpr (kPhase != kGradPhase) {
     if (gridDim.x > 1 && !p.cooperative) return;
-    grid_sync();
+    meet();
     if (blockIdx.x == 0) finish(p, s);
-    if (kPhase == kAllPhases) grid_sync();
+    if (kPhase == kAllPhases) meet();
   }
   if constexpr (kPhase == kGradPhase || kPhase == kAllPhases) {
     const HotSlopes d = slopes_of(p, p.dsums + row_at(p, part));

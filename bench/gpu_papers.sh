@@ -38,9 +38,9 @@ mkdir -p "$RUNS" "$OUT"
 export FASTLOSS_CACHE=${FASTLOSS_CACHE:-$PWD/$RUNS/cache}
 "$PYTHON" -m fastloss doctor | tee "$OUT/doctor.txt"
 
-size=(--preset short) peers=smp,monai,compiled
+size=(--preset short --data phantom) peers=smp,monai,compiled
 if [ "$DRY" = 1 ]; then
-  size=(--preset smoke --model monai-unet --size 32 --prepare size=32 --patients 5 --batch 4 --valid-batch 4
+  size=(--preset smoke --model monai-unet --size 32 --set size=32 --patients 5 --batch 4 --valid-batch 4
         --train-limit 8 --valid-limit 4 --device cpu --threads 1)
   peers=smp,monai
 fi

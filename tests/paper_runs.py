@@ -15,7 +15,7 @@ from fastloss.cli import main
 from fastloss.train import progress
 from fastloss.train.papers import journal, reproduce, training
 
-SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--prepare", "size=32", "--patients", "5"]
+SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--set", "size=32", "--patients", "5"]
 SMALL += ["--batch", "4", "--train-limit", "12", "--valid-limit", "6", "--rate", "0.003", "--threads", "1"]
 STEPS = 3  # of an epoch
 

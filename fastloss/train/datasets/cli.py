@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
         phantom.write(phantom.Phantom(**{name: getattr(args, name) for name in names}), args.out)
         print(f"{args.out} holds a phantom of {args.layout}; it says nothing about accuracy on patients")
         return 0
-    settings = dict(map(_setting, args.set))
+    settings = dict(map(parse_setting, args.set))
     if args.jobs is not None and args.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {args.jobs}")
     if args.action == "check":
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _setting(words: str) -> tuple[str, Any]:
+def parse_setting(words: str) -> tuple[str, Any]:
     name, equals, value = words.partition("=")
     if not equals:
         raise CommandError(f"--set must be NAME=VALUE, got {words!r}")

@@ -57,6 +57,8 @@ def begin(
 ) -> Place:  # fmt: skip
     """Where the run stands: at its checkpoint, else at the end of its parent, else at its beginning."""
     state = restore(folder / CHECKPOINT)
+    if learner.fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(learner.fabric.device)
     if learner.fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
     if state is None and parent is not None:

@@ -13,7 +13,6 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +22,7 @@ from fastloss.cli import CommandError
 from .. import settings as machine_settings
 from ..checkpoint import read_json, restore, write_json
 from ..datasets import Store, open_dataset
+from ..datasets.cli import parse_setting
 from ..progress import Lines, waiting, watch
 from . import plan, settings
 from .experiments import TABLES
@@ -39,10 +39,10 @@ PEERS = ("smp", "monai", "compiled")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("paper", nargs="?", choices=tuple(TABLES), help="paper1: LeViT-UNet, Dice + focal; paper2: dynamic alteration")
-    add("--data", default="phantom", metavar="PATH", help="folder of the dataset, phantom (default) or demo")
+    add("--data", metavar="PATH", help="folder of the dataset, phantom (the default but for preset paper) or demo")
     add("--dataset", choices=sorted({n for names in DATASETS.values() for n in names}), help="layout of the data")
     add(
-        "--prepare",
+        "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     say = print if fabric.is_global_zero else _nothing
     if not args.plan:
         _check_folder(out, args.resume)
-    wanted = {"kind": chosen.dataset, "settings": _prepare(args), "patients": args.patients}
+    wanted = {"kind": chosen.dataset, "settings": dict(map(parse_setting, args.set)), "patients": args.patients}
     store = open_dataset(args.data, **wanted, say=None if fabric.is_global_zero else _nothing)
     _agree(chosen, store)
     splits = {fold: load(store, chosen, fold) for fold in dict.fromkeys([run.fold for run in todo])}
@@ -114,25 +114,14 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, Path]:
         raise CommandError(f"--threads must be at least 1, got {args.threads}")
     if args.workers is not None and args.workers < 0:
         raise CommandError(f"--workers must be at least 0, got {args.workers}")
+    if args.data is None and args.preset == "paper":
+        raise CommandError("--data must name the dataset's folder (or phantom, or demo) for preset paper")
+    args.data = args.data or "phantom"
     dataset = args.dataset or ("demo" if args.data == "demo" else DATASETS[args.paper][0])
     if dataset not in DATASETS[args.paper] or (args.data == "demo") != (dataset == "demo"):
         raise CommandError(f"--dataset of {args.paper} with --data {args.data} must be one of "
                            f"{', '.join([n for n in DATASETS[args.paper] if n != 'demo'])}, got {dataset}")  # fmt: skip
     return settings.resolve(args, dataset), args.out or Path("runs") / f"{args.paper}-{dataset}"
-
-
-def _prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """The data's settings: values are JSON, or text where that is none."""
-    found = {}
-    for words in args.prepare:
-        name, equals, value = words.partition("=")
-        if not equals:
-            raise CommandError(f"--prepare takes NAME=VALUE, got {words!r}")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def _peers(args: argparse.Namespace) -> list[str]:

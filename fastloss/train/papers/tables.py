@@ -60,7 +60,11 @@ def _what(found: Reproduction) -> str:
     """What the numbers are, in one sentence."""
     s = found.settings
     over = {"image": "mean over slices", "case": "mean over volumes", "pooled": "of all slices together"}[s.average]
-    when = "best validation epoch by Dice (of all epochs, those before a switch too)" if s.score == "best" else "last epoch"
+    when = (
+        "best validation epoch by Dice (of all epochs, those before a switch too)"
+        if s.score == "best"
+        else "last epoch"
+    )
     return f"Scores: {over}, {when}; an empty truth is {EMPTY_WORDS[s.empty]}. Grey: the paper."
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastloss.cli import CommandError
 
-from . import bars, cases, chart, live, providers, record, regimes, render, warm
+from . import bars, cases, chart, compat, live, providers, record, regimes, render, warm
 from .peers import PEERS
 from .regimes import BARS, FULL, REGIMES, Job
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the record to this file too")
     add("--gpu", action="store_true", help="measure the GPU backends instead (FASTLOSS_DRY=1: a dry run on a CPU)")
     add("--seconds", type=float, default=300.0, metavar="N", help="with --gpu: what the run may take (default 300)")
+    add("--compat", action="store_true", help="the drop-in losses of fastloss.compat against their originals instead")
     add("--list", action="store_true", help="print the cases and stop")
     add(
         "--render",
@@ -59,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
             return 0
         if args.render:
             return _render(args.render)
+        if args.compat:
+            return _compat(args)
         plan = _plan(args)
     except ValueError as error:
         raise CommandError(str(error)) from None
@@ -205,6 +208,16 @@ def _pictures(data: dict, out: Path, name: str) -> list[str]:
         return ["no chart: matplotlib is not installed"]
     drawn = [chart.speed(data, out / f"{name}.png"), chart.many_classes(data, out / f"{name}--3d.png")]
     return [str(p) for p in drawn if p]
+
+
+def _compat(args: argparse.Namespace) -> int:
+    if args.rounds is not None and not 3 <= args.rounds <= 1000:
+        raise ValueError(f"--rounds: {args.rounds} given, a number from 3 to 1000 expected")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out: {args.out} is not a directory")
+    only = [p.strip() for p in args.cases.split(",") if p.strip()] if args.cases is not None else None
+    out, compiled = args.out or Path("runs/bench/compat"), not (args.no_compile or args.quick)
+    return compat.run(out, compiled=compiled, quick=args.quick, only=only, rounds=args.rounds)
 
 
 def _render(folder: Path) -> int:

@@ -1,0 +1,107 @@
+"""The cases of `fastloss bench --compat`: every drop-in class at a small and a large size, as users call it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ORIGINALS = {"smp": "segmentation_models_pytorch.losses", "monai": "monai.losses"}
+PACKAGES = {"smp": "segmentation-models-pytorch", "monai": "monai"}
+SIZES = {"small": 64, "large": 384}
+VOLUMES = {"small": 16, "large": 64}
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class CompatCase:
+    """A class, its settings, and what it is called with: "mask" (binary), "ids" (class ids), "onehot" (float one-hot)."""
+
+    library: str
+    name: str
+    target: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    volume: bool = False
+    probabilities: bool = False
+
+    @property
+    def label(self) -> str:
+        words = [f"{k}={v}" for k, v in self.settings.items() if k != "mode"]
+        shape = "3d " if self.volume else ""
+        return f"{self.library}.{self.name} {shape}{self.target}" + (f" ({', '.join(words)})" if words else "")
+
+    def make(self, original: bool) -> nn.Module:
+        module = ORIGINALS[self.library] if original else f"fastloss.compat.{self.library}"
+        space = importlib.import_module(module)
+        if self.name != "DeepSupervisionLoss":
+            return getattr(space, self.name)(**self.settings)
+        return _Pyramid(space.DeepSupervisionLoss(space.DiceCELoss(to_onehot_y=True, softmax=True)))
+
+    def inputs(self, size: str) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        space = (VOLUMES[size],) * 3 if self.volume else (SIZES[size],) * 2
+        x = torch.randn(2, 1 if self.target == "mask" else CLASSES, *space)
+        coarse = torch.rand(2, CLASSES, *[max(1, s // 8) for s in space])
+        ids = nn.functional.interpolate(coarse, size=space).argmax(1)
+        if self.target == "ids":
+            y = ids if self.library == "smp" else ids[:, None].float()
+        elif self.target == "mask":
+            y = (ids[:, None] > 1).float()
+        else:
+            y = nn.functional.one_hot(ids, CLASSES).movedim(-1, 1).float().contiguous()
+        return (x.sigmoid() if self.probabilities else x), y
+
+
+class _Pyramid(nn.Module):
+    """Deep supervision on views of one output: the full size, half and a quarter of it."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        axes = x.ndim - 2
+        levels = [x[(..., *[slice(None, None, step)] * axes)] for step in (1, 2, 4)]
+        return self.loss(levels, y)
+
+
+def _smp() -> list[CompatCase]:
+    case: Callable[..., CompatCase] = lambda name, target, **kw: CompatCase("smp", name, target, kw)  # noqa: E731
+    cases = []
+    for name in ("DiceLoss", "JaccardLoss", "TverskyLoss", "FocalLoss", "LovaszLoss"):
+        cases += [case(name, "mask", mode="binary"), case(name, "ids", mode="multiclass")]
+    cases += [case("DiceLoss", "onehot", mode="multilabel"), case("DiceLoss", "ids", mode="multiclass", log_loss=True)]
+    cases += [case("TverskyLoss", "ids", mode="multiclass", alpha=0.3, beta=0.7, gamma=1.5)]
+    cases += [case("FocalLoss", "ids", mode="multiclass", class_weights=[1.0, 2.0, 0.5, 1.0])]
+    cases += [case("FocalLoss", "mask", mode="binary", normalized=True)]
+    cases += [case("SoftBCEWithLogitsLoss", "mask"), case("SoftBCEWithLogitsLoss", "onehot", smooth_factor=0.1)]
+    cases += [case("SoftCrossEntropyLoss", "ids", smooth_factor=0.1)]
+    cases += [CompatCase("smp", "MCCLoss", "mask", probabilities=True)]
+    cases += [CompatCase("smp", "DiceLoss", "mask", {"mode": "binary", "from_logits": False}, probabilities=True)]
+    return cases
+
+
+def _monai() -> list[CompatCase]:
+    softmax, sigmoid = {"to_onehot_y": True, "softmax": True}, {"sigmoid": True}
+    cases = []
+    for name in ("DiceLoss", "GeneralizedDiceLoss", "TverskyLoss", "DiceCELoss", "DiceFocalLoss"):
+        cases += [CompatCase("monai", name, "ids", softmax), CompatCase("monai", name, "mask", sigmoid)]
+        cases.append(CompatCase("monai", name, "ids", softmax, volume=True))
+    cases.append(CompatCase("monai", "GeneralizedDiceFocalLoss", "ids", softmax))
+    cases.append(CompatCase("monai", "GeneralizedDiceFocalLoss", "onehot", sigmoid))
+    cases.append(CompatCase("monai", "MaskedDiceLoss", "ids", softmax))
+    cases.append(CompatCase("monai", "DiceLoss", "ids", softmax | {"reduction": "none", "include_background": False}))
+    cases.append(CompatCase("monai", "DiceLoss", "mask", {"squared_pred": True}, probabilities=True))
+    cases += [CompatCase("monai", "FocalLoss", "ids", {"to_onehot_y": True, "use_softmax": s}) for s in (False, True)]
+    cases.append(CompatCase("monai", "FocalLoss", "mask"))
+    cases.append(CompatCase("monai", "FocalLoss", "onehot", {"alpha": [0.5, 1.0, 2.0, 1.0]}))
+    cases.append(CompatCase("monai", "AsymmetricUnifiedFocalLoss", "mask", probabilities=True))
+    cases.append(CompatCase("monai", "DeepSupervisionLoss", "ids"))
+    return cases
+
+
+CASES = {"smp": _smp(), "monai": _monai()}

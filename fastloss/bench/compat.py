@@ -124,8 +124,9 @@ def page(data: dict) -> str:
     lines = [
         "# Drop-in losses against their originals",
         "",
-        "Forward and backward on one core, CPU time, interleaved rounds; the ratio is the original's time over ours, the",
-        "median of the rounds (lower and upper quartile). `fastloss bench --compat --out bench/results/compat` makes it.",
+        "Forward and backward on one core, CPU time, interleaved rounds; the ratio is the original's time over ours,",
+        "the median of the rounds (lower and upper quartile). Made by",
+        "`fastloss bench --compat --out bench/results/compat`.",
         "Losses that are not fused are compiled too where the original is.",
         "",
         f"{machine['cpu']}, {data['date']}, commit {data['commit'][:10]}; {versions}.",

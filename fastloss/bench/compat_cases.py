@@ -19,7 +19,7 @@ CLASSES = 4
 
 @dataclass(frozen=True)
 class CompatCase:
-    """A class, its settings, and what it is called with: "mask" (binary), "ids" (class ids), "onehot" (float one-hot)."""
+    """A class, its settings, and its target: "mask" (binary), "ids" (class ids) or "onehot" (of floats)."""
 
     library: str
     name: str

@@ -3,6 +3,8 @@ says. Nothing here checks settings: the originals take any number, and so do the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from ..spec import Spec, Term
 from ._base import TargetError
 
 TINY = 1e-300  # smallest denominator where the original has none
+_functorch = torch._C._functorch.peek_interpreter_stack
 VALID, PY, P, Y, PP, YY, L1, FIRST = range(8)  # columns of the sums; FIRST is the first pointwise term's
 
 
@@ -28,14 +31,44 @@ def call(ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_we
         raise TargetError(str(error)) from None
 
 
-def sums(ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The sums [N or 1, C, 7 + T], float64, differentiable in x."""
-    if torch.compiler.is_compiling():
-        return ready.sums(x, y, mask)[0]
+def finished(ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    """finish(sums [N or 1, C, 7 + T]), differentiable in x; the sums are float64."""
+    if torch.compiler.is_compiling() or _functorch() is not None:
+        return finish(ready.sums(x, y, mask)[0])
     try:
-        return ready.sums(x, y, mask)[0]
+        backend, _, ints, floats = ready.call(x, y, mask, None)
+        if backend == "reference" or not (x.requires_grad and torch.is_grad_enabled()):
+            return finish(ready.sums(x, y, mask)[0])
+        return _Finished.apply(x, y, mask, getattr(torch.ops, f"fastloss_{backend}"), ints, floats, finish)
     except ValueError as error:
         raise TargetError(str(error)) from None
+
+
+class _Finished(torch.autograd.Function):
+    """The sums and what becomes of them as one node: the small tensors' own graph is walked inside."""
+
+    @staticmethod
+    def forward(ctx, x, y, mask, ops, ints, floats, finish):
+        with torch._C._AutoDispatchBelowAutograd():
+            table, aux = ops.sums.default(x, y, mask, None, ints, floats)
+        with torch.enable_grad():
+            ctx.table = table.requires_grad_()
+            ctx.loss = finish(table)
+        ctx.ops, ctx.ints, ctx.floats = ops, ints, floats
+        ctx.save_for_backward(x, y, mask, aux)
+        return ctx.loss.detach()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, y, mask, aux = ctx.saved_tensors
+        with torch.enable_grad():
+            (dsums,) = torch.autograd.grad(ctx.loss, ctx.table, upstream.detach(), retain_graph=True)
+        state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), dsums.reshape(-1)])
+        call = ctx.ops.backward.default, (aux.new_ones(()), state, x, y, mask, None, ctx.ints, ctx.floats)
+        if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
+            return call[0](*call[1]), *(None,) * 6
+        with torch._C._AutoDispatchBelowAutograd():
+            return call[0](*call[1]), *(None,) * 6
 
 
 def value_of(loss: Tensor, x: Tensor) -> Tensor:

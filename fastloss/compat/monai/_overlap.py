@@ -152,9 +152,18 @@ class OverlapLoss(CompatLoss):
             return self._slow("the channel of ignore_index may be soft")
         return ignored == 0
 
-    def _table(self, fitted: Fitted) -> Tensor:
+    def _from_sums(self, fitted: Fitted) -> Tensor:
+        """The loss by way of the sums."""
+        x = fitted.x
         ready = self._cached(("sums", fitted.mode, fitted.ignore_index), self._prepare_sums)
-        return _fused.sums(ready, fitted.x, fitted.y, fitted.mask)
+
+        def finish(table: Tensor) -> Tensor:
+            return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
+
+        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
+
+    def _reduced(self, parts: Parts, axes: int) -> Tensor:
+        raise NotImplementedError
 
     def _prepare_sums(self, key: tuple) -> Any:
         return _fused.prepared(key[1], self._term(), ignore_index=key[2])
@@ -165,11 +174,11 @@ class OverlapLoss(CompatLoss):
             table = table[0]
         if with_background and self._classes(table.shape[-2]) < table.shape[-2]:
             table = table[..., 1:, :]
+        columns = table.unbind(-1)
         if self.squared_pred:
-            return Parts(table[..., PY], table[..., PP], table[..., YY])
-        pred, truth = table[..., P], table[..., Y]
-        inter = (pred + truth - table[..., L1]) * 0.5 if self.soft_label else table[..., PY]
-        return Parts(inter, pred, truth)
+            return Parts(columns[PY], columns[PP], columns[YY])
+        pred, truth = columns[P], columns[Y]
+        return Parts((pred + truth - columns[L1]) * 0.5 if self.soft_label else columns[PY], pred, truth)
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.sigmoid:
@@ -208,8 +217,10 @@ class OverlapLoss(CompatLoss):
             if y.dtype == torch.bool and self._masks_first and self.strict:
                 raise NotImplementedError("target must hold numbers, got bool.")
             return Parts((p * y).sum(axes), p.sum(axes), y.sum(axes))
-        power = 2 if self.squared_pred else 1
-        pred, truth, apart = [torch.linalg.vector_norm(t, power, axes) ** power for t in (p, y, p - y)]
+        if self.squared_pred:
+            truth = torch.linalg.vector_norm(y, 2, axes) ** 2
+            return Parts((p * y).sum(axes), (p * p).sum(axes), truth)
+        pred, truth, apart = [torch.linalg.vector_norm(t, 1, axes) for t in (p, y, p - y)]
         return Parts((pred + truth - apart) * 0.5, pred, truth)
 
     def _reduce(self, loss: Tensor, axes: int, broadcast: bool = True) -> Tensor:

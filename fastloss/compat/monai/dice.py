@@ -72,7 +72,7 @@ class DiceLoss(OverlapLoss):
         if self._linear:
             key = (fitted.mode, x.shape[1], self._samples(x), fitted.ignore_index, self._class_weights(x.shape[1]))
             return _fused.call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
-        return _fused.value_of(self._reduced(self._parts(self._table(fitted)), x.ndim), x)
+        return self._from_sums(fitted)
 
     @property
     def _linear(self) -> bool:
@@ -215,16 +215,17 @@ class MaskedDiceLoss(DiceLoss):
     def _fused_masked(self, fitted: Fitted) -> Tensor:
         if not (self.strict and self.to_onehot_y and fitted.x.shape[1] > 1):
             return self._fused(fitted)
-        ready = self._cached(("masked", fitted.mode), self._prepare_masked)
-        table = _fused.sums(ready, fitted.x, fitted.y, fitted.mask)
-        outside = fitted.x[0, 0].numel() - table[:, :1, VALID : VALID + 1]
-        columns = torch.zeros(table.shape[-1], dtype=table.dtype, device=table.device)
-        columns[[Y, YY, L1]] = 1.0
-        first = torch.zeros(table.shape[1], 1, dtype=table.dtype, device=table.device)
-        first[0] = 1.0
-        table = table + outside.detach() * first * columns
-        table = table.sum(0, keepdim=True) if self.batch else table
-        return _fused.value_of(self._reduced(self._parts(table), fitted.x.ndim), fitted.x)
+        ready, x = self._cached(("masked", fitted.mode), self._prepare_masked), fitted.x
+
+        def finish(table: Tensor) -> Tensor:
+            outside = x[0, 0].numel() - table[:, :1, VALID : VALID + 1].detach()
+            places = torch.zeros(table.shape[1:], dtype=table.dtype, device=table.device)
+            places[0, Y] = places[0, YY] = places[0, L1] = 1.0
+            table = table + outside * places
+            table = table.sum(0, keepdim=True) if self.batch else table
+            return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
+
+        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
 
     def _prepare_masked(self, key: tuple[str, str]) -> Plan:
         soft = bool(self.soft_label) and not self.squared_pred

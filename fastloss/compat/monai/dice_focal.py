@@ -137,11 +137,15 @@ class GeneralizedDiceFocalLoss(CompatLoss):
         if focal.fits_one_pass(overlap):
             fitted = focal._fit(x, y)
             if fitted is not None:
-                table = _fused.sums(self._cached((fitted.mode, fitted.soft), self._prepare), fitted.x, fitted.y)
+                ready = self._cached((fitted.mode, fitted.soft), self._prepare)
                 per = fitted.x.numel() if focal.reduction == "mean" else fitted.x[0, 0].numel()
-                loss = overlap._reduced(overlap._parts(table, with_background=False), x.ndim)
-                both = self.lambda_gdl * loss + self.lambda_focal / per * table[..., _fused.FIRST + 1].sum()
-                return both.float()
+
+                def finish(table: Tensor) -> Tensor:
+                    loss = overlap._reduced(overlap._parts(table, with_background=False), x.ndim)
+                    both = self.lambda_gdl * loss + self.lambda_focal / per * table[..., _fused.FIRST + 1].sum()
+                    return both.float()
+
+                return _fused.finished(ready, fitted.x, fitted.y, None, finish)
         return self.lambda_gdl * overlap(x, y) + self.lambda_focal * focal(x, y)
 
     def _prepare(self, key: tuple[str, bool]) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -194,22 +194,25 @@ class FocalLoss(PlainFocal):
     def _from_sums(self, fitted: FittedFocal, weights: tuple[float, ...], by_sample: bool) -> Tensor:
         x, channels = fitted.x, fitted.x.shape[1]
         ready = self._cached(("sums", fitted.mode, fitted.ignore_index, fitted.soft, by_sample), self._prepare_sums)
-        table = _fused.sums(ready, x, fitted.y, fitted.mask)
-        losses = table[..., _fused.FIRST]
         if isinstance(self.alpha, Tensor):
             self._check_alpha(channels)
-            losses = losses * self.alpha.to(losses) + table[..., _fused.FIRST + 1]
-        if weights:
-            losses = losses * self.class_weight.to(losses)
-        counts = table[..., _fused.VALID].detach()
-        if self.reduction == "sum":
-            per_channel: Any = counts[:, :1] if by_sample else x[0, 0].numel()
-            loss = (losses / (per_channel.clamp_min(1.0) if by_sample else per_channel)).sum()
-        else:
+
+        def finish(table: Tensor) -> Tensor:
+            columns = table.unbind(-1)
+            losses, counts = columns[_fused.FIRST], columns[_fused.VALID].detach()
+            if isinstance(self.alpha, Tensor):
+                losses = losses * self.alpha.to(losses) + columns[_fused.FIRST + 1]
+            if weights:
+                losses = losses * self.class_weight.to(losses)
+            if by_sample:
+                return (losses / counts[:, :1].clamp_min(1.0)).sum().float()
+            if self.reduction == "sum":
+                return (losses.sum() / x[0, 0].numel()).float()
             per_voxel = self.strict and self.ignore_index is not None
             total = counts[:, 0].sum() if per_voxel else counts.sum()
-            loss = losses.sum() / total.clamp_min(1.0)
-        return loss.float()
+            return (losses.sum() / total.clamp_min(1.0)).float()
+
+        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
 
     def _prepare_sums(self, key: tuple) -> Plan:
         _, mode, ignore_index, soft, by_sample = key
@@ -254,8 +257,12 @@ class FocalLoss(PlainFocal):
         key = ("softmax", fitted.ignore_index, by_class, by_sample, own_mean, voxels)
         ready = self._cached(key, self._prepare_softmax)
         if by_sample:
-            table = _fused.sums(ready, x, fitted.y, fitted.mask)
-            return (table[..., _fused.FIRST].sum(1) / self._valid(fitted).flatten(1).sum(1).clamp_min(1)).sum().float()
+            valid = self._valid(fitted).flatten(1).sum(1).clamp_min(1)
+
+            def finish(table: Tensor) -> Tensor:
+                return (table[..., _fused.FIRST].sum(1) / valid).sum().float()
+
+            return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
         loss = _fused.call(ready, x, fitted.y, fitted.mask)
         if own_mean or self.ignore_index is None or self.reduction == "sum":
             return loss

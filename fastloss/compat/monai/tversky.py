@@ -52,7 +52,7 @@ class GeneralizedDiceLoss(OverlapLoss):
         if self.why_not_fused is None:
             fitted = self._fit(x, y)
             if fitted is not None:
-                return _fused.value_of(self._reduced(self._parts(self._table(fitted)), x.ndim), x)
+                return self._from_sums(fitted)
         return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
 
     def _reduced(self, parts: Parts, axes: int) -> Tensor:
@@ -64,8 +64,8 @@ class GeneralizedDiceLoss(OverlapLoss):
             w = torch.reciprocal(truth * truth if self.w_type == "square" else truth)
             absent = torch.isinf(w)
             w = w.masked_fill(absent, 0.0)
-            w = torch.where(absent, w.amax() if self.batch else w.amax(1, keepdim=True), w)
-        above = 2.0 * (parts.inter * w).sum(-1, keepdim=True) + self.smooth_nr
+            w = torch.where(absent, w.amax(-1, keepdim=True), w)
+        above = (parts.inter * (2.0 * w)).sum(-1, keepdim=True) + self.smooth_nr
         below = ((parts.pred + parts.truth) * w).sum(-1, keepdim=True) + self.smooth_dr
         return self._reduce(1.0 - above / below, axes)
 
@@ -114,7 +114,7 @@ class TverskyLoss(OverlapLoss):
     def _fused(self, fitted: Fitted) -> Tensor:
         x = fitted.x
         if self.reduction == "none" or self.smooth_nr != self.smooth_dr:
-            return _fused.value_of(self._reduced(self._parts(self._table(fitted)), x.ndim), x)
+            return self._from_sums(fitted)
         samples = x.shape[0] if self.reduction == "sum" and not self.batch else 1
         ready = self._cached((fitted.mode, x.shape[1], samples, fitted.ignore_index), self._prepare)
         return _fused.call(ready, x, fitted.y, fitted.mask)

@@ -136,12 +136,15 @@ class FocalLoss(CompatLoss):
         return _fused.prepared("multilabel" if several else "binary", term, ignore_index=ignore), scale
 
     def _weighted(self, ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        table = _fused.sums(ready, x, y, mask)[0]
-        classes = table[:, _fused.FIRST]
-        if self.reduction == "mean":
-            classes = classes / table[:, _fused.VALID].detach().clamp_min(1.0)
-        weights = self.class_weights.to(classes)
-        return _fused.value_of((classes * weights).sum() / weights.sum(), x)
+        def finish(table: Tensor) -> Tensor:
+            columns = table[0].unbind(-1)
+            classes = columns[_fused.FIRST]
+            if self.reduction == "mean":
+                classes = classes / columns[_fused.VALID].detach().clamp_min(1.0)
+            weights = self.class_weights.to(classes)
+            return _fused.value_of((classes * weights).sum() / weights.sum(), x)
+
+        return _fused.finished(ready, x, y, mask, finish)
 
     def _plain(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.from_logits:
@@ -171,12 +174,11 @@ class FocalLoss(CompatLoss):
         """(loss, focal weight) of each element."""
         y = y.to(dtype=x.dtype, device=x.device)
         b = F.binary_cross_entropy_with_logits(x, y, reduction="none")
-        miss = -torch.expm1(-b)
+        pt = torch.exp(-b)
         r = self.reduced_threshold
-        if r is None:
-            focus = miss**self.gamma
-        else:
-            focus = torch.where(1.0 - miss < r, torch.ones_like(miss), (miss / r) ** self.gamma)
+        focus = (1.0 - pt if r is None else (1.0 - pt) / r) ** self.gamma
+        if r is not None:
+            focus = focus.masked_fill(pt < r, 1.0)
         loss = focus * b
         if self.alpha is not None:
             loss = loss * (self.alpha * y + (1 - self.alpha) * (1 - y))

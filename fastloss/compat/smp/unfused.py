@@ -97,7 +97,7 @@ class LovaszLoss(CompatLoss):
         if y.dtype == torch.bool:
             raise NotImplementedError("y_true must hold numbers, got bool.")
         y = y.float()
-        return _Lovasz.apply(1.0 - x * (2.0 * y - 1.0), y)
+        return _Lovasz.apply(1.0 - x * (2.0 * y - 1.0), y, True)
 
     def _softmax(self, p: Tensor, y: Tensor) -> Any:
         p = p[:, None] if p.ndim == 3 else p
@@ -119,7 +119,7 @@ class LovaszLoss(CompatLoss):
             class_p = p[:, c].reshape(-1)
             class_p = class_p if valid is None else class_p[valid]
             truth = found.to(class_p.dtype)
-            losses.append(_Lovasz.apply((truth - class_p).abs(), truth))
+            losses.append(_Lovasz.apply((truth - class_p).abs(), truth, False))
         return _mean(losses)
 
 
@@ -132,25 +132,24 @@ class _Lovasz(torch.autograd.Function):
     linear in the errors, so their gradient is known with the value: one row is all that backward needs."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, errors: Tensor, truth: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, errors: Tensor, truth: Tensor, hinge: bool) -> Tensor:
         total = truth.sum()
-        order, below = errors, None
-        if errors.device.type == "cpu" and not torch.compiler.is_compiling():
+        order, kept = errors, None
+        if hinge and errors.device.type == "cpu" and not torch.compiler.is_compiling():
             # errors up to 0 come last and weigh nothing: only the others need sorting
-            below = errors > 0
-            order, truth = errors[below], truth[below]
+            kept = (errors > 0).nonzero().squeeze(1)
+            order, truth = errors[kept], truth[kept]
         order, place = order.sort(dim=0, descending=True)
         hits = truth[place].cumsum(0)
         seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
-        jaccard = 1.0 - (total - hits) / (total + seen - hits)
-        jaccard[1:] -= jaccard[:-1].clone()
-        slope = jaccard.to(errors.dtype)
-        if below is None:
+        jaccard = (hits - total) / (seen - hits).add_(total) + 1.0
+        slope = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]]).to(errors.dtype)
+        if hinge and kept is None:
             slope = torch.where(order > 0, slope, torch.zeros_like(slope))
-        grad = torch.empty_like(slope).scatter_(0, place, slope)
-        ctx.save_for_backward(grad if below is None else torch.zeros_like(errors).masked_scatter_(below, grad))
+        place = place if kept is None else kept[place]
+        ctx.save_for_backward(torch.zeros_like(errors).scatter_(0, place, slope))
         return torch.dot(order, slope)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return upstream * ctx.saved_tensors[0], None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        return upstream * ctx.saved_tensors[0], None, None

@@ -56,7 +56,7 @@ __device__ inline void gather_all(const Params& p, const double* reduced, double
 }
 
 // What each term divides by. Top-k terms have theirs from the selection.
-__device__ __noinline__ void denominators(const Params& p, const double* sums, double* aux, double* warps) {
+inline __device__ __noinline__ void denominators(const Params& p, const double* sums, double* aux, double* warps) {
   const int columns = sum_columns(p);
   const int64_t rows = p.groups * p.channels;
   const bool softmax = p.spec.activation == fl::kSoftmax;
@@ -89,8 +89,8 @@ __device__ __noinline__ void denominators(const Params& p, const double* sums, d
 }
 
 // region_term of math/finalize.h with a warp for each group and a lane for each class.
-__device__ __noinline__ double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums,
-                                                  double weight, double* dsums, double* warps) {
+inline __device__ __noinline__ double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums, double weight,
+                                           double* dsums, double* warps) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, step = blockDim.x / kWarp;
   const int64_t first = t.batch ? -1 : 0, last = t.batch ? 0 : v.groups;
   const auto total_of = [&](int64_t g) {
@@ -143,8 +143,8 @@ __device__ inline double finalize(const Params& p, const fl::SumsView& v, const 
 }
 
 // From reduced records to everything that is wanted. `sums` and `dsums` are in shared memory or where the results go.
-__device__ __noinline__ void finish_block(const Params& p, const double* reduced, double* sums, double* dsums,
-                                                 FinishScratch& s) {
+inline __device__ __noinline__ void finish_block(const Params& p, const double* reduced, double* sums, double* dsums,
+                                          FinishScratch& s) {
   double* aux = s.aux;
   gather_all(p, reduced, sums);
   if (threadIdx.x < p.spec.n_terms) s.weights[threadIdx.x] = weight_of(p, threadIdx.x);
@@ -184,7 +184,7 @@ __device__ __noinline__ void finish_block(const Params& p, const double* reduced
 }
 
 // The end of the sums, by a single block. Not inlined: kernels hold pixels in registers where others finish.
-__device__ __noinline__ void finish(const Params& p, FinishScratch& s) {
+inline __device__ __noinline__ void finish(const Params& p, FinishScratch& s) {
   const bool small = finishes_alone(p);
   double* reduced = small && !p.is_reduced ? s.reduced : p.reduced;
   if (!p.is_reduced) reduce_records(p, reduced, 0, 1);

@@ -49,7 +49,7 @@ Layout layout_of(const Params& p, int64_t pool) {
   at.sums = take(sums_size(p) * 8);
   at.dsums = take(sums_size(p) * 8);
   at.aux = take(fl::kMaxTerms * fl::kAuxColumns * 8);
-  at.histogram = take(topk ? fl::kRadixBins * 8 : 0);
+  at.histogram = take(topk ? kLevels<float> * fl::kRadixBins * 8 : 0);
   at.selection = take(sizeof(Selection));
   at.pool = take(pool > kPool ? pool * 8 : 0);
   at.keys = take(topk && softmax ? p.samples * p.pixels * (p.wide ? 8 : 4) : 0);

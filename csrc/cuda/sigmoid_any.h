@@ -172,14 +172,14 @@ template <class X>
 __global__ void __launch_bounds__(kAnyThreads) sigmoid_digits(const FL_GRID_CONSTANT Params p, int term, int level) {
   using T = typename LogitOf<X>::Compute;
   __shared__ DigitCounter<T> counter;
-  counter.begin(p, level);
+  counter.begin(level, level == 0 ? 0 : static_cast<typename fl::KeyOf<T>::type>(p.selection->prefix));
   const Part part = part_of(p, blockIdx.x / p.blocks);
   each_pixel(p, part, level % 2, [&](int64_t n, int64_t pixel) {
     const Element<T> e = load_element<X>(p, n, part.channel, pixel);
     const T value = by_margin(p) ? T(0) : term_at(p, term, part.channel, e).value;
     if (e.valid) counter.count(key_of(p, e, value));
   });
-  counter.flush(p);
+  counter.flush(p.histogram);
 }
 
 }  // namespace fl_cuda

@@ -2,6 +2,7 @@
 #pragma once
 #include "launch.h"
 #include "sigmoid_stream.h"
+#include "sigmoid_topk.h"
 
 namespace fl_cuda {
 
@@ -12,7 +13,7 @@ bool is_hot(Params& p) {
   p.pointwise = -1;
   for (int i = 0; i < p.spec.n_terms; ++i) {
     const fl::Term& t = p.spec.terms[i];
-    if (t.squared || t.l1 || t.kind == fl::kTopk) return false;
+    if (t.squared || t.l1) return false;
     if (t.kind == fl::kTversky) continue;
     if (p.pointwise >= 0 || (t.kind == fl::kBce && t.label_smoothing != 0.0)) return false;
     if (t.kind == fl::kFocal && t.gamma != 2.0) return false;
@@ -47,25 +48,25 @@ inline bool can_meet(const Params& p, int64_t blocks) {
   return device().cooperative && p.parts <= blocks && forced_path() != kSplit;
 }
 
-template <class X, class Element>
-bool try_resident(Call& c, cudaError_t& error) {
+// One block a multiprocessor, its pixels in `held` vectors of registers and as much shared memory as there is beyond
+// `own` bytes. False: this call does not run so.
+template <class X>
+bool try_resident(Call& c, void (*kernel)(const Params), int held, size_t own, cudaError_t& error) {
   Params& p = c.p;
   const int64_t workers = device().processors - 1;
   const Path path = forced_path();
-  if (!can_meet(p, workers) || path == kSmall || p.tiles == 0) return false;
+  if (!can_meet(p, workers) || path == kSmall || p.pixels == 0 || p.planes == 0) return false;
   constexpr int64_t kLimit = int64_t(1) << 31;
   for (const Array* a : {&p.x, &p.y, &p.out})
     if ((p.samples - 1) * a->sample + (p.channels - 1) * a->channel + p.pixels >= kLimit) return false;
-  const int64_t tile = kHotThreads * kVector<X>;
-  divide(p, p.parts, p.planes, tile, workers);
+  divide(p, p.parts, p.planes, kHotThreads * kVector<X>, workers);
   const int64_t least = (p.tiles + kLeastTiles - 1) / kLeastTiles;
   if (path == kAuto && least < p.blocks) p.blocks = static_cast<uint32_t>(least);
-  const int held = kHeld<X, Element>, rows = static_cast<int>(device().shared / kCacheRow) / kBatch * kBatch;
+  const int rows = static_cast<int>((device().shared - own) / kCacheRow) / kBatch * kBatch;
   const int64_t each = (p.tiles + p.blocks - 1) / p.blocks, over = each - held;
   if (path == kAuto && each > kOverflow * (held + rows)) return false;
   p.cached = over <= 0 ? 0 : static_cast<int>(over < rows ? (over + kBatch - 1) / kBatch * kBatch : rows);
-  const size_t shared = p.cached * kCacheRow;
-  const auto kernel = sigmoid_resident<X, Element>;
+  const size_t shared = own + p.cached * kCacheRow;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return true;
   p.cooperative = true;
@@ -82,7 +83,7 @@ cudaError_t hot_region(Call& c) {
     divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, 1);
     const bool small = p.parts == 1 && (p.tiles <= kSmallTiles || forced_path() == kSmall);
     if (small && forced_path() != kResident) return launch_stream<X, Element, true, kAllPhases>(c, false);
-    if (try_resident<X, Element>(c, error)) return error;
+    if (try_resident<X>(c, sigmoid_resident<X, Element>, kHeld<X, Element>, 0, error)) return error;
   }
   if (meet && !p.out.data) {
     error = launch_stream<X, Element, true, kSumPhase>(c, true);
@@ -113,6 +114,13 @@ const char* sigmoid_hot_forward(Call& c, bool& done) {
   done = is_hot<X>(p);
   if (!done) return p = before, nullptr;
   const bool region = p.spec.any_region();
+  if (p.pointwise >= 0 && p.spec.terms[p.pointwise].kind == fl::kTopk) {
+    cudaError_t error = cudaSuccess;
+    done = p.out.data && try_resident<X>(c, region ? sigmoid_topk_resident<X, true> : sigmoid_topk_resident<X, false>,
+                                         kTopkHeld, kCounterBytes, error);
+    if (!done) p = before;
+    return fault(error);
+  }
   if (p.pointwise < 0) return fault(hot_region<X, NoElement>(c));
   if (p.spec.terms[p.pointwise].kind == fl::kBce)
     return fault(region ? hot_region<X, HotBce>(c) : hot_pointwise<X, HotBce>(c));
@@ -123,7 +131,7 @@ template <class X>
 const char* sigmoid_hot_backward(Call& c, bool& done) {
   Params& p = c.p;
   const Params before = p;
-  done = is_hot<X>(p);
+  done = is_hot<X>(p) && !p.spec.any(fl::kTopk);
   if (!done) return p = before, nullptr;
   if (p.pointwise < 0) return fault(launch_stream<X, NoElement, true, kGradPhase>(c, false));
   if (p.spec.terms[p.pointwise].kind == fl::kBce) return fault(launch_stream<X, HotBce, true, kGradPhase>(c, false));

@@ -36,13 +36,13 @@ struct DigitCounter {
   int bits, shift;
   bool first;
 
-  __device__ __forceinline__ void begin(const Params& p, int level) {
+  __device__ __forceinline__ void begin(int level, Key found) {
     for (int i = threadIdx.x; i < fl::kRadixBins * kDigitCopies; i += blockDim.x)
       bins[i / kDigitCopies][i % kDigitCopies] = 0;
     if (threadIdx.x == 0) {
       const Digit<T> digit(level);
       bits = digit.bits, shift = digit.shift, first = level == 0;
-      prefix = first ? Key(0) : static_cast<Key>(p.selection->prefix);
+      prefix = first ? Key(0) : found;
     }
     __syncthreads();
   }
@@ -50,66 +50,89 @@ struct DigitCounter {
     if (first || (key >> shift >> bits) == prefix)
       atomicAdd(&bins[key >> shift & ((Key(1) << bits) - 1)][threadIdx.x % kDigitCopies], 1u);
   }
-  __device__ __forceinline__ void flush(const Params& p) {
+  __device__ __forceinline__ void flush(unsigned long long* histogram) {
     __syncthreads();
     for (int i = threadIdx.x; i < fl::kRadixBins; i += blockDim.x) {
       unsigned long long total = 0;
       for (int k = 0; k < kDigitCopies; ++k) total += bins[i][k];
-      if (total) atomicAdd(&p.histogram[i], total);
+      if (total) atomicAdd(&histogram[i], total);
     }
   }
 };
 
-// One block of kSelectThreads: takes the digit off the histogram and leaves that empty for the next level. The last
-// level writes the term's aux.
 constexpr int kSelectThreads = 512;
+
+// In shared memory: the digit in which the wanted element lies.
+struct Found {
+  unsigned long long above[kSelectThreads], total, ties;
+  long long left;
+  int digit;
+};
+
+// By a block of kSelectThreads. want: the rank from the top; found.total: of all bins, right also for a rank beyond it.
+__device__ __forceinline__ void find_digit(const unsigned long long* histogram, long long want, Found& found) {
+  constexpr int kOwn = fl::kRadixBins / kSelectThreads;
+  const int top = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * kOwn;  // thread 0 has the highest bins
+  unsigned long long own[kOwn], sum = 0;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) own[i] = __ldcg(histogram + top - i), sum += own[i];
+  found.above[threadIdx.x] = sum;
+  __syncthreads();
+  for (int d = 1; d < kSelectThreads; d *= 2) {  // inclusive sums from the top
+    const unsigned long long more = threadIdx.x >= static_cast<unsigned>(d) ? found.above[threadIdx.x - d] : 0;
+    __syncthreads();
+    found.above[threadIdx.x] += more;
+    __syncthreads();
+  }
+  const unsigned long long rank = static_cast<unsigned long long>(want);
+  unsigned long long before = found.above[threadIdx.x] - sum;
+  const bool mine = before < rank && found.above[threadIdx.x] >= rank;
+  if (threadIdx.x == kSelectThreads - 1) found.total = found.above[threadIdx.x];
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    if (mine && before < rank && before + own[i] >= rank)
+      found.digit = top - i, found.ties = own[i], found.left = static_cast<long long>(rank - before);
+    before += own[i];
+  }
+  __syncthreads();
+}
+
+template <class Key>
+__device__ __forceinline__ Key longer(Key prefix, int bits, int digit, bool first) {
+  return (first ? Key(0) : static_cast<Key>(prefix << bits)) | static_cast<Key>(digit);
+}
+
+// One block: takes the digit off the histogram and leaves that empty for the next level. The last level writes the
+// term's aux.
 template <class T>
 __global__ void __launch_bounds__(kSelectThreads) select_digit(const FL_GRID_CONSTANT Params p, int term, int level) {
   using Key = typename fl::KeyOf<T>::type;
-  constexpr int kOwn = fl::kRadixBins / kSelectThreads;
-  __shared__ unsigned long long above[kSelectThreads];
+  __shared__ Found found;
   const Digit<T> digit(level);
-  const bool last = level == kLevels<T> - 1;
-  // Thread 0 has the highest bins.
-  const int top = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * kOwn;
-  unsigned long long own[kOwn], sum = 0;
-  for (int i = 0; i < kOwn; ++i) own[i] = p.histogram[top - i], sum += own[i], p.histogram[top - i] = 0;
-  above[threadIdx.x] = sum;
-  __syncthreads();
-  for (int d = 1; d < kSelectThreads; d *= 2) {  // inclusive sums from the top
-    const unsigned long long more = threadIdx.x >= static_cast<unsigned>(d) ? above[threadIdx.x - d] : 0;
-    __syncthreads();
-    above[threadIdx.x] += more;
+  const fl::Term& t = p.spec.terms[term];
+  long long want = level == 0 ? 0 : p.selection->left;
+  if (level == 0) {  // all elements that take part are counted now, and not before
+    find_digit(p.histogram, 0, found);
+    want = fl::topk_count(static_cast<long long>(found.total), t.k_num, t.k_den);
     __syncthreads();
   }
+  if (want > 0) find_digit(p.histogram, want, found);
+  for (int i = threadIdx.x; i < fl::kRadixBins; i += blockDim.x) p.histogram[i] = 0;
+  if (threadIdx.x != 0) return;
   double* aux = p.aux + term * fl::kAuxColumns;
-  const fl::Term& t = p.spec.terms[term];
-  const long long n = static_cast<long long>(above[kSelectThreads - 1]);
-  const long long count = level == 0 ? fl::topk_count(n, t.k_num, t.k_den) : p.selection->left;
-  if (level == 0 && threadIdx.x == 0) {
-    aux[fl::kTopCount] = aux[fl::kDenominator] = static_cast<double>(count);
+  if (level == 0) {
+    aux[fl::kTopCount] = aux[fl::kDenominator] = static_cast<double>(want);
     aux[fl::kThreshold] = aux[fl::kTieWeight] = 0.0;
   }
-  const unsigned long long prefix = level == 0 ? 0 : p.selection->prefix;
-  __syncthreads();
-  if (count == 0 && threadIdx.x == 0) p.selection->left = 0;
-  unsigned long long before = above[threadIdx.x] - sum;
-  const unsigned long long want = static_cast<unsigned long long>(count);
-  if (count == 0 || before >= want || above[threadIdx.x] < want) return;
-  for (int i = 0; i < kOwn; ++i) {
-    if (before + own[i] < want) {
-      before += own[i];
-      continue;
-    }
-    const long long left = static_cast<long long>(want - before);
-    const unsigned long long found = (level == 0 ? 0 : prefix << digit.bits) | static_cast<unsigned>(top - i);
-    p.selection->prefix = found, p.selection->left = left;
-    if (last) {
-      aux[fl::kThreshold] = static_cast<double>(fl::topk_value<T>(static_cast<Key>(found)));
-      aux[fl::kTieWeight] = static_cast<double>(left) / static_cast<double>(own[i]);
-    }
+  if (want == 0) {
+    p.selection->left = 0;
     return;
   }
+  const Key key = longer(static_cast<Key>(p.selection->prefix), digit.bits, found.digit, level == 0);
+  p.selection->prefix = key, p.selection->left = found.left;
+  if (level != kLevels<T> - 1) return;
+  aux[fl::kThreshold] = static_cast<double>(fl::topk_value<T>(key));
+  aux[fl::kTieWeight] = static_cast<double>(found.left) / static_cast<double>(found.ties);
 }
 
 }  // namespace fl_cuda

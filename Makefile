@@ -28,7 +28,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow bench lint types docs format sanitize doctor clean
+.PHONY: help setup demo test test-slow test-triton bench lint types docs format sanitize doctor clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -44,6 +44,9 @@ test: $(STAMPS)/extras-test,bench,demo,papers ## the tests, without the slow one
 
 test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes and many gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+test-triton: $(STAMPS)/extras-test,bench,demo,papers ## the Triton kernels in Triton's interpreter: hours on one core
+	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/in_interpreter.py
 
 bench: $(STAMPS)/extras-test,bench ## the library against its peers
 	$(PY) -m fastloss bench $(BENCH_ARGS)

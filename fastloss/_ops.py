@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
-from . import _library
+from . import _library, triton
 from .spec import Spec, Term
 
 BACKENDS = ("cpu", "cuda", "triton")  # those with ops; "reference" is plain PyTorch
@@ -53,11 +53,7 @@ def available(backend: str) -> str | None:
         return _library.reason()
     if backend == "cuda":
         return _library.cuda_reason()
-    return triton_reason()
-
-
-def triton_reason() -> str | None:
-    return "this version has no Triton kernels"
+    return triton.reason()
 
 
 def _layout(x: Tensor, ints: list[int]) -> tuple[int, int, int, int]:
@@ -182,6 +178,7 @@ _settle_ops = {backend: ops.settle.default for backend, (_, ops) in _registered.
 _library.load()  # implements the cpu ops, and those of CUDA
 if _library.EMULATED:
     torch.ops.load_library(_library.EMULATED)
+triton.implement(_registered["triton"][0], [*SCHEMAS, "settle"])
 
 
 class _Loss(torch.autograd.Function):

@@ -13,10 +13,14 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-from . import _library, _ops
+from . import _library, _ops, triton
 
 NAMES = ("reference", "cpu", "cuda", "triton")
-_DEVICES = {"cpu": "cpu", "cuda": "cpu" if _library.EMULATED else "cuda", "triton": "cuda"}
+_DEVICES = {
+    "cpu": "cpu",
+    "cuda": "cpu" if _library.EMULATED else "cuda",
+    "triton": "cpu" if triton.interpreted() else "cuda",
+}
 _DEFAULTS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 # Read by every call as part of the key of its cache (and guarded by torch.compile).

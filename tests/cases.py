@@ -5,7 +5,7 @@ import os
 import torch
 
 import fastloss as fl
-from fastloss import _library
+from fastloss import _library, triton
 
 MODES = ("binary", "multilabel", "multiclass")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -19,6 +19,8 @@ ASKED = os.environ.get("FASTLOSS_TEST_BACKENDS", ",".join(fl.backends.NAMES)).sp
 BACKENDS = [name for name, why_not in fl.backends.available().items() if why_not is None and name in ASKED]
 if _library.EMULATED:  # test_emulated.py: only the CUDA kernels, on the CPU
     DEVICES["cuda"], BACKENDS = "cpu", ["cuda"]
+if triton.interpreted():
+    DEVICES["triton"] = "cpu"
 COMPILED = [name for name in BACKENDS if name != "reference"]
 
 SIGMOID, SINGLE, CLASSES = MODES[:2], MODES[1:2], MODES[2:]

@@ -14,6 +14,11 @@ else:
     settings.register_profile("fastloss", deadline=None, derandomize=True, max_examples=25, print_blob=True)
     settings.load_profile("fastloss")
 
+if DEVICES["triton"] == "cpu":  # TRITON_INTERPRET=1
+    import interpreted
+
+    interpreted.quicken()
+
 
 @pytest.fixture(autouse=True)
 def _surroundings():

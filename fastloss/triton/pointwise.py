@@ -1,0 +1,92 @@
+"""Per-pixel terms, each value next to its derivative with respect to the logit: mirrors csrc/math/pointwise.h.
+
+POWER says how (1 - p_t)^gamma is taken: 0, 1 and 2 are exponents that cost no logarithm, 3 is any other.
+"""
+
+import triton
+import triton.language as tl
+
+from .elementary import exp_minus, pow_unit, relu
+
+
+@triton.jit
+def bce(nlp, nlq, y, pos_weight):
+    on = tl.where(y > 0, pos_weight * y * nlp, 0.0)
+    off = tl.where(y < 1, (1.0 - y) * nlq, 0.0)
+    return on + off
+
+
+@triton.jit
+def bce_grad(p, q, y, pos_weight):
+    return tl.fma(1.0 - y, p, -(pos_weight * y * q))
+
+
+@triton.jit
+def smooth_label(y, smoothing):
+    return tl.fma(smoothing.to(y.dtype), 0.5 - y, y)
+
+
+@triton.jit
+def focal_power(u, gamma, POWER: tl.constexpr):
+    if POWER == 0:
+        return tl.full(u.shape, 1.0, u.dtype)
+    elif POWER == 1:
+        return u
+    elif POWER == 2:
+        return u * u
+    else:
+        return pow_unit(u, gamma)
+
+
+@triton.jit
+def focal_miss(p, q, y, b):
+    """1 - p_t. For a hard label it is the other class's probability, which keeps its relative accuracy."""
+    soft = relu(1.0 - exp_minus(tl.abs(b)))
+    return tl.where(y == 1, q, tl.where(y == 0, p, soft))
+
+
+@triton.jit
+def focal_binary(b, u, y, alpha_on, alpha_off, gamma, POWER: tl.constexpr):
+    return (alpha_on * y + alpha_off * (1.0 - y)) * focal_power(u, gamma, POWER) * b
+
+
+@triton.jit
+def focal_slope(b, u, pt, gamma, POWER: tl.constexpr):
+    """1 + gamma p_t b / u, times the power: b / u -> 1 as u -> 0, so no negative power of u is ever taken."""
+    if POWER == 0:
+        return tl.full(u.shape, 1.0, u.dtype)
+    elif POWER == 1:
+        return u + tl.where(pt > 0, pt * b, 0.0)
+    elif POWER == 2:
+        return u * (u + tl.where(pt > 0, (pt + pt) * b, 0.0))
+    else:
+        ratio = tl.where(u > 0, b / u, 1.0)
+        return focal_power(u, gamma, POWER) * (1.0 + tl.where(pt > 0, gamma * pt * ratio, 0.0))
+
+
+@triton.jit
+def focal_binary_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.constexpr):
+    """b_grad = d BCE / dx"""
+    return (alpha_on * y + alpha_off * (1.0 - y)) * b_grad * focal_slope(b, u, 1.0 - u, gamma, POWER)
+
+
+@triton.jit
+def ce(nll, weight):
+    return weight * nll
+
+
+@triton.jit
+def ce_grad(weight):
+    """h = p_t dL/dp_t of the target class, so that dL/dz_c = h (y_c - p_c)."""
+    return -weight
+
+
+@triton.jit
+def focal_multiclass(nll, u, alpha, gamma, POWER: tl.constexpr):
+    return alpha * focal_power(u, gamma, POWER) * nll
+
+
+@triton.jit
+def focal_multiclass_grad(nll, u, alpha, gamma, POWER: tl.constexpr):
+    """h, as of ce_grad."""
+    return -alpha * focal_slope(nll, u, exp_minus(tl.abs(nll)), gamma, POWER)  # 1 - u would lose a small p_t

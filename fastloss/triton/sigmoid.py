@@ -1,0 +1,229 @@
+"""Binary and multilabel kernels. One program walks over `loops` tiles of one plane (a sample's channel), so that every
+tile reads its logits and labels once, whatever the number of terms.
+
+A term is (index, kind, power, length class of its vector, where the vector starts, whether it is a mean).
+"""
+
+import triton
+import triton.language as tl
+
+from .elementary import sigmoid, sign_
+from .inputs import columns_of, coordinates, labels, logits, pixel_weights, store_rounded, vector_at
+from .pointwise import bce, bce_grad, focal_binary, focal_binary_grad, focal_miss, smooth_label
+from .region import effective_weight
+from .topk import add_digits, topk_key, topk_margin
+
+FOCAL, TOPK, FIXED_SUMS = tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
+
+
+@triton.jit
+def sigmoid_settings(term: tl.constexpr, params, c, aux, T: tl.constexpr):
+    """What a term needs in each tile: (on, off, gamma, smoothing, threshold key, weight of a tie)."""
+    on = vector_at(term, params, c, T)
+    off = on if term[3] == 0 else 1.0 - on
+    gamma = tl.load(params + 8 * term[0] + 1).to(T)
+    smoothing = tl.load(params + 8 * term[0] + 6).to(T)
+    if term[1] == TOPK:
+        key = topk_key(tl.load(aux + 4 * term[0] + 1).to(T))
+        return on, off, gamma, smoothing, key, tl.load(aux + 4 * term[0] + 2).to(T)
+    else:
+        return on, off, gamma, smoothing, gamma, gamma
+
+
+@triton.jit
+def sigmoid_value(term: tl.constexpr, s, a, y, HARD: tl.constexpr):
+    """The element of a term; a = (p, q, -log p, -log q)."""
+    if term[1] == FOCAL:
+        b, u = sigmoid_cost(a, y, HARD)
+        return focal_binary(b, u, y, s[0], s[1], s[2], term[2])
+    else:
+        return bce(a[2], a[3], smooth_label(y, s[3]), s[0])
+
+
+@triton.jit
+def sigmoid_slope(term: tl.constexpr, s, a, y, HARD: tl.constexpr):
+    """Its derivative with respect to the logit."""
+    if term[1] == FOCAL:
+        b, u = sigmoid_cost(a, y, HARD)
+        return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), term[2])
+    else:
+        return bce_grad(a[0], a[1], smooth_label(y, s[3]), s[0])
+
+
+@triton.jit
+def sigmoid_cost(a, y, HARD: tl.constexpr):
+    """(BCE, 1 - p_t)"""
+    if HARD:
+        return tl.where(y > 0, a[2], a[3]), tl.where(y > 0, a[1], a[0])
+    else:
+        b = bce(a[2], a[3], y, 1.0)
+        return b, focal_miss(a[0], a[1], y, b)
+
+
+@triton.jit
+def sigmoid_key(term: tl.constexpr, s, x, a, y, w, HARD: tl.constexpr, MARGIN: tl.constexpr):
+    if MARGIN:
+        return topk_key(topk_margin(x, y))
+    else:
+        return topk_key(w * sigmoid_value(term, s, a, y, HARD))
+
+
+@triton.jit
+def sigmoid_share(term: tl.constexpr, s, x, a, y, w, valid, HARD: tl.constexpr, MARGIN: tl.constexpr):
+    """What multiplies the element: its pixel weight, and in a top-k term its share."""
+    if term[1] == TOPK:
+        key = sigmoid_key(term, s, x, a, y, w, HARD, MARGIN)
+        share = tl.where(key > s[4], 1.0, tl.where(key == s[4], s[5], 0.0)).to(w.dtype)
+        return tl.where(valid, share * w, 0.0)
+    else:
+        return w
+
+
+@triton.jit
+def sigmoid_plane(programs, channels, blocks, REVERSED: tl.constexpr):
+    """(sample, channel, block of the plane) of this program."""
+    task = tl.program_id(0).to(tl.int64)
+    if REVERSED:  # the end of the pass before is still in cache
+        task = programs - 1 - task
+    row = task // blocks
+    return row // channels, row % channels, task % blocks
+
+
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
+def sigmoid_pass(
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, weights, state, aux_at, dsums_at,
+    upstream, before, predicted, elements, partial,
+    terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
+    HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sums of the plane's tiles into `partial`, or the gradient into `out`, or (where the denominators are known) both.
+
+    The gradient is times `upstream`. With `before` nothing is done if that has the same value; `predicted` then takes
+    the value over.
+    """
+    n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, GRAD and not SUMS)
+    start = block * loops * BLOCK
+    d = state + dsums_at + (n * PER_SAMPLE * channels + c) * COLUMNS
+    aux = state + aux_at
+    up = tl.full([], 1.0, tl.float64)
+    if upstream is not None:
+        up = tl.load(upstream).to(tl.float64)
+    if before is not None:
+        loops = tl.where(up == tl.load(before), 0, loops)
+        if predicted is not None:
+            tl.store(predicted, up)
+    settings = ()
+    scales = ()
+    for t in tl.static_range(len(terms)):
+        settings = settings + (sigmoid_settings(terms[t], params, c, aux, T),)
+        if GRAD and SUMS:
+            scale = up * effective_weight(terms[t][0], terms[t][6], params, weights)
+            scales = scales + ((scale / elements.to(tl.float64) if terms[t][5] else scale).to(T),)
+        elif GRAD:
+            scales = scales + ((up * tl.load(d + FIXED_SUMS + terms[t][0])).to(T),)
+    if GRAD and REGION:
+        inter, pred = (up * tl.load(d + 1)).to(T), (up * tl.load(d + 2)).to(T)
+        if EXTRA:
+            square, diff = (2.0 * up * tl.load(d + 4)).to(T), (up * tl.load(d + 6)).to(T)
+
+    zero = tl.zeros([BLOCK], T)
+    counted: tl.constexpr = IGNORE or mask[0] is not None
+    region: tl.constexpr = 3 * REGION + 3 * EXTRA
+    sums = (zero,) * (counted + region + len(terms) if SUMS else 0)
+    for i in range(loops):
+        pixel = start + i * BLOCK + tl.arange(0, BLOCK)
+        inside = pixel < space[0]
+        place = coordinates(pixel, space)
+        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
+        v = logits(x, n, c, place, valid, T)
+        w = pixel_weights(weight, n, c, place, valid, T)
+        a = sigmoid(v)
+        fault = tl.where(bad, float("nan"), 0.0).to(T)
+        new = ()
+        if SUMS:
+            if REGION:
+                p = tl.where(valid, a[0], 0.0)
+                new = (sums[0] + p * label, sums[1] + p, sums[2] + (label + fault))
+                if EXTRA:
+                    new = new + (sums[3] + p * p, sums[4] + (label * label + fault), sums[5] + tl.abs(p - label))
+        g = zero
+        for t in tl.static_range(len(terms)):
+            share = sigmoid_share(terms[t], settings[t], v, a, label, w, valid, HARD, MARGIN)
+            if SUMS:
+                value = share * sigmoid_value(terms[t], settings[t], a, label, HARD)
+                new = new + (sums[region + t] + (tl.where(share != 0, value, 0.0) + fault),)
+            if GRAD:
+                g = tl.fma(share * scales[t], sigmoid_slope(terms[t], settings[t], a, label, HARD), g)
+        if GRAD:
+            if REGION:
+                slope = tl.fma(inter, label, pred)
+                if EXTRA:
+                    slope = tl.fma(square, a[0], slope) + diff * sign_(a[0] - label)
+                g = tl.fma(a[0] * a[1], tl.where(valid, slope, 0.0), g)
+            store_rounded(out, n, c, place, g, inside)
+        if SUMS and counted:
+            new = new + (sums[region + len(terms)] + valid.to(T),)
+        sums = new
+    if SUMS:
+        row = tl.zeros([WIDTH], tl.float64)
+        if counted:
+            row = columns_of(row, 0, tl.sum(sums[region + len(terms)]))
+        else:
+            row = columns_of(row, 0, tl.minimum(space[0] - start, loops * BLOCK))
+        for k in tl.static_range(region):
+            row = columns_of(row, 1 + k, tl.sum(sums[k]))
+        for t in tl.static_range(len(terms)):
+            row = columns_of(row, FIXED_SUMS + terms[t][0], tl.sum(sums[region + t]))
+        lane = tl.arange(0, WIDTH)
+        tl.store(partial + tl.program_id(0).to(tl.int64) * COLUMNS + lane, row, mask=lane < COLUMNS)
+
+
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
+def sigmoid_elements(
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, keys, histogram,
+    terms: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Each element of a term: its value into `out`, or its key for top-k into `keys`, the top digit counted."""
+    n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
+    settings = sigmoid_settings(terms[0], params, c, params, T)
+    for i in range(loops):
+        pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
+        inside = pixel < space[0]
+        place = coordinates(pixel, space)
+        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
+        v = logits(x, n, c, place, valid, T)
+        w = pixel_weights(weight, n, c, place, valid, T)
+        a = sigmoid(v)
+        if keys is None:
+            value = w * sigmoid_value(terms[0], settings, a, label, HARD)
+            store_rounded(out, n, c, place, tl.where(bad, float("nan"), tl.where(valid, value, 0.0)).to(T), inside)
+        else:
+            key = sigmoid_key(terms[0], settings, v, a, label, w, HARD, MARGIN)
+            key = tl.where(valid, key, key ^ key)
+            stored = keys + (n * channels + c) * space[0] + pixel
+            tl.store(stored, key.to(stored.dtype.element_ty, bitcast=True), mask=inside)
+            add_digits(histogram, key, valid, 8 * (key.dtype.primitive_bitwidth // 8 - 1))
+
+
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
+def sigmoid_counts(
+    x, y, mask, space, channels, blocks, loops, ignore, cut, partial,
+    IGNORE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """tp, fp, fn, tn of the plane's tiles; `cut` holds the smallest logit that counts as positive."""
+    n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
+    limit = tl.load(cut).to(T)
+    row = tl.zeros([4], tl.float64)
+    for i in range(loops):
+        pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
+        inside = pixel < space[0]
+        place = coordinates(pixel, space)
+        label, valid, _ = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
+        on = logits(x, n, c, place, valid, T) >= limit
+        truth = label >= 0.5
+        cell = tl.where(on, tl.where(truth, 0, 1), tl.where(truth, 2, 3))
+        for k in tl.static_range(4):
+            row += columns_of(tl.zeros([4], tl.float64), k, tl.sum((valid & (cell == k)).to(tl.int32)))
+    tl.store(partial + tl.program_id(0).to(tl.int64) * 4 + tl.arange(0, 4), row)

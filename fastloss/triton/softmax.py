@@ -1,0 +1,127 @@
+"""Multiclass kernels, made of softmax_steps.py."""
+
+import triton
+import triton.language as tl
+
+from .inputs import columns_of, coordinates, pixel_weights, store_rounded
+from .region import effective_weight
+from .softmax_steps import (
+    activation,
+    element_values,
+    softmax_gradient,
+    softmax_labels,
+    softmax_share,
+    softmax_sums,
+    softmax_walk,
+)  # fmt: skip
+from .topk import add_digits, topk_key
+
+TOPK, FIXED_SUMS = tl.constexpr(3), tl.constexpr(7)
+
+
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
+def softmax_pass(
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, weights, state, aux_at, dsums_at,
+    upstream, before, predicted, elements, partial,
+    terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
+    IDS: tl.constexpr, DENSE: tl.constexpr, TARGETS: tl.constexpr, VALUES: tl.constexpr, IGNORE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """sigmoid_pass, for tiles of pixels with all their classes."""
+    task = tl.program_id(0).to(tl.int64)
+    if GRAD and not SUMS:  # the end of the pass before is still in cache
+        task = tl.num_programs(0) - 1 - task
+    n = task // blocks
+    d = state + dsums_at + n * PER_SAMPLE * channels * COLUMNS
+    up = tl.full([], 1.0, tl.float64)
+    if upstream is not None:
+        up = tl.load(upstream).to(tl.float64)
+    if before is not None:
+        loops = tl.where(up == tl.load(before), 0, loops)
+        if predicted is not None:
+            tl.store(predicted, up)
+    for i in range(loops):
+        pixel = (task % blocks + i) * BLOCK + tl.arange(0, BLOCK)
+        inside = pixel < space[0]
+        place = coordinates(pixel, space)
+        label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+        w = pixel_weights(weight, n, 0, place, valid, T)
+        a = activation(x, n, place, valid, label, channels, T)
+        values = (w,) * len(terms)
+        if VALUES:
+            values = element_values(terms, params, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)
+        scales = ()
+        weighted = ()
+        for t in tl.static_range(len(terms)):
+            share = softmax_share(terms[t], state + aux_at, values[t], w, valid, T)
+            if SUMS:
+                value = values[t]
+                if terms[t][1] == TOPK:  # the pixel weight is in there already
+                    part = softmax_share(terms[t], state + aux_at, values[t], valid.to(T), valid, T)
+                    value = tl.where(part != 0, part * values[t], 0.0)
+                weighted = weighted + (value,)
+            if GRAD and SUMS:
+                scale = up * effective_weight(terms[t][0], terms[t][6], params, weights)
+                scale = (scale / elements.to(tl.float64) if terms[t][5] else scale).to(T)
+                scales = scales + (share * scale,)
+            elif GRAD:
+                scales = scales + (share * (up * tl.load(d + FIXED_SUMS + terms[t][0])).to(T),)
+        if SUMS:
+            rows = partial + task * channels * COLUMNS
+            softmax_sums(
+                x, y, n, place, valid, bad, label, a, weighted, rows, channels, terms, REGION, EXTRA, TARGETS, IDS,
+                COLUMNS, WIDTH, T,
+            )  # fmt: skip
+        if GRAD:
+            softmax_gradient(
+                x, y, out, n, place, inside, valid, label, a, params, scales, d, up, channels, terms, REGION, EXTRA,
+                IDS, DENSE, COLUMNS, T,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["blocks", "ignore"])
+def softmax_elements(
+    x, y, mask, weight, out, space, channels, blocks, ignore, params, keys, histogram,
+    terms: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """sigmoid_elements, for pixels."""
+    task = tl.program_id(0).to(tl.int64)
+    n = task // blocks
+    pixel = task % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < space[0]
+    place = coordinates(pixel, space)
+    label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+    w = pixel_weights(weight, n, 0, place, valid, T)
+    a = activation(x, n, place, valid, label, channels, T)
+    value = element_values(terms, params, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)[0]
+    if keys is None:
+        store_rounded(out, n, 0, place, tl.where(bad, float("nan"), value), inside)
+    else:
+        key = topk_key(value)
+        key = tl.where(valid, key, key ^ key)
+        stored = keys + n * space[0] + pixel
+        tl.store(stored, key.to(stored.dtype.element_ty, bitcast=True), mask=inside)
+        add_digits(histogram, key, valid, key.dtype.primitive_bitwidth - 8)
+
+
+@triton.jit(do_not_specialize=["blocks", "ignore"])
+def softmax_counts(
+    x, y, mask, space, channels, blocks, ignore, partial, IDS: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """tp, fp, fn, tn of each class by argmax; of probabilities the largest is the truth."""
+    task = tl.program_id(0).to(tl.int64)
+    n = task // blocks
+    pixel = task % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < space[0]
+    place = coordinates(pixel, space)
+    label, valid, _ = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+    _, _, _, said = softmax_walk(x, n, place, valid, label, channels, T)
+    truth = label if IDS else softmax_walk(y, n, place, valid, label, channels, T)[3]
+    for c in range(channels):
+        cell = tl.where(said == c, tl.where(truth == c, 0, 1), tl.where(truth == c, 2, 3))
+        row = tl.zeros([4], tl.float64)
+        for k in tl.static_range(4):
+            row = columns_of(row, k, tl.sum((valid & (cell == k)).to(tl.int32)))
+        tl.store(partial + (task * channels + c) * 4 + tl.arange(0, 4), row)

@@ -1,0 +1,232 @@
+"""Multiclass, the steps of the kernels in softmax.py. One program owns a tile of pixels of one sample and walks over
+the classes, as often as needed: the first walk finds the maximum and the sum of exponentials on line, later ones find
+the logits in cache. Nothing is padded to a power of two but the tile.
+
+Two forms: class ids, where only the target class has a pointwise gradient of its own, and dense (probabilities, label
+smoothing), where every class has a label. Terms are those of sigmoid.py.
+"""
+
+import triton
+import triton.language as tl
+
+from .elementary import exp_minus, log_, relu, sign_, softmax_shift
+from .inputs import (
+    address,
+    class_ids,
+    columns_of,
+    logits,
+    masked_in,
+    store_rounded,
+    vector_at,
+)  # fmt: skip
+from .pointwise import ce, ce_grad, focal_multiclass, focal_multiclass_grad
+from .topk import topk_key
+
+CE, FOCAL, TOPK, FIXED_SUMS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
+
+
+@triton.jit
+def softmax_labels(
+    y, mask, n, place, inside, channels, ignore, IDS: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr
+):
+    """(id, valid, bad); probabilities have no id, and may lie a little outside [0, 1]."""
+    if IDS:
+        return class_ids(y, mask, n, place, inside, channels, ignore, IGNORE, T)
+    else:
+        valid = masked_in(mask, n, 0, place, inside)
+        return valid.to(tl.int32), valid, valid & (valid == 0)
+
+
+@triton.jit
+def label_of(y, label, n, c, place, valid, IDS: tl.constexpr, T: tl.constexpr):
+    """The label of channel c: an id compared, or the probability."""
+    if IDS:
+        return (label == c).to(T)
+    else:
+        return tl.load(address(y, n, c, place), mask=valid, other=0.0).to(T)
+
+
+@triton.jit
+def softmax_walk(x, n, place, valid, label, channels, T: tl.constexpr):
+    """(maximum, sum of exponentials below it, logit of the target class, first class that holds the maximum)."""
+    top = tl.full(valid.shape, float("-inf"), T)
+    total, own = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
+    arg = tl.zeros(valid.shape, tl.int32)
+    for c in range(channels):
+        v = logits(x, n, c, place, valid, T)
+        e = exp_minus(tl.abs(softmax_shift(v, top)))
+        higher = v > top
+        total = tl.where(higher, total * e + 1.0, total + e)
+        own = tl.where(label == c, v, own)
+        arg = tl.where(higher, c, arg).to(tl.int32)
+        top = tl.where(higher, v, top)
+    return top, total, own, arg
+
+
+@triton.jit
+def activation(x, n, place, valid, label, channels, T: tl.constexpr):
+    """(maximum, 1 / sum of exponentials, its logarithm, nll and 1 - p of the target class)."""
+    top, total, own, _ = softmax_walk(x, n, place, valid, label, channels, T)
+    lse = log_(total)
+    nll = lse - softmax_shift(own, top)
+    return top, 1.0 / total, lse, nll, relu(1.0 - exp_minus(tl.abs(nll)))
+
+
+@triton.jit
+def softmax_value(term: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+    if term[1] == FOCAL:
+        return focal_multiclass(nll, u, w, tl.load(params + 8 * term[0] + 1).to(T), term[2])
+    else:
+        return ce(nll, w)
+
+
+@triton.jit
+def softmax_slope(term: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+    if term[1] == FOCAL:
+        return focal_multiclass_grad(nll, u, w, tl.load(params + 8 * term[0] + 1).to(T), term[2])
+    else:
+        return ce_grad(w)
+
+
+@triton.jit
+def class_weight(term: tl.constexpr, params, label, T: tl.constexpr):
+    """The target class's weight or alpha."""
+    return tl.where(label < 0, 0.0, vector_at(term, params, tl.maximum(label, 0), T))
+
+
+@triton.jit
+def smoothed(term: tl.constexpr, params, y, channels, T: tl.constexpr):
+    e = tl.load(params + 8 * term[0] + 6)
+    return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
+
+
+@triton.jit
+def element_values(
+    terms: tl.constexpr, params, x, y, n, place, valid, label, w, a, channels, IDS: tl.constexpr,
+    DENSE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """The element of each pointwise term, times the pixel weight: one tile for each. a is that of `activation`."""
+    values = ()
+    for t in tl.static_range(len(terms)):
+        if DENSE:
+            values = values + (tl.zeros(valid.shape, T),)
+        else:
+            cw = class_weight(terms[t], params, label, T)
+            values = values + (tl.where(valid, w * softmax_value(terms[t], params, a[3], a[4], cw, T), 0.0),)
+    if DENSE and len(terms) > 0:
+        for c in range(channels):
+            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+            yc = label_of(y, label, n, c, place, valid, IDS, T)
+            u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
+            more = ()
+            for t in tl.static_range(len(terms)):
+                share = smoothed(terms[t], params, yc, channels, T)
+                value = share * softmax_value(terms[t], params, a[2] - z, u, vector_at(terms[t], params, c, T), T) * w
+                more = more + (values[t] + tl.where(valid & (share != 0), value, 0.0),)
+            values = more
+    return values
+
+
+@triton.jit
+def softmax_share(term: tl.constexpr, aux, value, w, valid, T: tl.constexpr):
+    """What multiplies the element of a term: its pixel weight, and in a top-k term its share."""
+    if term[1] == TOPK:
+        key = topk_key(value)
+        threshold = topk_key(tl.load(aux + 4 * term[0] + 1).to(T))
+        tie = tl.load(aux + 4 * term[0] + 2).to(T)
+        return tl.where(valid, tl.where(key > threshold, 1.0, tl.where(key == threshold, tie, 0.0)).to(T) * w, 0.0)
+    else:
+        return w
+
+
+@triton.jit
+def region_slope(d, up, c, p, yc, COLUMNS: tl.constexpr, EXTRA: tl.constexpr, T: tl.constexpr):
+    """dL/dp_c of the region terms."""
+    d += c * COLUMNS
+    slope = tl.fma((up * tl.load(d + 1)).to(T), yc, (up * tl.load(d + 2)).to(T))
+    if EXTRA:
+        slope = tl.fma((2.0 * up * tl.load(d + 4)).to(T), p, slope)
+        slope += (up * tl.load(d + 6)).to(T) * sign_(p - yc)
+    return slope
+
+
+@triton.jit
+def dense_slopes(
+    terms: tl.constexpr, params, scales, y, n, c, place, valid, label, a, z, channels, IDS: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
+    """h_c = y_c p_c dL/dp_c of the pointwise terms; scales holds a tile for each."""
+    yc = label_of(y, label, n, c, place, valid, IDS, T)
+    u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
+    h = tl.zeros(valid.shape, T)
+    for t in tl.static_range(len(terms)):
+        share = smoothed(terms[t], params, yc, channels, T)
+        slope = softmax_slope(terms[t], params, a[2] - z, u, vector_at(terms[t], params, c, T), T)
+        h += share * slope * scales[t]
+    return h
+
+
+@triton.jit
+def softmax_gradient(
+    x, y, out, n, place, inside, valid, label, a, params, scales, d, up, channels, terms: tl.constexpr,
+    REGION: tl.constexpr, EXTRA: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, COLUMNS: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
+    """g_c = p_c (dL/dp_c - dot - slope) + h_c with dot the sum of p_c dL/dp_c and slope that of h_c."""
+    slope, dot = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
+    if not DENSE:
+        for t in tl.static_range(len(terms)):
+            cw = class_weight(terms[t], params, label, T)
+            slope = tl.fma(scales[t], softmax_slope(terms[t], params, a[3], a[4], cw, T), slope)
+    if REGION or (DENSE and len(terms) > 0):
+        for c in range(channels):
+            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+            if REGION:
+                p = exp_minus(tl.abs(z)) * a[1]
+                yc = label_of(y, label, n, c, place, valid, IDS, T)
+                dot = tl.fma(p, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T), dot)
+            if DENSE:
+                slope += dense_slopes(terms, params, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+    for c in range(channels):
+        z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+        p = exp_minus(tl.abs(z)) * a[1]
+        yc = label_of(y, label, n, c, place, valid, IDS, T)
+        inner = -slope
+        if REGION:
+            inner += tl.where(valid, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T) - dot, 0.0)
+        if DENSE:
+            h = dense_slopes(terms, params, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+        else:
+            h = tl.where(yc != 0, slope, 0.0)
+        store_rounded(out, n, c, place, tl.where(valid, tl.fma(p, inner, h), 0.0), inside)
+
+
+@triton.jit
+def softmax_sums(
+    x, y, n, place, valid, bad, label, a, values, partial, channels, terms: tl.constexpr, REGION: tl.constexpr,
+    EXTRA: tl.constexpr, TARGETS: tl.constexpr, IDS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
+    """One row for each class; those of the pointwise terms stand with class 0."""
+    lane = tl.arange(0, WIDTH)
+    poison = tl.sum(tl.where(bad, float("nan"), 0.0)).to(tl.float64)
+    fixed = columns_of(tl.zeros([WIDTH], tl.float64), 0, tl.sum(valid.to(T)))
+    totals = tl.zeros([WIDTH], tl.float64)
+    for t in tl.static_range(len(terms)):
+        totals = columns_of(totals, FIXED_SUMS + terms[t][0], tl.sum(values[t]) + poison)
+    for c in range(channels):
+        row = tl.where(lane < FIXED_SUMS, fixed, tl.where(c == 0, totals, 0.0))
+        if REGION:
+            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+            p = tl.where(valid, exp_minus(tl.abs(z)) * a[1], 0.0)
+            yc = label_of(y, label, n, c, place, valid, IDS, T)
+            row = columns_of(row, 1, tl.sum(p * yc) + poison)
+            row = columns_of(row, 2, tl.sum(p))
+            row = columns_of(row, 3, tl.sum(yc) + poison)
+            if EXTRA:
+                row = columns_of(row, 4, tl.sum(p * p))
+                row = columns_of(row, 5, tl.sum(yc * yc) + poison)
+                row = columns_of(row, 6, tl.sum(tl.abs(p - yc)) + poison)
+        elif TARGETS:
+            row = columns_of(row, 3, tl.sum((label == c).to(T)) + poison)
+        tl.store(partial + c * COLUMNS + lane, row, mask=lane < COLUMNS)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from cases import BACKENDS, COMPILED, DEVICES
 
+import fastloss as fl
+
 try:
     from hypothesis import settings
 except ImportError:  # tests/test_properties.py skips itself
@@ -44,6 +46,16 @@ def _at_home(name):
 def backend(request):
     """Each backend that runs here, the reference (in the dtype of the inputs) among them."""
     yield from _at_home(request.param)
+
+
+CARDS = [name for name in COMPILED if DEVICES[name] == "cuda"]
+
+
+@pytest.fixture(params=CARDS)
+def card(request):
+    """Each backend that runs on a GPU here, chosen for the whole test."""
+    with torch.device("cuda"), fl.backends.use(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=COMPILED)

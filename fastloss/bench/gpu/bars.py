@@ -8,7 +8,7 @@ from ..bars import Bar
 
 PASSED, MISSED, OPEN = "passed", "missed", "not measured"
 NOISE = 0.15  # interquartile range over median of our own time
-NAMES = ("resident", "small", "split", "stream")  # words in the names of the CUDA backend's kernels
+NAMES = {"_resident": "resident", "_small": "small", "_stream": "split", "_any": "split", "_split": "split"}
 
 
 def seconds(row: dict, key: str) -> float | None:
@@ -34,9 +34,9 @@ def fastest(row: dict, how: str) -> tuple[str, float] | None:
 def path(row: dict, key: str = "cuda") -> str | None:
     """The path that ran, as its kernels' names tell it."""
     kernels = row["contenders"].get(key, {}).get("profile", {}).get("kernels", [])
-    for name in NAMES:
-        if any(name in kernel["name"] for kernel in kernels):
-            return "split" if name == "stream" else name
+    for word, name in NAMES.items():
+        if any(word in kernel["name"] for kernel in kernels):
+            return name
     return None
 
 

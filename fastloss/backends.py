@@ -16,7 +16,7 @@ from torch import Tensor
 from . import _library, _ops, triton
 
 NAMES = ("reference", "cpu", "cuda", "triton")
-_DEVICES = {
+DEVICES = {
     "cpu": "cpu",
     "cuda": "cpu" if _library.EMULATED else "cuda",
     "triton": "cpu" if triton.interpreted() else "cuda",
@@ -88,8 +88,8 @@ def choose(argument: str | None, x: Tensor) -> str:
     why_not = _found(name)
     if why_not is not None:
         raise RuntimeError(f"backend {name!r} (from {source}) cannot run here: {why_not}.")
-    if _DEVICES[name] != device:
-        raise ValueError(f"backend {name!r} (from {source}) works on {_DEVICES[name]} tensors, x is on {device}.")
+    if DEVICES[name] != device:
+        raise ValueError(f"backend {name!r} (from {source}) works on {DEVICES[name]} tensors, x is on {device}.")
     return name
 
 

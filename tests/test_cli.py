@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import fastloss
-from fastloss import cli
+from fastloss import cli, doctor
 
 
 def call(capsys, *words):
@@ -88,6 +89,18 @@ def test_doctor_json_is_one_object(capsys):
     status, out, _ = call(capsys, "doctor", "--json")
     assert status == 0
     assert json.loads(out)["fastloss"] == fastloss.__version__
+
+
+def test_doctor_warm_says_what_the_first_call_costs(capsys):
+    runs = fastloss.backends.available()["cpu"]
+    rows = doctor.warm({"cpu": runs, "cuda": "no GPU", "triton": "no GPU"}, device="cpu")
+    assert len(rows) == (30 if runs is None else 0)
+    assert all(row["first"] > 0 and row["second"] > 0 for row in rows)
+    text = doctor.render(doctor.collect() | {"warm": rows})
+    assert all(row["loss"] in text for row in rows)
+    if not torch.cuda.is_available():
+        status, out, _ = call(capsys, "doctor", "--warm")
+        assert status == 0 and "nothing to do: no backend runs on a GPU here" in out
 
 
 def test_doctor_text_names_every_backend(capsys):

@@ -115,6 +115,27 @@ def test_two_processes_are_one_on_the_concatenated_batch(tmp_path, capfd):
         assert len(set(expected)) > 1 or column == "dice"  # something was learned
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["paper1", "--dataset", "synapse", "--rows", "modified", "--deterministic"],
+        ["paper1", "--dataset", "acdc", "--rows", "modified", "--activation", "sigmoid"],
+        ["paper1", "--dataset", "uwmgi", "--rows", "baseline", "--split", "kfold:5"],
+        ["paper2", "--rows", "iou-to-bce-plateau", "--precision", "bf16-mixed", "--double-sigmoid"],
+    ],
+)
+def test_other_labels_and_arithmetic_train_too(words, tmp_path, capfd):
+    assert run(*words, "--out", str(tmp_path / "run")) == 0
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    found = results.read(tmp_path / "run")
+    (row,) = [row for row in found.rows if row.name in words]
+    losses = found.log(row, "steps.csv")["loss"]
+    assert len(losses) == 2 * STEPS and all([0 < loss < 10 for loss in losses])
+    assert losses[-1] != losses[0]
+    assert 0 <= found.scores(row, "dice")[0] <= 1
+    assert found.example(row).exists()
+
+
 def settings_for(**changes):
     from dataclasses import replace
 

@@ -35,7 +35,9 @@ def figure2(found: Reproduction) -> list[Figure]:
                         axes.axvline(epoch + 0.5, color="0.3", linestyle=":")
             above.set(ylabel="loss (another one after the switch)", title=f"{row.title}, seed 0")
             above.legend()
-            below.set(xlabel="epoch", ylabel="validation Dice")
+            below.set(ylabel="validation Dice")
+            _by_epoch(above)
+            _by_epoch(below)
             return [Figure("figure2.png", f"Fig. 2: {row.title} and its switch", _png(figure), found.caveat)]
     return []
 
@@ -51,7 +53,8 @@ def pairs(found: Reproduction) -> list[Figure]:
             if row and (log := found.log(row)):
                 axes.plot(np.array(log["epoch"]) + 1, log[found.column("dice")], color=colour, label=row.title)
                 drawn = True
-        axes.set(xlabel="epoch", ylabel="validation Dice", title=title(altered))
+        axes.set(ylabel="validation Dice", title=title(altered))
+        _by_epoch(axes)
         axes.legend(fontsize="small") if axes.lines else None
     return [Figure("pairs.png", "Altered, composite, and the second loss alone", _png(figure), found.caveat)] * drawn
 
@@ -106,7 +109,8 @@ def paper1(found: Reproduction) -> list[Figure]:
     for axes, (column, words) in zip(panels.flat, columns):
         for colour, (name, log) in zip(COLOURS, logs.items()):
             axes.plot(np.array(log["epoch"]) + 1, log[column], color=colour, label=name)
-        axes.set(xlabel="epoch", title=words)
+        axes.set_title(words)
+        _by_epoch(axes)
     panels.flat[0].legend()
     return [Figure("curves.png", "Fig. 1 and 2: losses, Dice and Jaccard by epoch", _png(figure), found.caveat)]
 
@@ -128,6 +132,13 @@ def throughput(rows: list[dict[str, Any]]) -> list[Figure]:
             axes.set_xlabel(f"loss: {what}, {unit}", fontsize="small")
         times.set_title(case, fontsize="small", loc="left")
     return [Figure("throughput.png", "Loss inside the training step", _png(figure))]
+
+
+def _by_epoch(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _axes(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -66,7 +66,8 @@ def _formula(row) -> str:
 
 
 def table3(found: Reproduction) -> Table:
-    measured = {row["name"]: row for row in (found.extra("systems.json") or {"rows": []})["rows"]}
+    rows = (found.extra("systems.json") or {"rows": []})["rows"]
+    measured = {row["name"]: row for row in rows}
     lines = []
     for name, paper in PAPER1_TABLE3.items():
         row = measured.pop(MEASURED_AS.get(name, name), None)
@@ -84,7 +85,9 @@ def table3(found: Reproduction) -> Table:
         "and nnU-Net are 3D networks, with inputs that it does not state.",
     ]
     head = ["system", "parameters", "GMAC", "inference", "peak memory", "input", "Dice", "Jaccard", "data"]
-    return Table(TABLES["paper1"]["table3"], head, lines, "", notes)
+    where = {f"{row['device']}, {row['threads']} thread(s), {row['repeats']} repeat(s)" for row in rows}
+    notes += [f"Measured on {'; '.join(sorted(where))}."] if where else []
+    return Table(TABLES["paper1"]["table3"], head, lines, found.caveat, notes)
 
 
 def _measures(row: dict | None) -> list[str]:

@@ -35,7 +35,8 @@ if [ -n "$missing" ]; then
 fi
 ls fastloss/_C*.so >/dev/null 2>&1 || "$PYTHON" setup.py -q build_ext --inplace
 mkdir -p "$RUNS" "$OUT"
-export FASTLOSS_CACHE=${FASTLOSS_CACHE:-$PWD/$RUNS/cache}
+RUNS=$(realpath "$RUNS") OUT=$(realpath "$OUT")
+export FASTLOSS_CACHE=${FASTLOSS_CACHE:-$RUNS/cache}
 "$PYTHON" -m fastloss doctor | tee "$OUT/doctor.txt"
 
 size=(--preset short --data phantom) peers=smp,monai,compiled
@@ -47,7 +48,7 @@ fi
 
 keep() { # logs and results, without weights
   (cd "$RUNS" && find . -path ./cache -prune -o -path ./out -prune -o \( -name '*.csv' -o -name '*.json' -o -name '*.npz' \) \
-    -print0 | xargs -0 -r cp --parents -t "$(realpath "$OUT")")
+    -print0 | xargs -0 -r cp --parents -t "$OUT")
 }
 
 # step NAME WORDS…: one reproduction, continued; ends the call when its time is up.

@@ -33,6 +33,16 @@ class Parts(NamedTuple):
     truth: Tensor
 
 
+class Ratio(NamedTuple):
+    """A loss is 1 - above / below, of each class or of all together; and the derivatives of both by the sums."""
+
+    above: Tensor
+    below: Tensor
+    above_by_inter: Tensor | float
+    below_by_inter: float
+    below_by_pred: Tensor | float
+
+
 class Fitted(NamedTuple):
     """Inputs as the kernels take them."""
 
@@ -160,20 +170,62 @@ class OverlapLoss(CompatLoss):
         def finish(table: Tensor) -> Tensor:
             return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
 
-        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
+        def slopes(table: Tensor) -> tuple[Tensor, Tensor]:
+            loss, slope = self._slopes(table, x.ndim)
+            return _fused.value_of(loss, x), slope
+
+        return _fused.finished(ready, x, fitted.y, fitted.mask, finish, slopes, self._counted)
+
+    def _ratio(self, parts: Parts) -> Ratio:
+        raise NotImplementedError
+
+    def _class_vector(self, loss: Tensor) -> Tensor | None:
+        """What multiplies the losses of the classes."""
+        return None
 
     def _reduced(self, parts: Parts, axes: int) -> Tensor:
-        raise NotImplementedError
+        ratio = self._ratio(parts)
+        loss = 1.0 - ratio.above / ratio.below
+        vector = self._class_vector(loss)
+        return self._reduce(loss if vector is None else loss * vector, axes)
+
+    def _slopes(self, table: Tensor, axes: int) -> tuple[Tensor, Tensor]:
+        """The loss, and its derivatives by the sums; with reduction "none" those of each value by its own sums."""
+        ratio = self._ratio(self._parts(table))
+        share = ratio.above / ratio.below
+        loss, scale = 1.0 - share, 1.0 / ratio.below
+        if self.reduction == "mean":
+            scale = scale / loss.numel()
+        vector = self._class_vector(loss)
+        if vector is not None:
+            loss, scale = loss * vector, scale * vector
+        by_inter = (share * ratio.below_by_inter - ratio.above_by_inter) * scale
+        by_pred = share * ratio.below_by_pred * scale
+        slope = torch.zeros_like(table)
+        classes = self._counted(slope)
+        if self.soft_label and not self.squared_pred:
+            by_inter = 0.5 * by_inter
+            by_pred = by_pred + by_inter
+            classes[..., L1] = -by_inter
+        else:
+            classes[..., PY] = by_inter
+        classes[..., PP if self.squared_pred else P] = by_pred
+        return self._reduce(loss, axes), slope
+
+    def _counted(self, table: Tensor) -> Tensor:
+        """The sums of the classes that count: [N, C, 7 + T], or [C, 7 + T] over the batch."""
+        table = table[0] if self.batch else table
+        return table[..., 1:, :] if self._classes(table.shape[-2]) < table.shape[-2] else table
 
     def _prepare_sums(self, key: tuple) -> Any:
         return _fused.prepared(key[1], self._term(), ignore_index=key[2])
 
     def _parts(self, table: Tensor, with_background: bool = True) -> Parts:
         """From the sums of the kernels [N or 1, C, *]."""
-        if self.batch:
+        if with_background:
+            table = self._counted(table)
+        elif self.batch:
             table = table[0]
-        if with_background and self._classes(table.shape[-2]) < table.shape[-2]:
-            table = table[..., 1:, :]
         columns = table.unbind(-1)
         if self.squared_pred:
             return Parts(columns[PY], columns[PP], columns[YY])
@@ -223,9 +275,9 @@ class OverlapLoss(CompatLoss):
         pred, truth, apart = [torch.linalg.vector_norm(t, 1, axes) for t in (p, y, p - y)]
         return Parts((pred + truth - apart) * 0.5, pred, truth)
 
-    def _reduce(self, loss: Tensor, axes: int, broadcast: bool = True) -> Tensor:
+    def _reduce(self, loss: Tensor, axes: int) -> Tensor:
         if self.reduction == "mean":
             return loss.mean()
         if self.reduction == "sum":
             return loss.sum()
-        return loss.view(*loss.shape[:2], *[1] * (axes - 2)) if broadcast else loss
+        return loss.view(*loss.shape[:2], *[1] * (axes - 2))

@@ -14,7 +14,7 @@ from ...spec import Term
 from .. import _fused
 from .._fused import L1, TINY, VALID, YY, Y
 from ._inputs import check_activation, plain_tensor
-from ._overlap import Fitted, OverlapLoss, Parts
+from ._overlap import Fitted, OverlapLoss, Parts, Ratio
 
 Weights = Sequence[float] | float | int | Tensor
 
@@ -120,12 +120,15 @@ class DiceLoss(OverlapLoss):
             raise ValueError(f"weight must not be below 0, got {min(weights)}.")
         return weights
 
-    def _reduced(self, parts: Parts, axes: int) -> Tensor:
-        below = 2.0 * (parts.pred + parts.truth - parts.inter) if self.jaccard else parts.pred + parts.truth
-        loss = 1.0 - (2.0 * parts.inter + self.smooth_nr) / (below + self.smooth_dr)
-        if self._class_weights(loss.shape[-1] + (not self.include_background)):
-            loss = loss * self.class_weight.to(loss)
-        return self._reduce(loss, axes)
+    def _ratio(self, parts: Parts) -> Ratio:
+        above = 2.0 * parts.inter + self.smooth_nr
+        if self.jaccard:
+            return Ratio(above, 2.0 * (parts.pred + parts.truth - parts.inter) + self.smooth_dr, 2.0, -2.0, 2.0)
+        return Ratio(above, parts.pred + parts.truth + self.smooth_dr, 2.0, 0.0, 1.0)
+
+    def _class_vector(self, loss: Tensor) -> Tensor | None:
+        channels = loss.shape[-1] + (not self.include_background)
+        return self.class_weight.to(loss) if self._class_weights(channels) else None
 
 
 class MaskedDiceLoss(DiceLoss):

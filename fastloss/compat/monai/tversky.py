@@ -11,7 +11,7 @@ from ...plan import Plan
 from .. import _fused
 from .._fused import TINY
 from ._inputs import plain_tensor
-from ._overlap import Fitted, OverlapLoss, Parts
+from ._overlap import Fitted, OverlapLoss, Parts, Ratio
 
 
 class GeneralizedDiceLoss(OverlapLoss):
@@ -55,19 +55,20 @@ class GeneralizedDiceLoss(OverlapLoss):
                 return self._from_sums(fitted)
         return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
 
-    def _reduced(self, parts: Parts, axes: int) -> Tensor:
-        truth = parts.truth.detach()
-        truth = truth if truth.dtype == torch.float64 else truth.float()
-        if self.w_type == "uniform":
-            w = torch.ones_like(truth)
-        else:
-            w = torch.reciprocal(truth * truth if self.w_type == "square" else truth)
-            absent = torch.isinf(w)
-            w = w.masked_fill(absent, 0.0)
-            w = torch.where(absent, w.amax(-1, keepdim=True), w)
+    def _ratio(self, parts: Parts) -> Ratio:
+        w = self._weights(parts.truth.detach())
         above = (parts.inter * (2.0 * w)).sum(-1, keepdim=True) + self.smooth_nr
         below = ((parts.pred + parts.truth) * w).sum(-1, keepdim=True) + self.smooth_dr
-        return self._reduce(1.0 - above / below, axes)
+        return Ratio(above, below, 2.0 * w, 0.0, w)
+
+    def _weights(self, truth: Tensor) -> Tensor:
+        truth = truth if truth.dtype == torch.float64 else truth.float()
+        if self.w_type == "uniform":
+            return torch.ones_like(truth)
+        w = torch.reciprocal(truth * truth if self.w_type == "square" else truth)
+        absent = torch.isinf(w)
+        w = w.masked_fill(absent, 0.0)
+        return torch.where(absent, w.amax(-1, keepdim=True), w)
 
 
 class TverskyLoss(OverlapLoss):
@@ -133,7 +134,10 @@ class TverskyLoss(OverlapLoss):
         )
         return _fused.prepared(mode, term, ignore_index=ignore_index)
 
-    def _reduced(self, parts: Parts, axes: int) -> Tensor:
-        inter, pred, truth = parts
-        below = inter + self.alpha * (pred - inter) + self.beta * (truth - inter) + self.smooth_dr
-        return self._reduce(1.0 - (inter + self.smooth_nr) / below, axes, broadcast=False)
+    def _ratio(self, parts: Parts) -> Ratio:
+        own = 1.0 - self.alpha - self.beta
+        below = own * parts.inter + self.alpha * parts.pred + self.beta * parts.truth + self.smooth_dr
+        return Ratio(parts.inter + self.smooth_nr, below, 1.0, own, float(self.alpha))
+
+    def _reduce(self, loss: Tensor, axes: int) -> Tensor:
+        return loss if self.reduction == "none" else super()._reduce(loss, axes)

@@ -138,15 +138,15 @@ class _Lovasz(torch.autograd.Function):
         if hinge and errors.device.type == "cpu" and not torch.compiler.is_compiling():
             # errors up to 0 come last and weigh nothing: only the others need sorting
             kept = (errors > 0).nonzero().squeeze(1)
-            order, truth = errors[kept], truth[kept]
+            order, truth = errors.index_select(0, kept), truth.index_select(0, kept)
         order, place = order.sort(dim=0, descending=True)
-        hits = truth[place].cumsum(0)
+        hits = truth.index_select(0, place).cumsum(0)
         seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
         jaccard = (hits - total) / (seen - hits).add_(total) + 1.0
         slope = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]]).to(errors.dtype)
         if hinge and kept is None:
             slope = torch.where(order > 0, slope, torch.zeros_like(slope))
-        place = place if kept is None else kept[place]
+        place = place if kept is None else kept.index_select(0, place)
         ctx.save_for_backward(torch.zeros_like(errors).scatter_(0, place, slope))
         return torch.dot(order, slope)
 

@@ -140,3 +140,43 @@ def test_mended_deep_supervision_takes_integer_labels():
     y = Y[:, :, :4, :4]
     expected = monai.DeepSupervisionLoss(monai.DiceLoss(**SOFTMAX))(x, y)
     assert torch.equal(monai.DeepSupervisionLoss(monai.DiceLoss(**SOFTMAX), strict=False)(x, y.long()), expected)
+
+
+FROM_SUMS = {
+    "GeneralizedDiceLoss": {"sigmoid": True},
+    "DiceLoss": {"sigmoid": True, "reduction": "none", "include_background": False},
+    "TverskyLoss": {"softmax": True, "smooth_nr": 1e-3, "batch": True},
+    "FocalLoss": {"weight": [1.0, 2.0, 0.5]},
+    "GeneralizedDiceFocalLoss": {"sigmoid": True},
+}
+
+
+@pytest.mark.parametrize("name", FROM_SUMS)
+def test_losses_made_from_sums_behave_in_autograd(name):
+    """A second backward over a retained graph is right, and a double backward refuses, also inside a sum."""
+    x, y = X.clone().requires_grad_(), torch.nn.functional.one_hot(Y[:, 0].long(), 3).movedim(-1, 1).float()
+    loss = getattr(monai, name)(**FROM_SUMS[name])(x, y)
+    upstream = torch.linspace(0.5, 1.5, loss.numel()).reshape(loss.shape)
+    first, second = [torch.autograd.grad(loss, x, upstream, retain_graph=True)[0] for _ in range(2)]
+    assert torch.equal(first, second)
+    assert torch.equal(torch.autograd.grad(loss, x, 2 * upstream, retain_graph=True)[0], 2 * first)
+    total = (loss * upstream).sum() + (x**2).sum()
+    (grad,) = torch.autograd.grad(total, x, create_graph=True)
+    torch.testing.assert_close(grad, first + 2 * X)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        grad.sum().backward()
+
+
+def test_inputs_that_stand_in_the_way_are_named():
+    soft, mask = torch.rand(X.shape), torch.rand(2, 1, 5, 6)
+    calls = {
+        "target requires a gradient": lambda: monai.DiceLoss(sigmoid=True)(X, soft.requires_grad_()),
+        "the channel of ignore_index may be soft": lambda: monai.DiceLoss(sigmoid=True, ignore_index=0)(
+            X, soft.detach()
+        ),
+        "mask holds weights": lambda: monai.MaskedDiceLoss(sigmoid=True)(X, soft.detach(), mask),
+        "input has 2 axes": lambda: monai.FocalLoss()(X[:, :, 0, 0], soft[:, :, 0, 0].detach()),
+    }
+    for why, call in calls.items():
+        with pytest.warns(UserWarning, match=f"runs as plain PyTorch: {why}"):
+            call()

@@ -89,8 +89,8 @@ inline __device__ __noinline__ void denominators(const Params& p, const double* 
 }
 
 // region_term of math/finalize.h with a warp for each group and a lane for each class.
-inline __device__ __noinline__ double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums, double weight,
-                                           double* dsums, double* warps) {
+inline __device__ __noinline__ double region_term(const fl::Term& t, const fl::SumsView& v, const double* sums,
+                                                  double weight, double* dsums, double* warps) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, step = blockDim.x / kWarp;
   const int64_t first = t.batch ? -1 : 0, last = t.batch ? 0 : v.groups;
   const auto total_of = [&](int64_t g) {
@@ -144,7 +144,7 @@ __device__ inline double finalize(const Params& p, const fl::SumsView& v, const 
 
 // From reduced records to everything that is wanted. `sums` and `dsums` are in shared memory or where the results go.
 inline __device__ __noinline__ void finish_block(const Params& p, const double* reduced, double* sums, double* dsums,
-                                          FinishScratch& s) {
+                                                 FinishScratch& s) {
   double* aux = s.aux;
   gather_all(p, reduced, sums);
   if (threadIdx.x < p.spec.n_terms) s.weights[threadIdx.x] = weight_of(p, threadIdx.x);

@@ -97,9 +97,9 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   }
   const Cache<X> cache(memory, p.cached);
   const uint32_t step = p.blocks;
-  uint32_t self = blockIdx.x % step;
-  const Part part = part_of(p, blockIdx.x / step);
-  const Element element(p, part.channel);
+  uint32_t block = blockIdx.x, self = block % step;
+  Part part = part_of(p, block / step);
+  Element element(p, part.channel);
   constexpr int kHeld = fl_cuda::kHeld<X, Element>;
   Held<X, kHeld> held;
   HotTotal total;
@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   if (self == 0) tail<X, Element, true, kSumPhase>(p, part, element, total, HotSlopes{});
   write_record(p, total, s, p.records + blockIdx.x * record_size(p));
   meet();
-  renew(self);
+  renew(block);
+  self = block % step, part = part_of(p, block / step), element = Element(p, part.channel);
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) renew(held.x[i].raw), renew(held.labels[i / kBatch]);
   meet();

@@ -11,9 +11,9 @@ SKIP, SCORE = tl.constexpr(1), tl.constexpr(2)  # of `empty`
 
 
 @triton.jit
-def setting(term: tl.constexpr, field: tl.constexpr, params):
+def setting(terms: tl.constexpr, t: tl.constexpr, field: tl.constexpr, params):
     """1 gamma, 2 alpha, 3 beta, 4 smooth, 5 eps"""
-    return tl.load(params + 8 * term[0] + field)
+    return tl.load(params + 8 * terms[t][0] + field)
 
 
 @triton.jit
@@ -25,24 +25,24 @@ def effective_weight(index: tl.constexpr, weight_index: tl.constexpr, params, we
 
 
 @triton.jit
-def region_vector(term: tl.constexpr, params, c, channels):
+def region_vector(terms: tl.constexpr, t: tl.constexpr, params, c, channels):
     """Class weights, 0 beyond the last class."""
-    if term[8] == 0:
+    if terms[t][8] == 0:
         return tl.where(c < channels, 1.0, 0.0).to(tl.float64)
-    elif term[8] == 1:
-        return tl.where(c < channels, tl.load(params + term[9]), 0.0)
+    elif terms[t][8] == 1:
+        return tl.where(c < channels, tl.load(params + terms[t][9]), 0.0)
     else:
-        return tl.load(params + term[9] + c, mask=c < channels, other=0.0)
+        return tl.load(params + terms[t][9] + c, mask=c < channels, other=0.0)
 
 
 @triton.jit
-def tversky_score(term: tl.constexpr, params, s):
+def tversky_score(terms: tl.constexpr, t: tl.constexpr, params, s):
     """(score, its derivatives by the sums inter, pred, pred_sq, abs_diff); s = (valid, inter, pred, target, …)."""
-    alpha, beta = setting(term, 2, params), setting(term, 3, params)
-    smooth, eps = setting(term, 4, params), setting(term, 5, params)
-    tp = 0.5 * (s[2] + s[3] - s[6]) if term[5] else s[1]
-    pred = s[4] if term[4] else s[2]
-    target = s[5] if term[4] else s[3]
+    alpha, beta = setting(terms, t, 2, params), setting(terms, t, 3, params)
+    smooth, eps = setting(terms, t, 4, params), setting(terms, t, 5, params)
+    tp = 0.5 * (s[2] + s[3] - s[6]) if terms[t][5] else s[1]
+    pred = s[4] if terms[t][4] else s[2]
+    target = s[5] if terms[t][4] else s[3]
     own = 1.0 - alpha - beta  # TP's share of its own denominator
     num = tp + smooth
     den = own * tp + alpha * pred + beta * target + smooth
@@ -52,20 +52,20 @@ def tversky_score(term: tl.constexpr, params, s):
     d_den = tl.where(clamped, 0.0, -score * inv)
     d_tp = inv + own * d_den
     none = tl.zeros(d_tp.shape, tl.float64)
-    d_inter = none if term[5] else d_tp
-    d_abs = -0.5 * d_tp if term[5] else none
-    d_pred = (0.5 * d_tp if term[5] else none) + (none if term[4] else alpha * d_den)
-    d_pred_sq = alpha * d_den if term[4] else none
+    d_inter = none if terms[t][5] else d_tp
+    d_abs = -0.5 * d_tp if terms[t][5] else none
+    d_pred = (0.5 * d_tp if terms[t][5] else none) + (none if terms[t][4] else alpha * d_den)
+    d_pred_sq = alpha * d_den if terms[t][4] else none
     return score, d_inter, d_pred, d_pred_sq, d_abs
 
 
 @triton.jit
-def region_loss(term: tl.constexpr, params, s):
+def region_loss(terms: tl.constexpr, t: tl.constexpr, params, s):
     """(loss, d_inter, d_pred, d_pred_sq, d_abs) of each group and class."""
-    score, d_inter, d_pred, d_pred_sq, d_abs = tversky_score(term, params, s)
-    gamma, eps = setting(term, 1, params), setting(term, 5, params)
+    score, d_inter, d_pred, d_pred_sq, d_abs = tversky_score(terms, t, params, s)
+    gamma, eps = setting(terms, t, 1, params), setting(terms, t, 5, params)
     known = score == score
-    if term[3]:
+    if terms[t][3]:
         loss = -tl.log(tl.where(score > eps, score, tl.where(known, eps, float("nan"))))
         slope = tl.where(score > eps, -1.0 / score, 0.0)
     else:
@@ -81,30 +81,30 @@ def region_loss(term: tl.constexpr, params, s):
 
 
 @triton.jit
-def class_role(term: tl.constexpr, s):
+def class_role(terms: tl.constexpr, t: tl.constexpr, s):
     """(counted, scored): whether a class enters the loss of its group, and whether with its own loss or with zero."""
     present = (s[3] > 0.0) | (s[3] != s[3])
-    counted = present if term[6] == SKIP else present | (s[3] == s[3])
-    scored = (s[0] > 0.0) & (present | (s[3] == s[3]) if term[6] == SCORE else present)
+    counted = present if terms[t][6] == SKIP else present | (s[3] == s[3])
+    scored = (s[0] > 0.0) & (present | (s[3] == s[3]) if terms[t][6] == SCORE else present)
     return counted, scored
 
 
 @triton.jit
-def counted_weight(term: tl.constexpr, params, s, c, channels):
+def counted_weight(terms: tl.constexpr, t: tl.constexpr, params, s, c, channels):
     """Sum of the weights of the classes that count, by group."""
-    counted, _ = class_role(term, s)
-    return tl.sum(tl.where(counted, region_vector(term, params, c, channels), 0.0), 1)
+    counted, _ = class_role(terms, t, s)
+    return tl.sum(tl.where(counted, region_vector(terms, t, params, c, channels), 0.0), 1)
 
 
 @triton.jit
-def region_group(term: tl.constexpr, params, s, c, channels, scale):
+def region_group(terms: tl.constexpr, t: tl.constexpr, params, s, c, channels, scale):
     """(class-weighted mean of each group, d_inter, d_pred, d_pred_sq, d_abs times scale)."""
-    total = counted_weight(term, params, s, c, channels)
+    total = counted_weight(terms, t, params, s, c, channels)
     some = total > 0.0
-    counted, scored = class_role(term, s)
-    w = region_vector(term, params, c, channels) / tl.where(some, total, 1.0)[:, None]
+    counted, scored = class_role(terms, t, s)
+    w = region_vector(terms, t, params, c, channels) / tl.where(some, total, 1.0)[:, None]
     used = (w != 0.0) & counted & scored & some[:, None]
-    loss, d_inter, d_pred, d_pred_sq, d_abs = region_loss(term, params, s)
+    loss, d_inter, d_pred, d_pred_sq, d_abs = region_loss(terms, t, params, s)
     value = tl.sum(tl.where(used, w * loss, 0.0), 1)
     w = w * scale
     return (

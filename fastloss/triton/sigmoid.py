@@ -17,35 +17,35 @@ FOCAL, TOPK, FIXED_SUMS = tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
 
 
 @triton.jit
-def sigmoid_settings(term: tl.constexpr, params, c, aux, T: tl.constexpr):
+def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, params, c, aux, T: tl.constexpr):
     """What a term needs in each tile: (on, off, gamma, smoothing, threshold key, weight of a tie)."""
-    on = vector_at(term, params, c, T)
-    off = on if term[3] == 0 else 1.0 - on
-    gamma = tl.load(params + 8 * term[0] + 1).to(T)
-    smoothing = tl.load(params + 8 * term[0] + 6).to(T)
-    if term[1] == TOPK:
-        key = topk_key(tl.load(aux + 4 * term[0] + 1).to(T))
-        return on, off, gamma, smoothing, key, tl.load(aux + 4 * term[0] + 2).to(T)
+    on = vector_at(terms, t, params, c, T)
+    off = on if terms[t][3] == 0 else 1.0 - on
+    gamma = tl.load(params + 8 * terms[t][0] + 1).to(T)
+    smoothing = tl.load(params + 8 * terms[t][0] + 6).to(T)
+    if terms[t][1] == TOPK:
+        key = topk_key(tl.load(aux + 4 * terms[t][0] + 1).to(T))
+        return on, off, gamma, smoothing, key, tl.load(aux + 4 * terms[t][0] + 2).to(T)
     else:
         return on, off, gamma, smoothing, gamma, gamma
 
 
 @triton.jit
-def sigmoid_value(term: tl.constexpr, s, a, y, HARD: tl.constexpr):
+def sigmoid_value(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constexpr):
     """The element of a term; a = (p, q, -log p, -log q)."""
-    if term[1] == FOCAL:
+    if terms[t][1] == FOCAL:
         b, u = sigmoid_cost(a, y, HARD)
-        return focal_binary(b, u, y, s[0], s[1], s[2], term[2])
+        return focal_binary(b, u, y, s[0], s[1], s[2], terms[t][2])
     else:
         return bce(a[2], a[3], smooth_label(y, s[3]), s[0])
 
 
 @triton.jit
-def sigmoid_slope(term: tl.constexpr, s, a, y, HARD: tl.constexpr):
+def sigmoid_slope(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constexpr):
     """Its derivative with respect to the logit."""
-    if term[1] == FOCAL:
+    if terms[t][1] == FOCAL:
         b, u = sigmoid_cost(a, y, HARD)
-        return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), term[2])
+        return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t][2])
     else:
         return bce_grad(a[0], a[1], smooth_label(y, s[3]), s[0])
 
@@ -61,18 +61,18 @@ def sigmoid_cost(a, y, HARD: tl.constexpr):
 
 
 @triton.jit
-def sigmoid_key(term: tl.constexpr, s, x, a, y, w, HARD: tl.constexpr, MARGIN: tl.constexpr):
+def sigmoid_key(terms: tl.constexpr, t: tl.constexpr, s, x, a, y, w, HARD: tl.constexpr, MARGIN: tl.constexpr):
     if MARGIN:
         return topk_key(topk_margin(x, y))
     else:
-        return topk_key(w * sigmoid_value(term, s, a, y, HARD))
+        return topk_key(w * sigmoid_value(terms, t, s, a, y, HARD))
 
 
 @triton.jit
-def sigmoid_share(term: tl.constexpr, s, x, a, y, w, valid, HARD: tl.constexpr, MARGIN: tl.constexpr):
+def sigmoid_share(terms: tl.constexpr, t: tl.constexpr, s, x, a, y, w, valid, HARD: tl.constexpr, MARGIN: tl.constexpr):
     """What multiplies the element: its pixel weight, and in a top-k term its share."""
-    if term[1] == TOPK:
-        key = sigmoid_key(term, s, x, a, y, w, HARD, MARGIN)
+    if terms[t][1] == TOPK:
+        key = sigmoid_key(terms, t, s, x, a, y, w, HARD, MARGIN)
         share = tl.where(key > s[4], 1.0, tl.where(key == s[4], s[5], 0.0)).to(w.dtype)
         return tl.where(valid, share * w, 0.0)
     else:
@@ -116,7 +116,7 @@ def sigmoid_pass(
     settings = ()
     scales = ()
     for t in tl.static_range(len(terms)):
-        settings = settings + (sigmoid_settings(terms[t], params, c, aux, T),)
+        settings = settings + (sigmoid_settings(terms, t, params, c, aux, T),)
         if GRAD and SUMS:
             scale = up * effective_weight(terms[t][0], terms[t][6], params, weights)
             scales = scales + ((scale / elements.to(tl.float64) if terms[t][5] else scale).to(T),)
@@ -149,12 +149,12 @@ def sigmoid_pass(
                     new = new + (sums[3] + p * p, sums[4] + (label * label + fault), sums[5] + tl.abs(p - label))
         g = zero
         for t in tl.static_range(len(terms)):
-            share = sigmoid_share(terms[t], settings[t], v, a, label, w, valid, HARD, MARGIN)
+            share = sigmoid_share(terms, t, settings[t], v, a, label, w, valid, HARD, MARGIN)
             if SUMS:
-                value = share * sigmoid_value(terms[t], settings[t], a, label, HARD)
+                value = share * sigmoid_value(terms, t, settings[t], a, label, HARD)
                 new = new + (sums[region + t] + (tl.where(share != 0, value, 0.0) + fault),)
             if GRAD:
-                g = tl.fma(share * scales[t], sigmoid_slope(terms[t], settings[t], a, label, HARD), g)
+                g = tl.fma(share * scales[t], sigmoid_slope(terms, t, settings[t], a, label, HARD), g)
         if GRAD:
             if REGION:
                 slope = tl.fma(inter, label, pred)
@@ -187,7 +187,7 @@ def sigmoid_elements(
 ):  # fmt: skip
     """Each element of a term: its value into `out`, or its key for top-k into `keys`, the top digit counted."""
     n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
-    settings = sigmoid_settings(terms[0], params, c, params, T)
+    settings = sigmoid_settings(terms, 0, params, c, params, T)
     for i in range(loops):
         pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
@@ -197,10 +197,10 @@ def sigmoid_elements(
         w = pixel_weights(weight, n, c, place, valid, T)
         a = sigmoid(v)
         if keys is None:
-            value = w * sigmoid_value(terms[0], settings, a, label, HARD)
+            value = w * sigmoid_value(terms, 0, settings, a, label, HARD)
             store_rounded(out, n, c, place, tl.where(bad, float("nan"), tl.where(valid, value, 0.0)).to(T), inside)
         else:
-            key = sigmoid_key(terms[0], settings, v, a, label, w, HARD, MARGIN)
+            key = sigmoid_key(terms, 0, settings, v, a, label, w, HARD, MARGIN)
             key = tl.where(valid, key, key ^ key)
             stored = keys + (n * channels + c) * space[0] + pixel
             tl.store(stored, key.to(stored.dtype.element_ty, bitcast=True), mask=inside)

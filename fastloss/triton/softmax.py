@@ -53,11 +53,11 @@ def softmax_pass(
         scales = ()
         weighted = ()
         for t in tl.static_range(len(terms)):
-            share = softmax_share(terms[t], state + aux_at, values[t], w, valid, T)
+            share = softmax_share(terms, t, state + aux_at, values[t], w, valid, T)
             if SUMS:
                 value = values[t]
                 if terms[t][1] == TOPK:  # the pixel weight is in there already
-                    part = softmax_share(terms[t], state + aux_at, values[t], valid.to(T), valid, T)
+                    part = softmax_share(terms, t, state + aux_at, values[t], valid.to(T), valid, T)
                     value = tl.where(part != 0, part * values[t], 0.0)
                 weighted = weighted + (value,)
             if GRAD and SUMS:

@@ -73,30 +73,30 @@ def activation(x, n, place, valid, label, channels, T: tl.constexpr):
 
 
 @triton.jit
-def softmax_value(term: tl.constexpr, params, nll, u, w, T: tl.constexpr):
-    if term[1] == FOCAL:
-        return focal_multiclass(nll, u, w, tl.load(params + 8 * term[0] + 1).to(T), term[2])
+def softmax_value(terms: tl.constexpr, t: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+    if terms[t][1] == FOCAL:
+        return focal_multiclass(nll, u, w, tl.load(params + 8 * terms[t][0] + 1).to(T), terms[t][2])
     else:
         return ce(nll, w)
 
 
 @triton.jit
-def softmax_slope(term: tl.constexpr, params, nll, u, w, T: tl.constexpr):
-    if term[1] == FOCAL:
-        return focal_multiclass_grad(nll, u, w, tl.load(params + 8 * term[0] + 1).to(T), term[2])
+def softmax_slope(terms: tl.constexpr, t: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+    if terms[t][1] == FOCAL:
+        return focal_multiclass_grad(nll, u, w, tl.load(params + 8 * terms[t][0] + 1).to(T), terms[t][2])
     else:
         return ce_grad(w)
 
 
 @triton.jit
-def class_weight(term: tl.constexpr, params, label, T: tl.constexpr):
+def class_weight(terms: tl.constexpr, t: tl.constexpr, params, label, T: tl.constexpr):
     """The target class's weight or alpha."""
-    return tl.where(label < 0, 0.0, vector_at(term, params, tl.maximum(label, 0), T))
+    return tl.where(label < 0, 0.0, vector_at(terms, t, params, tl.maximum(label, 0), T))
 
 
 @triton.jit
-def smoothed(term: tl.constexpr, params, y, channels, T: tl.constexpr):
-    e = tl.load(params + 8 * term[0] + 6)
+def smoothed(terms: tl.constexpr, t: tl.constexpr, params, y, channels, T: tl.constexpr):
+    e = tl.load(params + 8 * terms[t][0] + 6)
     return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
 
 
@@ -111,8 +111,8 @@ def element_values(
         if DENSE:
             values = values + (tl.zeros(valid.shape, T),)
         else:
-            cw = class_weight(terms[t], params, label, T)
-            values = values + (tl.where(valid, w * softmax_value(terms[t], params, a[3], a[4], cw, T), 0.0),)
+            cw = class_weight(terms, t, params, label, T)
+            values = values + (tl.where(valid, w * softmax_value(terms, t, params, a[3], a[4], cw, T), 0.0),)
     if DENSE and len(terms) > 0:
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
@@ -120,20 +120,20 @@ def element_values(
             u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
             more = ()
             for t in tl.static_range(len(terms)):
-                share = smoothed(terms[t], params, yc, channels, T)
-                value = share * softmax_value(terms[t], params, a[2] - z, u, vector_at(terms[t], params, c, T), T) * w
+                share = smoothed(terms, t, params, yc, channels, T)
+                value = share * softmax_value(terms, t, params, a[2] - z, u, vector_at(terms, t, params, c, T), T) * w
                 more = more + (values[t] + tl.where(valid & (share != 0), value, 0.0),)
             values = more
     return values
 
 
 @triton.jit
-def softmax_share(term: tl.constexpr, aux, value, w, valid, T: tl.constexpr):
+def softmax_share(terms: tl.constexpr, t: tl.constexpr, aux, value, w, valid, T: tl.constexpr):
     """What multiplies the element of a term: its pixel weight, and in a top-k term its share."""
-    if term[1] == TOPK:
+    if terms[t][1] == TOPK:
         key = topk_key(value)
-        threshold = topk_key(tl.load(aux + 4 * term[0] + 1).to(T))
-        tie = tl.load(aux + 4 * term[0] + 2).to(T)
+        threshold = topk_key(tl.load(aux + 4 * terms[t][0] + 1).to(T))
+        tie = tl.load(aux + 4 * terms[t][0] + 2).to(T)
         return tl.where(valid, tl.where(key > threshold, 1.0, tl.where(key == threshold, tie, 0.0)).to(T) * w, 0.0)
     else:
         return w
@@ -160,8 +160,8 @@ def dense_slopes(
     u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
     h = tl.zeros(valid.shape, T)
     for t in tl.static_range(len(terms)):
-        share = smoothed(terms[t], params, yc, channels, T)
-        slope = softmax_slope(terms[t], params, a[2] - z, u, vector_at(terms[t], params, c, T), T)
+        share = smoothed(terms, t, params, yc, channels, T)
+        slope = softmax_slope(terms, t, params, a[2] - z, u, vector_at(terms, t, params, c, T), T)
         h += share * slope * scales[t]
     return h
 
@@ -176,8 +176,8 @@ def softmax_gradient(
     slope, dot = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
     if not DENSE:
         for t in tl.static_range(len(terms)):
-            cw = class_weight(terms[t], params, label, T)
-            slope = tl.fma(scales[t], softmax_slope(terms[t], params, a[3], a[4], cw, T), slope)
+            cw = class_weight(terms, t, params, label, T)
+            slope = tl.fma(scales[t], softmax_slope(terms, t, params, a[3], a[4], cw, T), slope)
     if REGION or (DENSE and len(terms) > 0):
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, valid, T), a[0])

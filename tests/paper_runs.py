@@ -17,6 +17,7 @@ from fastloss.train.papers import journal, reproduce, training
 
 SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--set", "size=32", "--patients", "5"]
 SMALL += ["--batch", "4", "--train-limit", "12", "--valid-limit", "6", "--rate", "0.003", "--threads", "1"]
+SMALL += ["--device", "cpu"]  # a child of a process that has used a GPU cannot
 STEPS = 3  # of an epoch
 
 

@@ -2,9 +2,13 @@
 
 import base64
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,6 +183,24 @@ def test_a_reproduction_of_another_version_is_refused(tmp_path, capfd):
     assert main(["report", str(tmp_path)]) == 2
     assert "was not written by this version" in capfd.readouterr().err
     assert not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_machine_stops_and_continues(tmp_path):
+    script = Path(__file__).parent.parent / "bench" / "gpu_papers.sh"
+    settings = {"FASTLOSS_DRY": "1", "PYTHON": sys.executable, "RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    settings["PYTHONPATH"] = str(script.parent.parent)
+    environment = {name: value for name, value in os.environ.items() if name != "FASTLOSS_CACHE"} | settings
+    statuses = []
+    for limit in ("45", "10000"):
+        done = subprocess.run(["bash", script], env=environment | {"LIMIT": limit}, capture_output=True, text=True)
+        statuses.append(done.returncode)
+    assert statuses[1] == 0, done.stderr
+    assert statuses[0] in (0, 75)
+    out = tmp_path / "runs" / "out"
+    assert "Throughput" in (out / "report" / "report.md").read_text(encoding="utf-8")
+    assert (out / "paper1-uwmgi" / "runs" / "split" / "modified-2-seed0" / "result.json").exists()
+    assert not list(out.rglob("*.pt"))
 
 
 def test_other_peers_in_one_comparison_are_refused(reproduced, capfd):

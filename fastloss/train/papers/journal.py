@@ -151,14 +151,13 @@ def _forget_weights(folder: Path, best: int) -> None:
 
 
 def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner) -> None:
-    """Writes result.json last: a run with one is done."""
+    """Writes result.json when all else is there: a run with one is done."""
     log = read_log(folder / "epochs.csv")
     best = restore(weights(folder, place.best_epoch))
     last = digest(learner.net)
     learner.net.load_state_dict(best["net"])
     _write_example(folder / "example.npz", settings, slices, learner)
     device = learner.fabric.device
-    _forget_weights(folder, place.best_epoch)
     write_json(
         folder / "result.json",
         {
@@ -171,6 +170,7 @@ def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Pl
             "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         },
     )  # fmt: skip
+    _forget_weights(folder, place.best_epoch)
 
 
 @torch.no_grad()

@@ -62,6 +62,8 @@ class Learner:
         self.net.to(memory_format=memory_format)
         self.memory_format = memory_format
         adam = torch.optim.Adam(self.net.parameters(), settings.rate, weight_decay=settings.weight_decay)
+        if settings.compile:
+            torch.compiler.reset()  # programs of earlier trainings would count against the recompile limit
         wrapped = torch.compile(self.net) if settings.compile else self.net
         self.model, self.optimizer = fabric.setup(wrapped, adam)
         self.adam = adam

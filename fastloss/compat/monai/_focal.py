@@ -1,23 +1,36 @@
-"""MONAI's focal loss in plain PyTorch, for what the kernels cannot take; its settings, checked as there."""
+"""What MONAI's focal loss does with its inputs and settings, and the loss in plain PyTorch."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _fused
 from .._base import CompatLoss
-from ._inputs import ignore_mask, labels_for_one_hot, one_hot, single
+from ._inputs import check_ids, class_ids, ignore_mask, is_hard, labels_for_one_hot, one_hot, single
 
 Weights = Sequence[float] | float | int | Tensor
 
 
+class FittedFocal(NamedTuple):
+    """Inputs as the kernels take them, without the background where it does not count. `voxels`: where the loss is
+    divided by valid voxels, their mask [B, 1, *S]."""
+
+    mode: str
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None
+    ignore_index: int | None
+    soft: bool = False
+
+
 class PlainFocal(CompatLoss):
-    """Settings and plain arithmetic of `FocalLoss`."""
+    """Inputs, settings and plain arithmetic of `FocalLoss`."""
 
     library = "monai"
     include_background: bool
@@ -27,6 +40,70 @@ class PlainFocal(CompatLoss):
     alpha: Any  # a number, a tensor or None
     class_weight: Any  # a tensor or None
     ignore_index: int | None
+
+    def _fit(self, x: Tensor, y: Tensor) -> FittedFocal | None:
+        """None leaves the inputs to plain PyTorch, whose errors are the original's."""
+        if not x.is_floating_point() or x.numel() == 0 or y.ndim != x.ndim:
+            return None
+        if not 3 <= x.ndim <= 5:
+            return self._slow(f"input has {x.ndim} axes")
+        if y.requires_grad:
+            return self._slow("target requires a gradient")
+        x = x.float() if x.dtype == torch.float64 else x
+        if y.is_floating_point() and x.device.type != "cpu" and not self.use_softmax and not self.to_onehot_y:
+            return self._slow("float labels may be soft, which only the cpu backend reads as MONAI does")
+        channels = x.shape[1]
+        if channels == 1:
+            if self.use_softmax or y.shape != x.shape:
+                return None
+            if self.to_onehot_y:
+                single("to_onehot_y=True")
+            if not self.include_background:
+                single("include_background=False")
+            return FittedFocal("binary", x, y, None, self.ignore_index, y.is_floating_point())
+        if self.to_onehot_y:
+            return None if y.shape != x[:, :1].shape else self._fit_ids(x, class_ids(y), channels)
+        if y.shape != x.shape:
+            return None
+        if (
+            self.strict
+            and y.dtype == torch.bool
+            and 0 <= (-1 if self.ignore_index is None else self.ignore_index) < channels
+        ):
+            return None
+        mask = None
+        if self.ignore_index is not None:
+            mask = y.sum(1, keepdim=True) > 0
+            if 0 <= self.ignore_index < channels:
+                ignored = y[:, self.ignore_index : self.ignore_index + 1]
+                if y.is_floating_point() and not is_hard(ignored):  # a soft mask multiplies logits
+                    return self._slow("the channel of ignore_index may be soft")
+                mask = ignored == 0
+        if not self.include_background:
+            x, y = x[:, 1:], y[:, 1:]
+        if not self.use_softmax:
+            return FittedFocal("multilabel", x, y, mask, None, y.is_floating_point())
+        if x.shape[1] < 2:
+            return None
+        return FittedFocal("multiclass", x, y if y.is_floating_point() else y.to(x.dtype), mask, None)
+
+    def _fit_ids(self, x: Tensor, ids: Tensor, channels: int) -> FittedFocal | None:
+        mask = None if self.ignore_index is None else ids != self.ignore_index
+        if not self.use_softmax:
+            check_ids(ids, mask, channels)
+            y = _fused.one_hot(ids, channels)
+            if not self.include_background:
+                x, y = x[:, 1:], y[:, 1:]
+            return FittedFocal("multilabel", x, y, mask, None)
+        if self.include_background:
+            return FittedFocal("multiclass", x, ids, None, self.ignore_index)
+        if channels == 2:
+            return None
+        check_ids(ids, mask, channels)
+        ids = ids.long() - 1  # the background is nobody's target: ignored by the kernel, counted by the mean
+        if mask is not None:
+            ids = ids.masked_fill(~mask, -1)
+        return FittedFocal("multiclass", x[:, 1:], ids, mask, -1)
 
     def _softmax_alpha(self, channels: int) -> tuple[float, ...]:
         if isinstance(self.alpha, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,21 +11,9 @@ from torch import Tensor
 from ...plan import Plan
 from ...spec import Term
 from .. import _fused
-from ._focal import PlainFocal, Weights
-from ._inputs import check_ids, check_reduction, class_ids, is_hard, plain_tensor, single
+from ._focal import FittedFocal, PlainFocal, Weights
+from ._inputs import check_reduction, plain_tensor
 from ._overlap import OverlapLoss
-
-
-class FittedFocal(NamedTuple):
-    """Inputs as the kernels take them, without the background where it does not count. `voxels`: where the loss is
-    divided by valid voxels, their mask [B, 1, *S]."""
-
-    mode: str
-    x: Tensor
-    y: Tensor
-    mask: Tensor | None
-    ignore_index: int | None
-    soft: bool = False
 
 
 class FocalLoss(PlainFocal):
@@ -84,70 +72,6 @@ class FocalLoss(PlainFocal):
             if fitted is not None:
                 return self._fused(fitted)
         return self._plain(x, y)
-
-    def _fit(self, x: Tensor, y: Tensor) -> FittedFocal | None:
-        """None leaves the inputs to plain PyTorch, whose errors are the original's."""
-        if not x.is_floating_point() or x.numel() == 0 or y.ndim != x.ndim:
-            return None
-        if not 3 <= x.ndim <= 5:
-            return self._slow(f"input has {x.ndim} axes")
-        if y.requires_grad:
-            return self._slow("target requires a gradient")
-        x = x.float() if x.dtype == torch.float64 else x
-        if y.is_floating_point() and x.device.type != "cpu" and not self.use_softmax and not self.to_onehot_y:
-            return self._slow("float labels may be soft, which only the cpu backend reads as MONAI does")
-        channels = x.shape[1]
-        if channels == 1:
-            if self.use_softmax or y.shape != x.shape:
-                return None
-            if self.to_onehot_y:
-                single("to_onehot_y=True")
-            if not self.include_background:
-                single("include_background=False")
-            return FittedFocal("binary", x, y, None, self.ignore_index, y.is_floating_point())
-        if self.to_onehot_y:
-            return None if y.shape != x[:, :1].shape else self._fit_ids(x, class_ids(y), channels)
-        if y.shape != x.shape:
-            return None
-        if (
-            self.strict
-            and y.dtype == torch.bool
-            and 0 <= (-1 if self.ignore_index is None else self.ignore_index) < channels
-        ):
-            return None
-        mask = None
-        if self.ignore_index is not None:
-            mask = y.sum(1, keepdim=True) > 0
-            if 0 <= self.ignore_index < channels:
-                ignored = y[:, self.ignore_index : self.ignore_index + 1]
-                if y.is_floating_point() and not is_hard(ignored):  # a soft mask multiplies logits
-                    return self._slow("the channel of ignore_index may be soft")
-                mask = ignored == 0
-        if not self.include_background:
-            x, y = x[:, 1:], y[:, 1:]
-        if not self.use_softmax:
-            return FittedFocal("multilabel", x, y, mask, None, y.is_floating_point())
-        if x.shape[1] < 2:
-            return None
-        return FittedFocal("multiclass", x, y if y.is_floating_point() else y.to(x.dtype), mask, None)
-
-    def _fit_ids(self, x: Tensor, ids: Tensor, channels: int) -> FittedFocal | None:
-        mask = None if self.ignore_index is None else ids != self.ignore_index
-        if not self.use_softmax:
-            check_ids(ids, mask, channels)
-            y = _fused.one_hot(ids, channels)
-            if not self.include_background:
-                x, y = x[:, 1:], y[:, 1:]
-            return FittedFocal("multilabel", x, y, mask, None)
-        if self.include_background:
-            return FittedFocal("multiclass", x, ids, None, self.ignore_index)
-        if channels == 2:
-            return None
-        check_ids(ids, mask, channels)
-        ids = ids.long() - 1  # the background is nobody's target: ignored by the kernel, counted by the mean
-        if mask is not None:
-            ids = ids.masked_fill(~mask, -1)
-        return FittedFocal("multiclass", x[:, 1:], ids, mask, -1)
 
     def _fused(self, fitted: FittedFocal) -> Tensor:
         x, channels = fitted.x, fitted.x.shape[1]

@@ -35,7 +35,7 @@ class MCCLoss(CompatLoss):
         y, p = y_true.reshape(rows), y_pred.reshape(rows)
         product, e = p * y, self.eps
         n = product.numel()
-        kind = torch.float64 if p.device.type == "cpu" else torch.float32
+        kind = torch.float64 if p.device.type == "cpu" and not torch.compiler.is_compiling() else torch.float32
         inter, pred = product.sum(dtype=kind), p.sum(dtype=kind)
         target = y.sum(dtype=kind)
         # (TP TN - FP FN) and the four margins, in terms of the three sums

@@ -1,6 +1,7 @@
 """fastloss.fuse: instances of other libraries' losses become fused modules, or NotFusable says why not."""
 
 import copy
+import importlib
 import pickle
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import fastloss as fl
 from fastloss.compat import WeightedSum, nnunet
 from fastloss.compat import torch as own
 
+pytest.importorskip("monai")
 smp = pytest.importorskip("segmentation_models_pytorch").losses
 focal = pytest.importorskip("torchvision.ops").sigmoid_focal_loss
 compounds = pytest.importorskip("nnunetv2.training.loss.compound_losses")
@@ -23,6 +25,13 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 
 SHAPE = (2, 3, 12, 10)
+
+
+def monai(name):
+    """MONAI's loss of that name; importing all of MONAI costs seconds, so tests that need none of it do not."""
+    return getattr(importlib.import_module("monai.losses"), name)
+
+
 IDS = torch.randint(0, 3, (2, 12, 10), generator=torch.Generator().manual_seed(1))
 LABELS = IDS[:, None]
 MASKS = (IDS[:, None] == torch.arange(3).reshape(1, 3, 1, 1)).float()
@@ -42,6 +51,12 @@ FUSABLE = {
     "nnunet dice+ce": (lambda: compounds.DC_and_CE_loss(dict(TRAINER), {}, 1, 2, ignore_label=2), LABELS),
     "nnunet dice+topk": (lambda: compounds.DC_and_topk_loss(dict(TRAINER), {"k": 20}, 0.5), LABELS),
     "nnunet dice+bce": (lambda: compounds.DC_and_BCE_loss({}, {"ddp": False}), MASKS),
+    "monai dice": (lambda: monai("DiceLoss")(softmax=True, to_onehot_y=True, batch=True), LABELS),
+    "monai dice+ce": (lambda: monai("DiceCELoss")(False, True, softmax=True, lambda_ce=0.5), LABELS),
+    "monai dice+focal": (lambda: monai("DiceFocalLoss")(sigmoid=True, gamma=1.5), MASKS),
+    "monai generalized dice": (lambda: monai("GeneralizedDiceLoss")(sigmoid=True), MASKS),
+    "monai tversky": (lambda: monai("TverskyLoss")(sigmoid=True, alpha=0.3, beta=0.7), MASKS),
+    "monai focal": (lambda: monai("FocalLoss")(gamma=1.5, alpha=0.3), MASKS),
     "torch ce": (lambda: torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]), ignore_index=1), IDS),
     "torch bce": (lambda: torch.nn.BCEWithLogitsLoss(pos_weight=torch.rand(3, 1, 1)), MASKS),
     "torchvision focal": (lambda: partial(focal, alpha=0.4, gamma=1.5, reduction="mean"), MASKS),
@@ -79,6 +94,14 @@ def test_the_deep_supervision_of_nnunet():
     fused = fl.fuse(loss)
     assert isinstance(fused, nnunet.DeepSupervisionWrapper) and isinstance(fused.loss, nnunet.DC_and_CE_loss)
     x, y = [logits(), logits((2, 3, 6, 5))], [LABELS, LABELS[..., ::2, ::2]]
+    assert_value(fused(x, y), loss(x, y), torch.float32, scale=1.0)
+
+
+def test_the_deep_supervision_of_monai():
+    loss = monai("DeepSupervisionLoss")(monai("DiceCELoss")(softmax=True, to_onehot_y=True), "two")
+    fused = fl.fuse(loss)
+    assert type(fused).__module__.startswith("fastloss.") and fused.loss.fused
+    x, y = [logits(), logits((2, 3, 6, 5))], LABELS.float()
     assert_value(fused(x, y), loss(x, y), torch.float32, scale=1.0)
 
 
@@ -125,6 +148,33 @@ def test_sums_of_several_libraries(wrap):
     assert isinstance(fused, WeightedSum) and fused.passes(logits(), MASKS) <= 2
     agree(fused, WeightedSum(pairs), logits(), MASKS)
     assert "weights=[1.0, 0.25, -0.5]" in repr(fused)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "y", "passes"),
+    (
+        (lambda: [(0.5, smp.DiceLoss("multiclass")), (0.5, torch.nn.CrossEntropyLoss())], IDS, 1),
+        (lambda: [(1.0, smp.JaccardLoss("multilabel")), (2.0, smp.FocalLoss("multilabel", gamma=1.5))], MASKS, 1),
+        (lambda: [(1.0, smp.TverskyLoss("multilabel", gamma=1.5)), (1.0, smp.SoftBCEWithLogitsLoss())], MASKS, 2),
+        (lambda: [(1.0, smp.DiceLoss("multiclass", classes=[1, 1])), (0.1, smp.JaccardLoss("multiclass"))], IDS, 1),
+        (lambda: [(1.0, monai("DiceLoss")(softmax=True, to_onehot_y=True)), (0.3, nnunet.TopKLoss())], LABELS, 1),
+        (lambda: [(1.0, monai("DiceCELoss")(sigmoid=True)), (0.3, monai("FocalLoss")())], MASKS, 3),
+        (lambda: [(1.0, monai("GeneralizedDiceLoss")(sigmoid=True)), (0.0, monai("FocalLoss")())], MASKS, 2),
+    ),
+)
+def test_how_many_passes_a_sum_takes(pairs, y, passes):
+    pairs = pairs()
+    fused = fl.fuse(pairs)
+    assert fused.passes(logits(), y) <= passes
+    agree(fused, WeightedSum(pairs), logits(), y)
+
+
+def test_errors_of_a_loss_inside_a_sum_are_its_own():
+    fused = fl.fuse([(1.0, smp.DiceLoss("multiclass")), (1.0, smp.FocalLoss("multiclass"))])
+    for wrong in (IDS[:1], IDS + 5):
+        with pytest.raises((AssertionError, ValueError, RuntimeError)) as caught:
+            fused(logits(), wrong)
+        assert "Pending" not in str(caught.value)
 
 
 def test_terms_that_ignore_different_labels_keep_their_own_pass():
@@ -179,6 +229,8 @@ REFUSED = {
     "no module": (lambda: sum, "sum is no loss"),
     "a lambda": (lambda: lambda x, y: x.sum(), "is no loss that fastloss knows"),
     "lovasz sorts": (lambda: smp.LovaszLoss("binary"), "LovaszLoss of smp has no fused form: "),
+    "monai activation": (lambda: monai("DiceLoss")(other_act=torch.tanh), "DiceLoss of monai has no fused form: "),
+    "monai inside": (lambda: monai("DeepSupervisionLoss")(torch.nn.L1Loss()), "L1Loss of torch"),
     "probabilities": (lambda: smp.DiceLoss("binary", from_logits=False), "has no fused form: from_logits=False"),
     "no activation": (dice.SoftDiceLoss, "SoftDiceLoss of nnunet has no fused form: apply_nonlin=None"),
     "activation": (lambda: dice.SoftDiceLoss(torch.tanh), "apply_nonlin=tanh is neither"),

@@ -4,6 +4,7 @@ says. Nothing here checks settings: the originals take any number, and so do the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from torch import Tensor
 from ..plan import Plan, plan
 from ..spec import Spec, Term
 from ._base import TargetError
+from ._linear import Call, Linear, Pending, pending
 
 TINY = 1e-300  # smallest denominator where the original has none
-_functorch = torch._C._functorch.peek_interpreter_stack
+_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 VALID, PY, P, Y, PP, YY, L1, FIRST = range(8)  # columns of the sums; FIRST is the first pointwise term's
 
 
@@ -25,6 +27,10 @@ def call(ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_we
     """The loss. Shapes have been fitted before, so what the kernels still refuse is a target out of range."""
     if torch.compiler.is_compiling():
         return ready.run(x, y, mask, pixel_weight)[0]
+    if pending.get():
+        spec, found = ready.spec, (x, y, mask, pixel_weight)
+        later: Any = Pending(Call(Linear(spec.mode, spec.terms, spec.ignore_index), *found))
+        return later
     try:
         return ready.run(x, y, mask, pixel_weight)[0]
     except ValueError as error:

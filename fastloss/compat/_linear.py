@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,6 +67,32 @@ class Call(NamedTuple):
 
     def run(self, scale: float) -> Tensor:
         return self.loss.scaled(scale)(self.x, self.y, self.mask, self.pixel_weight)
+
+
+class Pending:
+    """What a loss returns while `pending` is on, in place of the value: its call, and what it was multiplied by.
+
+    Anything else that a loss does to its value raises TypeError or AttributeError, and it is no single call.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    @property
+    def ndim(self) -> int:
+        if any([term.reduction == "none" for term in self.call.loss.terms]):
+            raise AttributeError("the elements are no single number")
+        return 0
+
+    def __mul__(self, number: float) -> Pending:
+        if not isinstance(number, int | float):
+            return NotImplemented
+        return Pending(self.call._replace(loss=self.call.loss.scaled(number)))
+
+    __rmul__ = __mul__
+
+
+pending: ContextVar[bool] = ContextVar("pending", default=False)
 
 
 def may_ignore(y: Tensor, ignore_index: int | None) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .. import _arguments as check
 from ..compound import Criterion
 from ..deep import scaled
-from ._linear import Call, Linear
+from ._base import CompatLoss
+from ._linear import Call, Linear, Pending, pending
 
 
 class WeightedSum(nn.Module):
@@ -47,9 +48,13 @@ class WeightedSum(nn.Module):
         calls: list[Call] = []
         total: Any = 0.0
         for weight, loss in zip(self.weights, self.losses):
+            if weight == 0:  # 0 * NaN is not 0
+                continue
             call = call_of(loss, *inputs)
             if call is None:
                 total = total + scaled(loss, scale * weight, *inputs)
+            elif isinstance(call, Tensor):
+                total = total + scale * weight * call
             else:
                 _add(calls, call._replace(loss=call.loss.scaled(scale * weight)))
         for call in calls:
@@ -57,31 +62,51 @@ class WeightedSum(nn.Module):
         return total
 
     def passes(self, *inputs: Any) -> int:
-        """How many passes over the inputs a call with them takes; a loss that is several by itself counts as one."""
+        """How many passes over the inputs an eager call takes; a loss that is several by itself counts as one."""
         calls: list[Call] = []
         found = [call_of(loss, *inputs) for loss in self.losses]
         for call in found:
-            if call is not None:
+            if isinstance(call, Call):
                 _add(calls, call)
-        return len(calls) + sum([call is None for call in found])
+        return len(calls) + sum([not isinstance(call, Call) for call in found])
 
     def extra_repr(self) -> str:
         return f"weights={list(self.weights)}"
 
 
-def call_of(loss: nn.Module, *inputs: Any) -> Call | None:
-    """What the kernels would be called with, or None if the loss is more than one call of them."""
+def call_of(loss: nn.Module, *inputs: Any) -> Call | Tensor | None:
+    """What the kernels would be called with. If the loss is not one call of them: its value, or None if that has still
+    to be computed."""
     if isinstance(loss, Criterion):
         plain = loss.backend is None and loss.process_group is None and not loss._factors and len(inputs) == 2
-        if not plain or loss.spec.elementwise:
-            return None
-        mode = "multilabel" if loss.mode == "binary" and inputs[0].ndim == inputs[1].ndim else loss.mode
-        return Call(Linear(mode, loss.spec.terms, loss.ignore_index), *inputs)
-    make = getattr(loss, "_call", None)
-    call = None if make is None else make(*inputs)
-    if call is None or any([term.reduction == "none" for term in call.loss.terms]):
+        call = Call(Linear(loss.mode, loss.spec.terms, loss.ignore_index), *inputs) if plain else None
+    elif hasattr(loss, "_call"):
+        make: Any = loss._call
+        call = make(*inputs)
+    else:
+        call = _asked(loss, *inputs)
+    if not isinstance(call, Call):
+        return call
+    if any([term.reduction == "none" for term in call.loss.terms]):
         return None
+    if call.loss.mode == "binary" and call.x.shape == call.y.shape:
+        call = call._replace(loss=call.loss._replace(mode="multilabel"))
     return call
+
+
+def _asked(loss: nn.Module, *inputs: Any) -> Call | Tensor | None:
+    """The call that a drop-in would make, or its value if it makes others. Errors come when it is called again."""
+    fused = isinstance(loss, CompatLoss) and loss.fused
+    if not fused or torch.compiler.is_compiling() or len(inputs) != 2 or not all(map(torch.is_tensor, inputs)):
+        return None
+    token = pending.set(True)
+    try:
+        found: Any = loss.forward(*inputs)
+    except Exception:  # of any kind: those of the originals
+        return None
+    finally:
+        pending.reset(token)
+    return found.call if isinstance(found, Pending) else found
 
 
 def _add(calls: list[Call], call: Call) -> None:
@@ -105,4 +130,4 @@ def _alike(a: Tensor | None, b: Tensor | None) -> bool:
 
 def _view(t: Tensor) -> tuple:
     axes = [(size, step) for size, step in zip(t.shape, t.stride()) if size != 1]
-    return t.dtype, t.untyped_storage().data_ptr(), t.storage_offset(), tuple(axes)
+    return t.dtype, t.requires_grad, t.untyped_storage().data_ptr(), t.storage_offset(), tuple(axes)

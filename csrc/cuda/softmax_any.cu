@@ -1,0 +1,101 @@
+#include "softmax_any_kernel.h"
+#include "softmax_kinds.h"
+
+namespace fl_cuda {
+namespace {
+
+constexpr int kAnyBlocks = 3;  // a multiprocessor
+
+template <class T, bool kGeneral, SoftmaxPhase kPhase>
+cudaError_t launch_any(Call& c) {
+  Params& p = c.p;
+  divide(p, p.parts, p.planes, tile_lanes(p), kAnyBlocks * device().processors);
+  const int64_t grid = p.parts * p.blocks;
+  if (grid == 0) return cudaSuccess;
+  int64_t shared = any_shared(p, kGeneral, kPhase, true);
+  p.cached = shared <= device().shared;
+  if (!p.cached) shared = any_shared(p, kGeneral, kPhase, false);
+  const auto kernel = softmax_any<T, kGeneral, kPhase>;
+  if (shared > 32768) {
+    const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    const cudaError_t error = cudaFuncSetAttribute(kernel, most, static_cast<int>(shared));
+    if (error != cudaSuccess) return error;
+  }
+  return FL_LAUNCH(kernel, grid, kPixelThreads, shared, c.stream, p);
+}
+
+// Double logits have the general kernels only.
+template <class T, SoftmaxPhase kPhase>
+cudaError_t launch_form(Call& c, bool general) {
+  if constexpr (std::is_same<T, float>::value)
+    if (!general) return launch_any<T, false, kPhase>(c);
+  return launch_any<T, true, kPhase>(c);
+}
+
+template <class T>
+cudaError_t launch_values(Call& c, int term, bool keys) {
+  Params& p = c.p;
+  divide(p, p.parts, p.planes, kPixelThreads, kAnyBlocks * device().processors);
+  return FL_LAUNCH(softmax_values<T>, p.parts * p.blocks, kPixelThreads, 0, c.stream, p, term, keys);
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t softmax_select(Call& c) {
+  Params& p = c.p;
+  if (p.parts == 0) return cudaSuccess;
+  const int64_t wanted = (p.samples * p.pixels + kPixelThreads - 1) / kPixelThreads;
+  const int64_t limit = kAnyBlocks * device().processors, grid = wanted < 1 ? 1 : (wanted < limit ? wanted : limit);
+  cudaError_t error = cudaSuccess;
+  bool begun = false;
+  for (int i = 0; i < p.spec.n_terms; ++i) {
+    if (p.spec.terms[i].kind != fl::kTopk) continue;
+    if (!begun) {  // all terms order the pixels alike
+      error = launch_values<T>(c, i, true);
+      if (error == cudaSuccess)
+        error = cudaMemsetAsync(p.histogram, 0, fl::kRadixBins * sizeof(*p.histogram), c.stream);
+    }
+    begun = true;
+    for (int level = 0; level < kLevels<T> && error == cudaSuccess; ++level) {
+      error = FL_LAUNCH(softmax_digits<T>, grid, kPixelThreads, 0, c.stream, p, level);
+      if (error == cudaSuccess) error = FL_LAUNCH(select_digit<T>, 1, kSelectThreads, 0, c.stream, p, i, level);
+    }
+  }
+  return error;
+}
+
+template <class T>
+cudaError_t softmax_any_forward(Call& c, bool general, bool at_once) {
+  cudaError_t error = cudaSuccess;
+  const bool both = at_once && c.p.out.data && !general && std::is_same<T, float>::value;
+  if (both) {
+    if constexpr (std::is_same<T, float>::value) error = launch_any<T, false, kSoftmaxBoth>(c);
+  } else {
+    error = launch_form<T, kSoftmaxSums>(c, general);
+  }
+  if (error == cudaSuccess) error = launch_finish(c.p, c.stream);
+  if (error == cudaSuccess && c.p.out.data && !both) error = launch_form<T, kSoftmaxGrad>(c, general);
+  return error;
+}
+
+template <class T>
+cudaError_t softmax_any_backward(Call& c, bool general) {
+  return launch_form<T, kSoftmaxGrad>(c, general);
+}
+
+template <class T>
+cudaError_t softmax_any_values(Call& c) {
+  return c.p.parts == 0 ? cudaSuccess : launch_values<T>(c, 0, false);
+}
+
+#define FL_INSTANCES(T)                                           \
+  template cudaError_t softmax_select<T>(Call&);                  \
+  template cudaError_t softmax_any_forward<T>(Call&, bool, bool); \
+  template cudaError_t softmax_any_backward<T>(Call&, bool);      \
+  template cudaError_t softmax_any_values<T>(Call&);
+FL_INSTANCES(float)
+FL_INSTANCES(double)
+#undef FL_INSTANCES
+
+}  // namespace fl_cuda

@@ -6,14 +6,18 @@
 #
 # Each step has its budget in seconds, goes on after a failure, and leaves a line in $OUT/steps.jsonl. Peers that the machine
 # lacks are taken from build/gpu-wheels (bench/gpu_wheels.sh fills it) and left out if they are not there either.
-# Environment: OUT, FASTLOSS_DRY, FASTLOSS_GPU_SECONDS (all of it, default 570), PYTHON, TORCH_CUDA_ARCH_LIST (default 9.0).
+# Environment: OUT, FASTLOSS_DRY, FASTLOSS_GPU_SECONDS (all of it, default 570; 230 for a dry run), PYTHON,
+# TORCH_CUDA_ARCH_LIST (default 9.0), FASTLOSS_GPU_STEPS (words from: smoke resident alone tests sanitizer bench; default all of
+# them; a second call with "bench" alone measures what the first had no time for).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 export OUT=${OUT:-runs/gpu} FASTLOSS_DRY=${FASTLOSS_DRY:-0}
 PY=${PYTHON:-$(command -v python3)}
-LIMIT=${FASTLOSS_GPU_SECONDS:-570}
 dry=$([ "$FASTLOSS_DRY" = 0 ] || echo 1)
+LIMIT=${FASTLOSS_GPU_SECONDS:-${dry:+230}}
+LIMIT=${LIMIT:-570}
+STEPS=" ${FASTLOSS_GPU_STEPS:-smoke resident alone tests sanitizer bench} "
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
 rm -f "$OUT"/steps.jsonl "$OUT"/*.log
@@ -23,6 +27,7 @@ site=$scratch/site # what is installed here goes with this call
 export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
 export TORCHINDUCTOR_CACHE_DIR=$scratch/inductor TRITON_CACHE_DIR=$scratch/triton
 
+asked() { [[ $STEPS == *" $1 "* ]]; }
 left() { echo $((LIMIT - SECONDS)); }
 
 # step NAME BUDGET LOG COMMAND…: run it for at most its budget (and what is left), note how it ended.
@@ -78,7 +83,7 @@ build() {
 suite() {
     local backends=$1 many=()
     shift
-    [ -n "$dry" ] || ! "$PY" -c 'import xdist' 2>/dev/null || many=(-n 5)
+    [ -n "$dry$alone" ] || ! "$PY" -c 'import xdist' 2>/dev/null || many=(-n 4)
     FASTLOSS_TEST_BACKENDS=$backends "$PY" -m pytest -q -ra --maxfail=60 -p no:cacheprovider -m "not slow" "${many[@]}" "$@"
 }
 
@@ -92,7 +97,7 @@ sanitize() {
 }
 
 export -f install_wheels build suite sanitize
-export PY dry scratch site
+export PY dry scratch site alone=
 gpu() { "$PY" -m fastloss.bench.gpu "$1" --out "$OUT" --seconds "$2"; }
 export -f gpu
 
@@ -100,6 +105,7 @@ parity=(tests/test_parity.py tests/test_edges.py tests/test_topk.py tests/test_s
     tests/test_ops.py tests/test_determinism.py tests/test_compound.py tests/test_empty_classes.py tests/test_deep.py
     tests/test_bad_input.py)
 cards=(tests/test_gpu_*.py)
+exclusive="past_torch or 31_bits or never_waits" # what other processes on the GPU would disturb
 if [ -n "$dry" ]; then
     parity=(tests/test_topk.py tests/test_ops.py)
     backends=(cpu reference)
@@ -107,27 +113,39 @@ else
     backends=(cuda triton)
 fi
 
-nvidia-smi >"$OUT/environment.log" 2>&1 || echo "no nvidia-smi" >"$OUT/environment.log"
-step wheels 30 environment.log bash -c install_wheels
-step build 200 environment.log bash -c build
-step environment 30 environment.log bash -c "gpu environment 30"
-step smoke 60 environment.log bash -c "gpu smoke 45"
+nvidia-smi >"$OUT/gpu.log" 2>&1 || echo "no nvidia-smi" >"$OUT/gpu.log"
+step wheels 30 gpu.log bash -c install_wheels
+step build 200 gpu.log bash -c build
+step environment 30 gpu.log bash -c "gpu environment 30"
+! asked smoke || step smoke 60 gpu.log bash -c "gpu smoke 45"
 # Before anything else is timed or tested at length: do the resident kernels keep their promise?
-step resident 70 environment.log bash -c "gpu resident 60"
+! asked resident || step resident 70 gpu.log bash -c "gpu resident 60"
+! asked alone || alone=1 step "tests alone" 60 tests.log bash -c 'suite "$@"' - "${backends[0]},${backends[1]}" \
+    tests/test_gpu_numbers.py tests/test_gpu_streams.py -k "$exclusive"
 
 # Checks share the GPU; nothing is timed meanwhile.
-checks=$(($(left) > 330 ? 150 : $(left) / 3))
-step "tests ${backends[0]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]}" "${parity[@]}" &
-step "tests ${backends[1]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[1]}" "${parity[@]}" &
-step "tests gpu" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]},${backends[1]}" "${cards[@]}" &
-for pair in "memcheck resident" "memcheck split" "memcheck small" "racecheck resident" "racecheck split" "synccheck resident"; do
-    [ -n "$dry" ] && [ "$pair" != "memcheck resident" ] && continue
-    # shellcheck disable=SC2086
-    step "$pair" "$checks" sanitizer.log bash -c 'sanitize "$@"' - $pair &
-done
+checks=$(($(left) > 330 ? 120 : $(left) / 3))
+if asked tests; then
+    step "tests ${backends[0]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]}" "${parity[@]}" &
+    step "tests ${backends[1]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[1]}" "${parity[@]}" &
+    step "tests gpu" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]},${backends[1]}" "${cards[@]}" \
+        -k "not ($exclusive)" &
+fi
+if asked sanitizer; then
+    for pair in "memcheck resident" "memcheck split" "memcheck small" "racecheck resident" "racecheck split" "synccheck resident"; do
+        [ -n "$dry" ] && [ "$pair" != "memcheck resident" ] && continue
+        # shellcheck disable=SC2086
+        step "$pair" "$checks" sanitizer.log bash -c 'sanitize "$@"' - $pair &
+    done
+fi
 wait
 
 rest=$(($(left) - 8))
-step bench "$rest" bench.log bash -c "gpu full $((rest > 20 ? rest - 10 : rest))"
-tail -n 20 "$OUT/bench.log"
-echo "$SECONDS s; in $OUT: $(cd "$OUT" && echo *)"
+if asked bench; then
+    step bench "$rest" gpu.log bash -c "gpu full $((rest > 20 ? rest - 10 : rest))"
+    tail -n 20 "$OUT/gpu.log"
+fi
+failed=$(grep -vc '"status": 0,' "$OUT/steps.jsonl" || true)
+failed=$((failed - $(grep -c '"result":' "$OUT/steps.jsonl" || true)))
+echo "$SECONDS s, $failed steps failed; in $OUT: $(cd "$OUT" && echo *)"
+[ "$failed" -eq 0 ]

@@ -1,8 +1,10 @@
 """What the GPU benchmark makes of a record: bars, page, command line. The records are made up here, by formula."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,24 @@ def test_the_scripts_are_shell(script):
     assert subprocess.run(["bash", "-n", str(ROOT / script)]).returncode == 0
     if shutil.which("shellcheck"):
         assert subprocess.run(["shellcheck", str(ROOT / script)]).returncode == 0
+
+
+@pytest.mark.skipif(not (ROOT / "fastloss" / "_build.json").exists(), reason="would build the extension")
+def test_a_dry_run_notes_its_steps(tmp_path):
+    """The first steps only; the others are those of the tests above, and take minutes."""
+    env = {
+        **os.environ,
+        "FASTLOSS_DRY": "1",
+        "FASTLOSS_GPU_STEPS": "none",
+        "OUT": str(tmp_path),
+        "PYTHON": sys.executable,
+    }
+    done = subprocess.run(["bash", str(ROOT / "bench/gpu.sh")], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "status" in line] == ["wheels", "build", "environment"]
+    assert "not available" in (tmp_path / "gpu.log").read_text()
+    late = subprocess.run(
+        ["bash", str(ROOT / "bench/gpu.sh")], env=env | {"FASTLOSS_GPU_SECONDS": "1"}, capture_output=True, text=True
+    )
+    assert late.returncode == 1 and late.stdout.count("no time left") == 3

@@ -24,6 +24,7 @@ class Lane:
     def __init__(self, name: str, who: str | None, dry: bool) -> None:
         self.name, self.dry = name, dry
         self.env = dict(os.environ) | {"PYTHONWARNINGS": "ignore", "KINETO_LOG_LEVEL": "99"}
+        self.env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # the lanes are many already
         if who is not None:
             self.env["FASTLOSS_CUDA_PATH"] = path_of(who)
         self.process: subprocess.Popen | None = None

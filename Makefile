@@ -57,7 +57,7 @@ lint: $(STAMPS)/extras-dev ## ruff and clang-format, changing nothing
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu*' | xargs -r $(CLANG_FORMAT) --dry-run --Werror
 
 types: $(STAMPS)/extras-test,dev ## pyright over the public package
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 docs: $(STAMPS)/extras-docs ## the pages and the API reference, into build/docs; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build -q --strict

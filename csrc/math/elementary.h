@@ -38,7 +38,7 @@ FL_HD float relu(float x) {
   return bit_cast<float>(bits & ~(bits >> 31));
 }
 
-// 1 / x for x in [1, 2]. The device's division costs a call for the sake of other x.
+// 1 / x for x from 1 to 2^100. The device's division costs a call for the sake of other x.
 FL_HD double inverse(double x) { return 1.0 / x; }
 FL_HD float inverse(float x) {
 #ifdef __CUDA_ARCH__

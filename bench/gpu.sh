@@ -25,6 +25,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 site=$scratch/site # what is installed here goes with this call
 export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
+export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin TORCHINDUCTOR_COMPILE_THREADS=1
 export TORCHINDUCTOR_CACHE_DIR=$scratch/inductor TRITON_CACHE_DIR=$scratch/triton
 
 asked() { [[ $STEPS == *" $1 "* ]]; }

@@ -30,7 +30,7 @@ def record(change=lambda contenders, row: None):
         copy = {"copy": 1e-6 * floor, "path_copy": 1.5e-6 * floor}
         graph = {"seconds": 1e-6 * min(floor, 9.0), "host_seconds": 1e-6, "copy": 1e-6 * floor}
         more = {"memory": {"kept": p.one_gradient, "peak": p.one_gradient}, "graph": graph, **copy}
-        more["profile"] = {"launches": 1, "gpu_us": floor, "kernels": [{"name": "sigmoid_resident<1>", "us": floor}]}
+        more["profile"] = {"launches": 1, "gpu_us": floor, "kernels": [], "forward": ["sigmoid_resident<1>"]}
         if p.size == "64":
             more["host_seconds"] = 2e-5
         contenders = {
@@ -109,6 +109,16 @@ def test_a_bar_is_open_where_something_was_not_measured():
     assert verdicts(record(noisy))["Dice at 8.4 Mpx over the copy"] == bars.OPEN
 
 
+def test_the_path_is_told_by_the_kernels_of_the_forward():
+    def row(*names):
+        return {"contenders": {"cuda": {"profile": {"forward": list(names)}}}}
+
+    assert bars.path(row("sigmoid_resident<float>(Params)")) == "one pass"
+    assert bars.path(row("softmax_small<9>", "finish_sums")) == "one pass"
+    assert bars.path(row("sigmoid_stream<0>", "finish_sums", "sigmoid_stream<1>")) == "split"
+    assert bars.path(row("Memset")) is bars.path({"contenders": {}}) is None
+
+
 def test_a_peer_of_another_formula_is_not_compared():
     def change(contenders, row):
         contenders["smp"] |= {"role": "other", "seconds": 1e-9}
@@ -121,7 +131,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else():
     data = json.loads(json.dumps(record()))
     text = render.page(data)
     assert "Dry run" not in text and "4.29 TB/s" in text and "exacta: not installed" in text
-    assert "resident" in text and "±2%" in text
+    assert "one pass" in text and "±2%" in text
     for row in data["rows"]:
         row["contenders"] = {}
     empty = render.page(data | {"bandwidth": {}})

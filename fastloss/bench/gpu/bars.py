@@ -8,7 +8,7 @@ from ..bars import Bar
 
 PASSED, MISSED, OPEN = "passed", "missed", "not measured"
 NOISE = 0.15  # interquartile range over median of our own time
-NAMES = {"_resident": "resident", "_small": "small", "_stream": "split", "_any": "split", "_split": "split"}
+FAMILIES = ("sigmoid_", "softmax_")  # the CUDA backend's kernels that read logits
 
 
 def seconds(row: dict, key: str) -> float | None:
@@ -32,12 +32,10 @@ def fastest(row: dict, how: str) -> tuple[str, float] | None:
 
 
 def path(row: dict, key: str = "cuda") -> str | None:
-    """The path that ran, as its kernels' names tell it."""
-    kernels = row["contenders"].get(key, {}).get("profile", {}).get("kernels", [])
-    for word, name in NAMES.items():
-        if any(word in kernel["name"] for kernel in kernels):
-            return name
-    return None
+    """`one pass` if the forward that writes the gradient ran one kernel over the logits, else `split`."""
+    names = row["contenders"].get(key, {}).get("profile", {}).get("forward", [])
+    passes = [name for name in names if any(family in name for family in FAMILIES)]
+    return None if not passes else "one pass" if len(passes) == 1 else "split"
 
 
 def over(upper: float | None, lower: float | None) -> float | None:

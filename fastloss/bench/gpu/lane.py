@@ -144,7 +144,11 @@ class Lane:
         xs, ys = self._inputs(problem.name)
         targets = [way.target(y) for y in ys]
         found = self.clock.launches(lambda: way.step(xs, targets))
-        return {"launches": len(found), "gpu_us": sum(e["us"] for e in found), "kernels": found[:40]}
+        answer = {"launches": len(found), "gpu_us": sum(e["us"] for e in found), "kernels": found[:40]}
+        if way.role == "ours":
+            forward = self.clock.launches(lambda: way.loss(xs, targets))
+            answer["forward"] = [e["name"] for e in forward]
+        return answer
 
 
 def main() -> int:

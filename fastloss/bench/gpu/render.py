@@ -15,7 +15,7 @@ DRY = """> **Dry run on a CPU.** It shows that the benchmark runs. Its times say
 """
 TIME = """Microseconds of forward and backward to the logits, median; ± is the interquartile range over the median.
 `copy`: a device copy that reads and writes the case's least bytes, measured beside it. `predicted`: a copy of what the
-path moves. `path`: by the names of the kernels that ran. Peers: their time over fastloss's `cuda`; (in brackets):
+path moves. `path`: by the kernels that ran. Peers: their time over fastloss's `cuda`; (in brackets):
 another formula, never compared."""
 GRAPH = """Calls over rotated inputs, more than the L2 cache holds, captured in one CUDA graph: microseconds of device
 and host per call; `copy` in the same way. `host, eager`: host time of one eager call, where the device keeps up."""

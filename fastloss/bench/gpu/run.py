@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from collections.abc import Callable
 
@@ -58,7 +57,6 @@ def new(dry: bool, libraries: list[str], absent: list[str], settings: dict) -> d
         "schema": SCHEMA,
         "dry": dry,
         "gpu": machine(),
-        "host": platform.node() if dry else "",
         "versions": versions,
         "absent_peers": absent,
         "left_out": [],

@@ -1,4 +1,5 @@
-"""Compiles Triton kernels for GPUs that are not here: what a call would launch is recorded, not run."""
+"""Compiles Triton kernels for GPUs that are not here: what a call would launch goes through Triton's own launcher up to
+the machine code, and stops there."""
 
 import re
 import subprocess
@@ -6,65 +7,51 @@ import subprocess
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from fastloss.triton import call, launch
 
-POINTERS = {
-    torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.bool: "*i1",
-    torch.uint8: "*u8", torch.int32: "*i32", torch.int64: "*i64",
-}  # fmt: skip
+
+class Driver:
+    """Of a GPU that nobody has; Triton keeps what it compiled by device, so each capability is a device."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
 
 
-def record(monkeypatch, run):
-    """[(kernel, arguments, constants)] of what run() launches."""
-    launched = []
-    monkeypatch.setattr(call, "launch", lambda kernel, _, __, *rest: launched.append((kernel, *rest[:2])))
-    run()
-    return launched
+def kernels(monkeypatch, capability, run):
+    """What run() launches, compiled: Triton's objects, the same one for the same specialisation."""
+    made = []
+
+    def compile_only(kernel, programs, device, arguments, constants, warps=launch.WARPS):
+        options = {"num_warps": warps, **launch.OPTIONS}
+        made.append(kernel.warmup(*arguments, **constants, **options, grid=(programs,)))
+
+    monkeypatch.setattr(call, "launch", compile_only)
+    active = getattr(triton.runtime.driver, "_active", None)
+    triton.runtime.driver.set_active(Driver(capability))
+    try:
+        run()
+    finally:
+        triton.runtime.driver._active = active
+    return made
 
 
-def source(kernel, arguments, constants):
-    """As Triton's launcher specialises them: sizes of 1 are constants, pointers and sizes multiples of 16 where so."""
-    fixed, attributes, signature = {}, {}, {}
-
-    def visit(value, path, special):
-        if value is None:
-            fixed[path] = None
-            return "constexpr"
-        if isinstance(value, tuple):
-            return tuple([visit(item, (*path, i), special) for i, item in enumerate(value)])
-        if isinstance(value, torch.Tensor):
-            attributes[path] = [["tt.divisibility", 16]]
-            return POINTERS[value.dtype]
-        if special and value == 1:
-            fixed[path] = 1
-            return "constexpr"
-        if special and value % 16 == 0:
-            attributes[path] = [["tt.divisibility", 16]]
-        return "i32" if -(2**31) <= value < 2**31 else "i64"
-
-    plain = set(kernel.do_not_specialize or ())
-    names = kernel.arg_names
-    for position, (name, value) in enumerate(zip(names, arguments)):
-        signature[name] = visit(value, (position,), name not in plain)
-    for name, value in constants.items():
-        signature[name], fixed[names.index(name),] = "constexpr", value
-    return ASTSource(kernel, signature=signature, constexprs=fixed, attrs=attributes)
-
-
-def key(kernel, arguments, constants):
-    made = source(kernel, arguments, constants)
-    return kernel.__name__, repr(made.signature), repr(sorted(made.constants.items(), key=repr)), repr(made.attrs)
-
-
-def compiled(kernel, arguments, constants, capability, folder):
+def used(kernel, folder):
     """{REG, STACK, LOCAL, …} as the machine code itself says."""
-    options = {"num_warps": launch.WARPS, **launch.OPTIONS}
-    made = triton.compile(source(kernel, arguments, constants), GPUTarget("cuda", capability, 32), options)
-    assert f"sm_{capability}" in made.asm["ptx"]
     file = folder / "kernel.cubin"
-    file.write_bytes(made.asm["cubin"])
+    file.write_bytes(kernel.asm["cubin"])
     tool = triton.knobs.nvidia.cuobjdump.path
     said = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True, check=True).stdout
     return {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", said)}

@@ -11,6 +11,8 @@ if DEVICES["triton"] == "cpu":
 
 import aot
 
+import fastloss as fl
+from fastloss import _ops
 from fastloss.triton import ops
 
 CAPABILITIES = (80, 90, 100)
@@ -39,54 +41,49 @@ CASES = [
 ]
 
 
-def launches(monkeypatch, name, dtype, channels, layout):
-    mode = name.split(":")[0]
+def compiled(monkeypatch, capability, criterion, dtype, channels, layout):
+    """Forward with counts and the backward that follows, on 4 samples of 64 x 64."""
     x = logits((4, channels, 64, 64), dtype, layout)
-    y = target(mode, x.shape, torch.int64 if mode == "multiclass" else torch.uint8)
-    ints, floats = build(name).spec.encode(channels)
-    predicted = torch.ones((), dtype=torch.float64)
+    y = target(criterion.mode, x.shape, torch.int64 if criterion.mode == "multiclass" else torch.uint8)
+    inputs = x, y, None, None
+    ints, floats = criterion.spec.encode(channels)
+    guess = torch.ones((), dtype=torch.float64)
 
     def run():
-        value, state, grad = ops.loss(
-            x, y, None, None, [], ints, floats, 1 if dtype is not F16 else 0, 0.5, 1.0, predicted
-        )
+        want = _ops.WANT_COUNTS | (0 if dtype is F16 else _ops.WANT_GRAD)
+        value, state, grad = ops.loss(*inputs, [], ints, floats, want, 0.5, 1.0, guess)
         if dtype is F16:
-            ops.backward(value, state, x, y, None, None, ints, floats)
+            ops.backward(value, state, *inputs, ints, floats)
         else:
-            ops.settle(value, grad, predicted, state, x, y, None, None, ints, floats)
+            ops.settle(value, grad, guess, state, *inputs, ints, floats)
 
-    return aot.record(monkeypatch, run)
+    return aot.kernels(monkeypatch, capability, run)
 
 
 @pytest.fixture(scope="module")
 def seen():
-    return set()
+    """Kernels that were looked at already."""
+    return []
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name,channels,layout", CASES)
 def test_machine_code_without_spills(name, channels, layout, capability, monkeypatch, tmp_path, seen):
     for dtype in (F32, *HALVES.get(name, ())):
-        for launched in launches(monkeypatch, name, dtype, channels, layout):
-            key = (capability, *aot.key(*launched))
-            if key in seen:
+        for kernel in compiled(monkeypatch, capability, build(name), dtype, channels, layout):
+            if any([kernel is other for other in seen]):
                 continue
-            seen.add(key)
-            used = aot.compiled(*launched, capability, tmp_path)
-            what = f"{launched[0].__name__} of {name} in {dtype} for sm_{capability}: {used}"
+            seen.append(kernel)
+            assert f".target sm_{capability}" in kernel.asm["ptx"]
+            used = aot.used(kernel, tmp_path)
+            what = f"{kernel.metadata.name} of {name} in {dtype} for sm_{capability}: {used}"
             assert used["STACK"] == used["LOCAL"] == 0 and 0 < used["REG"] <= 255, what
 
 
 def test_a_schedule_compiles_nothing_new(monkeypatch):
     """Settings are numbers that a kernel reads: other weights, gammas and smoothings are the same kernel."""
-    import fastloss as fl
-
-    seen = []
+    made = []
     for weight, gamma, alpha, smooth in ((0.5, 1.3, 0.3, 0.0), (0.25, 2.7, 0.6, 1.0)):
         criterion = weight * fl.FocalLoss("binary", gamma=gamma) + fl.TverskyLoss("binary", alpha=alpha, smooth=smooth)
-        x = logits((4, 1, 64, 64))
-        y = target("binary", x.shape, torch.uint8)
-        ints, floats = criterion.spec.encode(1)
-        launched = aot.record(monkeypatch, lambda: ops.loss(x, y, None, None, [], ints, floats, 1, 0.5, 1.0))
-        seen.append([aot.key(*launch) for launch in launched])
-    assert len(seen[0]) == 4 and seen[0] == seen[1]
+        made.append(compiled(monkeypatch, 90, criterion, F32, 1, "contiguous"))
+    assert len(made[0]) == 7 and all([a is b for a, b in zip(*made)])

@@ -80,13 +80,13 @@ class Call:
         else:
             constants |= {"HARD": self.hard, "MARGIN": self.margin}
         kernel = softmax.softmax_pass if plan.softmax else sigmoid.sigmoid_pass
-        params = plan.params(self.device)
+        numbers = plan.numbers(self.device)
 
         def run(candidate: tuple[int, int]) -> None:
             self.cut(candidate[0])
             launch(
                 kernel, self.programs, self.device,
-                (*self.walk(), self.loops, plan.ignore_index, params, weights, state, aux_at, dsums_at, upstream,
+                (*self.walk(), self.loops, plan.ignore_index, numbers, weights, state, aux_at, dsums_at, upstream,
                  before, predicted, self.elements, partial),
                 constants | {"BLOCK": self.block}, candidate[1],
             )  # fmt: skip
@@ -116,7 +116,7 @@ class Call:
         size = 0 if state is None else state.numel()
         launch(
             finalize.finalize, 1, self.device,
-            (sums, plan.params(self.device), weights, state, aux, aux_at, plan.count * (1 + AUX_COLUMNS), size - 1,
+            (sums, plan.numbers(self.device), weights, state, aux, aux_at, plan.count * (1 + AUX_COLUMNS), size - 1,
              loss, upstream, self.groups, self.channels),
             {"terms": plan.terms, "WEIGHTED": plan.weighted and self.ids, "SOFTMAX": plan.softmax,
              "COLUMNS": plan.columns, "CHANNELS": channels, "GROUPS": groups},
@@ -133,7 +133,7 @@ class Call:
         work = torch.zeros((room + 1, 256), dtype=torch.int64, device=self.device)  # histograms, then cursors
         self.keys(keys, work[0])
         free = iter(work[1:room])
-        params = {"T": self.type}
+        kind = {"T": self.type}
         for position, (i, k_num, k_den) in enumerate(plan.topk):
             cursor, row, histogram = work[room, 2 * position :], aux[aux_at + AUX_COLUMNS * i :], work[0]
             for digit in range(digits):
@@ -148,7 +148,7 @@ class Call:
                     )  # fmt: skip
                 launch(
                     topk.topk_select, 1, self.device, (histogram, cursor, row, k_num, k_den),
-                    {"FIRST": digit == 0, "LAST": digit == digits - 1, **params},
+                    {"FIRST": digit == 0, "LAST": digit == digits - 1, **kind},
                 )  # fmt: skip
 
     def keys(self, keys: Tensor, histogram: Tensor) -> None:
@@ -159,7 +159,7 @@ class Call:
     def elements_into(self, keys: Tensor | None, histogram: Tensor | None, term: tuple) -> None:
         plan = self.plan
         constants = {"terms": (term,), "IGNORE": self.ignore, "T": self.type, "BLOCK": self.block}
-        tail = (plan.ignore_index, plan.params(self.device), keys, histogram)
+        tail = (plan.ignore_index, plan.numbers(self.device), keys, histogram)
         if plan.softmax:
             dense = not self.ids or (keys is None and plan.smoothing)
             kernel, constants = softmax.softmax_elements, constants | {"IDS": self.ids, "DENSE": dense}

@@ -65,25 +65,33 @@ def pooled(tile, COLUMNS: tl.constexpr):
 
 @triton.jit
 def kept_groups(
-    terms: tl.constexpr, t: tl.constexpr, params, sums, c, groups, channels, COLUMNS: tl.constexpr, GROUPS: tl.constexpr
+    terms: tl.constexpr,
+    t: tl.constexpr,
+    numbers,
+    sums,
+    c,
+    groups,
+    channels,
+    COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
 ):
     """How many samples have a class that counts."""
     kept = tl.zeros([], tl.float64)
     for begin in range(0, groups, GROUPS):
         g = begin + tl.arange(0, GROUPS)
         tile = sums_tile(sums, g, c, groups, channels, COLUMNS)
-        some = (counted_weight(terms, t, params, tile, c[None, :], channels) > 0.0) & (g < groups)
+        some = (counted_weight(terms, t, numbers, tile, c[None, :], channels) > 0.0) & (g < groups)
         kept += tl.sum(some.to(tl.float64))
     return kept
 
 
 @triton.jit
 def pointwise_denominator(
-    terms: tl.constexpr, t: tl.constexpr, params, total, c, channels, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr
+    terms: tl.constexpr, t: tl.constexpr, numbers, total, c, channels, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr
 ):
     """Valid elements; for cross-entropy on ids with class weights the weights of the classes of the valid pixels."""
     if WEIGHTED and terms[t][1] == CE and terms[t][8] != 0:
-        w = tl.load(params + terms[t][9] + (c if terms[t][8] == 2 else c * 0), mask=c < channels, other=0.0)
+        w = tl.load(numbers + terms[t][9] + (c if terms[t][8] == 2 else c * 0), mask=c < channels, other=0.0)
         return tl.sum(tl.where(c < channels, w * total[3], 0.0))
     elif SOFTMAX:
         return tl.sum(tl.where(c == 0, total[0], 0.0))
@@ -93,7 +101,7 @@ def pointwise_denominator(
 
 @triton.jit(do_not_specialize=["groups", "aux_at", "dsums_at", "scale_at"])
 def finalize(
-    sums, params, weights, state, aux, aux_at, dsums_at, scale_at, loss, upstream, groups, channels,
+    sums, numbers, weights, state, aux, aux_at, dsums_at, scale_at, loss, upstream, groups, channels,
     terms: tl.constexpr, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr, COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
@@ -112,7 +120,7 @@ def finalize(
             row = aux + aux_at + 4 * t
             tl.store(row, 0.0)
             if terms[t][1] != TVERSKY:
-                tl.store(row, pointwise_denominator(terms, t, params, total, c[None, :], channels, WEIGHTED, SOFTMAX))
+                tl.store(row, pointwise_denominator(terms, t, numbers, total, c[None, :], channels, WEIGHTED, SOFTMAX))
             for k in tl.static_range(1, 4):
                 tl.store(row + k, 0.0)
     if loss is not None:
@@ -126,7 +134,7 @@ def finalize(
         values, shares, slopes = (), (), ()
         d_batch = (zero,) * 4
         for t in tl.static_range(len(terms)):
-            weight = effective_weight(terms[t][0], terms[t][10], params, weights)
+            weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
             value, share, slope = weight * 0.0, weight * 0.0, weight * 0.0
             if terms[t][1] != TVERSKY:
                 slope = weight
@@ -138,11 +146,11 @@ def finalize(
                 else:
                     value = tl.sum(total[FIXED_SUMS + t])
             elif terms[t][7]:
-                group = region_group(terms, t, params, total, c[None, :], channels, weight)
+                group = region_group(terms, t, numbers, total, c[None, :], channels, weight)
                 value = tl.sum(group[0])
                 d_batch = (d_batch[0] + group[1], d_batch[1] + group[2], d_batch[2] + group[3], d_batch[3] + group[4])
             else:
-                kept = kept_groups(terms, t, params, sums, c, groups, channels, COLUMNS, GROUPS)
+                kept = kept_groups(terms, t, numbers, sums, c, groups, channels, COLUMNS, GROUPS)
                 share = tl.where(kept > 0.0, 1.0 / tl.where(kept > 0.0, kept, 1.0), 0.0)
             values, shares, slopes = values + (value,), shares + (share,), slopes + (slope,)
 
@@ -154,8 +162,8 @@ def finalize(
             more = ()
             for t in tl.static_range(len(terms)):
                 if terms[t][1] == TVERSKY and not terms[t][7]:
-                    weight = effective_weight(terms[t][0], terms[t][10], params, weights)
-                    group = region_group(terms, t, params, tile, c[None, :], channels, weight * shares[t])
+                    weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
+                    group = region_group(terms, t, numbers, tile, c[None, :], channels, weight * shares[t])
                     d = (d[0] + group[1], d[1] + group[2], d[2] + group[3], d[3] + group[4])
                     more = more + (values[t] + tl.sum(tl.where(g < groups, group[0], 0.0)) * shares[t],)
                 else:
@@ -176,7 +184,7 @@ def finalize(
 
         result = tl.full([], 0.0, tl.float64)
         for t in tl.static_range(len(terms)):
-            weight = effective_weight(terms[t][0], terms[t][10], params, weights)
+            weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
             tl.store(state + t, values[t])
             result += tl.where(weight != 0.0, weight * values[t], 0.0)
         tl.store(loss, result.to(loss.dtype.element_ty))

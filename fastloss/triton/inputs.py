@@ -108,14 +108,14 @@ def store_rounded(array, n, c, place, value, inside):
 
 
 @triton.jit
-def vector_at(terms: tl.constexpr, t: tl.constexpr, params, c, T: tl.constexpr):
+def vector_at(terms: tl.constexpr, t: tl.constexpr, numbers, c, T: tl.constexpr):
     """The entry of a term's vector for channel c (a number or a tile): pos_weight, class weight or alpha; 1 if none."""
     if terms[t][3] == 0:
         return tl.full([], 1.0, T)
     elif terms[t][3] == 1:
-        return tl.load(params + terms[t][4]).to(T)
+        return tl.load(numbers + terms[t][4]).to(T)
     else:
-        return tl.load(params + terms[t][4] + c).to(T)
+        return tl.load(numbers + terms[t][4] + c).to(T)
 
 
 @triton.jit

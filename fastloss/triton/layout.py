@@ -52,7 +52,7 @@ class Plan:
         self.columns = FIXED_SUMS + self.count
         self.width = 16 if self.columns <= 16 else 32
         self.floats = floats
-        self._params: dict[tuple, Tensor] = {}
+        self._numbers: dict[tuple, Tensor] = {}
 
     def _add(self, i: int, a: tuple[int, ...], f: tuple[float, ...], pool: int, room: int) -> None:
         kind, weight_index, reduction, log_loss, squared, l1, empty, batch, k_num, k_den, begin, length = a
@@ -73,25 +73,25 @@ class Plan:
         self.smoothing |= kind == CE and f[6] != 0.0
         self.terms += ((i, kind, mean, log_loss, squared, l1, empty, batch, *where, weight_index),)
 
-    def params(self, device: torch.device) -> Tensor:
+    def numbers(self, device: torch.device) -> Tensor:
         """The numbers on a device, uploaded once for each stream; no copy from the host inside a graph capture."""
         if device.type != "cuda":
             return self._kept((device, 0), device)
         key = (device, torch._C._cuda_getCurrentRawStream(device.index))
-        if key in self._params or not torch.cuda.is_current_stream_capturing():
+        if key in self._numbers or not torch.cuda.is_current_stream_capturing():
             return self._kept(key, device)
-        ready = [params for (own, _), params in self._params.items() if own == device]
+        ready = [numbers for (own, _), numbers in self._numbers.items() if own == device]
         # A capture starts when the device is idle, so that what another stream has uploaded is there.
         return ready[0] if ready else torch.stack([_filled(value, device) for value in self.floats])
 
     def _kept(self, key: tuple, device: torch.device) -> Tensor:
-        params = self._params.get(key)
-        if params is None:
-            params = torch.tensor(self.floats, dtype=torch.float64)
+        numbers = self._numbers.get(key)
+        if numbers is None:
+            numbers = torch.tensor(self.floats, dtype=torch.float64)
             if device.type == "cuda":
-                params = params.pin_memory().to(device, non_blocking=True)
-            self._params[key] = params
-        return params
+                numbers = numbers.pin_memory().to(device, non_blocking=True)
+            self._numbers[key] = numbers
+        return numbers
 
 
 def _filled(value: float, device: torch.device) -> Tensor:

@@ -17,12 +17,12 @@ FOCAL, TOPK, FIXED_SUMS = tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
 
 
 @triton.jit
-def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, params, c, aux, T: tl.constexpr):
+def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, numbers, c, aux, T: tl.constexpr):
     """What a term needs in each tile: (on, off, gamma, smoothing, threshold key, weight of a tie)."""
-    on = vector_at(terms, t, params, c, T)
+    on = vector_at(terms, t, numbers, c, T)
     off = on if terms[t][3] == 0 else 1.0 - on
-    gamma = tl.load(params + 8 * terms[t][0] + 1).to(T)
-    smoothing = tl.load(params + 8 * terms[t][0] + 6).to(T)
+    gamma = tl.load(numbers + 8 * terms[t][0] + 1).to(T)
+    smoothing = tl.load(numbers + 8 * terms[t][0] + 6).to(T)
     if terms[t][1] == TOPK:
         key = topk_key(tl.load(aux + 4 * terms[t][0] + 1).to(T))
         return on, off, gamma, smoothing, key, tl.load(aux + 4 * terms[t][0] + 2).to(T)
@@ -91,7 +91,7 @@ def sigmoid_plane(programs, channels, blocks, REVERSED: tl.constexpr):
 
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
 def sigmoid_pass(
-    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, weights, state, aux_at, dsums_at,
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, dsums_at,
     upstream, before, predicted, elements, partial,
     terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
     HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
@@ -116,9 +116,9 @@ def sigmoid_pass(
     settings = ()
     scales = ()
     for t in tl.static_range(len(terms)):
-        settings = settings + (sigmoid_settings(terms, t, params, c, aux, T),)
+        settings = settings + (sigmoid_settings(terms, t, numbers, c, aux, T),)
         if GRAD and SUMS:
-            scale = up * effective_weight(terms[t][0], terms[t][6], params, weights)
+            scale = up * effective_weight(terms[t][0], terms[t][6], numbers, weights)
             scales = scales + ((scale / elements.to(tl.float64) if terms[t][5] else scale).to(T),)
         elif GRAD:
             scales = scales + ((up * tl.load(d + FIXED_SUMS + terms[t][0])).to(T),)
@@ -181,13 +181,13 @@ def sigmoid_pass(
 
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
 def sigmoid_elements(
-    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, keys, histogram,
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, keys, histogram,
     terms: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each element of a term: its value into `out`, or its key for top-k into `keys`, the top digit counted."""
     n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
-    settings = sigmoid_settings(terms, 0, params, c, params, T)
+    settings = sigmoid_settings(terms, 0, numbers, c, numbers, T)
     for i in range(loops):
         pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]

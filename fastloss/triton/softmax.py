@@ -21,7 +21,7 @@ TOPK, FIXED_SUMS = tl.constexpr(3), tl.constexpr(7)
 
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
 def softmax_pass(
-    x, y, mask, weight, out, space, channels, blocks, loops, ignore, params, weights, state, aux_at, dsums_at,
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, dsums_at,
     upstream, before, predicted, elements, partial,
     terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
     IDS: tl.constexpr, DENSE: tl.constexpr, TARGETS: tl.constexpr, VALUES: tl.constexpr, IGNORE: tl.constexpr,
@@ -49,7 +49,7 @@ def softmax_pass(
         a = activation(x, n, place, valid, label, channels, T)
         values = (w,) * len(terms)
         if VALUES:
-            values = element_values(terms, params, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)
+            values = element_values(terms, numbers, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)
         scales = ()
         weighted = ()
         for t in tl.static_range(len(terms)):
@@ -61,7 +61,7 @@ def softmax_pass(
                     value = tl.where(part != 0, part * values[t], 0.0)
                 weighted = weighted + (value,)
             if GRAD and SUMS:
-                scale = up * effective_weight(terms[t][0], terms[t][6], params, weights)
+                scale = up * effective_weight(terms[t][0], terms[t][6], numbers, weights)
                 scale = (scale / elements.to(tl.float64) if terms[t][5] else scale).to(T)
                 scales = scales + (share * scale,)
             elif GRAD:
@@ -74,14 +74,14 @@ def softmax_pass(
             )  # fmt: skip
         if GRAD:
             softmax_gradient(
-                x, y, out, n, place, inside, valid, label, a, params, scales, d, up, channels, terms, REGION, EXTRA,
+                x, y, out, n, place, inside, valid, label, a, numbers, scales, d, up, channels, terms, REGION, EXTRA,
                 IDS, DENSE, COLUMNS, T,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["blocks", "ignore"])
 def softmax_elements(
-    x, y, mask, weight, out, space, channels, blocks, ignore, params, keys, histogram,
+    x, y, mask, weight, out, space, channels, blocks, ignore, numbers, keys, histogram,
     terms: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +94,7 @@ def softmax_elements(
     label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
     w = pixel_weights(weight, n, 0, place, valid, T)
     a = activation(x, n, place, valid, label, channels, T)
-    value = element_values(terms, params, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)[0]
+    value = element_values(terms, numbers, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)[0]
     if keys is None:
         store_rounded(out, n, 0, place, tl.where(bad, float("nan"), value), inside)
     else:

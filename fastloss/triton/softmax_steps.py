@@ -73,36 +73,36 @@ def activation(x, n, place, valid, label, channels, T: tl.constexpr):
 
 
 @triton.jit
-def softmax_value(terms: tl.constexpr, t: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+def softmax_value(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
     if terms[t][1] == FOCAL:
-        return focal_multiclass(nll, u, w, tl.load(params + 8 * terms[t][0] + 1).to(T), terms[t][2])
+        return focal_multiclass(nll, u, w, tl.load(numbers + 8 * terms[t][0] + 1).to(T), terms[t][2])
     else:
         return ce(nll, w)
 
 
 @triton.jit
-def softmax_slope(terms: tl.constexpr, t: tl.constexpr, params, nll, u, w, T: tl.constexpr):
+def softmax_slope(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
     if terms[t][1] == FOCAL:
-        return focal_multiclass_grad(nll, u, w, tl.load(params + 8 * terms[t][0] + 1).to(T), terms[t][2])
+        return focal_multiclass_grad(nll, u, w, tl.load(numbers + 8 * terms[t][0] + 1).to(T), terms[t][2])
     else:
         return ce_grad(w)
 
 
 @triton.jit
-def class_weight(terms: tl.constexpr, t: tl.constexpr, params, label, T: tl.constexpr):
+def class_weight(terms: tl.constexpr, t: tl.constexpr, numbers, label, T: tl.constexpr):
     """The target class's weight or alpha."""
-    return tl.where(label < 0, 0.0, vector_at(terms, t, params, tl.maximum(label, 0), T))
+    return tl.where(label < 0, 0.0, vector_at(terms, t, numbers, tl.maximum(label, 0), T))
 
 
 @triton.jit
-def smoothed(terms: tl.constexpr, t: tl.constexpr, params, y, channels, T: tl.constexpr):
-    e = tl.load(params + 8 * terms[t][0] + 6)
+def smoothed(terms: tl.constexpr, t: tl.constexpr, numbers, y, channels, T: tl.constexpr):
+    e = tl.load(numbers + 8 * terms[t][0] + 6)
     return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
 
 
 @triton.jit
 def element_values(
-    terms: tl.constexpr, params, x, y, n, place, valid, label, w, a, channels, IDS: tl.constexpr,
+    terms: tl.constexpr, numbers, x, y, n, place, valid, label, w, a, channels, IDS: tl.constexpr,
     DENSE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The element of each pointwise term, times the pixel weight: one tile for each. a is that of `activation`."""
@@ -111,8 +111,8 @@ def element_values(
         if DENSE:
             values = values + (tl.zeros(valid.shape, T),)
         else:
-            cw = class_weight(terms, t, params, label, T)
-            values = values + (tl.where(valid, w * softmax_value(terms, t, params, a[3], a[4], cw, T), 0.0),)
+            cw = class_weight(terms, t, numbers, label, T)
+            values = values + (tl.where(valid, w * softmax_value(terms, t, numbers, a[3], a[4], cw, T), 0.0),)
     if DENSE and len(terms) > 0:
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
@@ -120,8 +120,8 @@ def element_values(
             u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
             more = ()
             for t in tl.static_range(len(terms)):
-                share = smoothed(terms, t, params, yc, channels, T)
-                value = share * softmax_value(terms, t, params, a[2] - z, u, vector_at(terms, t, params, c, T), T) * w
+                share = smoothed(terms, t, numbers, yc, channels, T)
+                value = share * softmax_value(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T) * w
                 more = more + (values[t] + tl.where(valid & (share != 0), value, 0.0),)
             values = more
     return values
@@ -152,7 +152,7 @@ def region_slope(d, up, c, p, yc, COLUMNS: tl.constexpr, EXTRA: tl.constexpr, T:
 
 @triton.jit
 def dense_slopes(
-    terms: tl.constexpr, params, scales, y, n, c, place, valid, label, a, z, channels, IDS: tl.constexpr,
+    terms: tl.constexpr, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
     """h_c = y_c p_c dL/dp_c of the pointwise terms; scales holds a tile for each."""
@@ -160,15 +160,15 @@ def dense_slopes(
     u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
     h = tl.zeros(valid.shape, T)
     for t in tl.static_range(len(terms)):
-        share = smoothed(terms, t, params, yc, channels, T)
-        slope = softmax_slope(terms, t, params, a[2] - z, u, vector_at(terms, t, params, c, T), T)
+        share = smoothed(terms, t, numbers, yc, channels, T)
+        slope = softmax_slope(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T)
         h += share * slope * scales[t]
     return h
 
 
 @triton.jit
 def softmax_gradient(
-    x, y, out, n, place, inside, valid, label, a, params, scales, d, up, channels, terms: tl.constexpr,
+    x, y, out, n, place, inside, valid, label, a, numbers, scales, d, up, channels, terms: tl.constexpr,
     REGION: tl.constexpr, EXTRA: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, COLUMNS: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
@@ -176,8 +176,8 @@ def softmax_gradient(
     slope, dot = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
     if not DENSE:
         for t in tl.static_range(len(terms)):
-            cw = class_weight(terms, t, params, label, T)
-            slope = tl.fma(scales[t], softmax_slope(terms, t, params, a[3], a[4], cw, T), slope)
+            cw = class_weight(terms, t, numbers, label, T)
+            slope = tl.fma(scales[t], softmax_slope(terms, t, numbers, a[3], a[4], cw, T), slope)
     if REGION or (DENSE and len(terms) > 0):
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
@@ -186,7 +186,7 @@ def softmax_gradient(
                 yc = label_of(y, label, n, c, place, valid, IDS, T)
                 dot = tl.fma(p, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T), dot)
             if DENSE:
-                slope += dense_slopes(terms, params, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+                slope += dense_slopes(terms, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
     for c in range(channels):
         z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
         p = exp_minus(tl.abs(z)) * a[1]
@@ -195,7 +195,7 @@ def softmax_gradient(
         if REGION:
             inner += tl.where(valid, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T) - dot, 0.0)
         if DENSE:
-            h = dense_slopes(terms, params, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+            h = dense_slopes(terms, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
         else:
             h = tl.where(yc != 0, slope, 0.0)
         store_rounded(out, n, c, place, tl.where(valid, tl.fma(p, inner, h), 0.0), inside)

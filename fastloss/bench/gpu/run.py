@@ -49,6 +49,8 @@ def new(dry: bool, libraries: list[str], absent: list[str], settings: dict) -> d
     """An empty record."""
     found = record.new([], settings)
     del found["regimes"]
+    if found["commit"] == "unknown":  # a copy of the tree without its history
+        found["commit"] = os.environ.get("FASTLOSS_COMMIT", "unknown")
     packages = [ways.PACKAGES[name] for name in libraries if name != "torch"]
     versions = found["versions"] | {name: _version(name) for name in packages}
     if torch.version.cuda:

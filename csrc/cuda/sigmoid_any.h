@@ -35,10 +35,14 @@ struct TermAt {
   T value, slope;  // of the element by its logit
 };
 
-template <fl::FocalPower kPower, class T>
-__device__ __forceinline__ TermAt<T> focal_at(const Element<T>& e, T gamma, T on, T off) {
-  const fl::FocalElement<kPower, false, T> f{gamma, on, off};
+template <class Bound, class T>
+__device__ __forceinline__ TermAt<T> at_element(const Bound& f, const Element<T>& e) {
   return {f.value(e.a.p, e.a.q, e.a.nlp, e.a.nlq, e.y), f.slope(e.a.p, e.a.q, e.a.nlp, e.a.nlq, e.y)};
+}
+template <fl::FocalPower kPower, class T>
+__device__ __forceinline__ TermAt<T> focal_at(const Element<T>& e, T gamma, T on, T off, bool margin) {
+  if (margin) return at_element(fl::MarginElement<kPower, T>{gamma, on, off}, e);
+  return at_element(fl::FocalElement<kPower, false, T>{gamma, on, off}, e);
 }
 
 template <class T>
@@ -46,14 +50,15 @@ __device__ __forceinline__ TermAt<T> term_at(const Params& p, int i, int64_t c, 
   const fl::Term& t = p.spec.terms[i];
   const T on = static_cast<T>(vector_at(p, i, c, 1.0));
   if (t.kind != fl::kFocal) {
-    const fl::BceElement<T> f{t.kind == fl::kBce ? on : T(1), static_cast<T>(t.label_smoothing)};
-    return {f.value(e.a.p, e.a.q, e.a.nlp, e.a.nlq, e.y), f.slope(e.a.p, e.a.q, e.a.nlp, e.a.nlq, e.y)};
+    const T pos_weight = t.kind == fl::kBce ? on : T(1);
+    return at_element(fl::BceElement<T>{pos_weight, static_cast<T>(t.label_smoothing)}, e);
   }
   const T off = t.vector_length ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
-  if (t.gamma == 2.0) return focal_at<fl::kPower2>(e, gamma, on, off);
-  if (t.gamma == 1.0) return focal_at<fl::kPower1>(e, gamma, on, off);
-  if (t.gamma == 0.0) return focal_at<fl::kPower0>(e, gamma, on, off);
-  return focal_at<fl::kPowerAny>(e, gamma, on, off);
+  const bool margin = t.margin && p.y.dtype <= fl_cpu::kBF16;
+  if (t.gamma == 2.0) return focal_at<fl::kPower2>(e, gamma, on, off, margin);
+  if (t.gamma == 1.0) return focal_at<fl::kPower1>(e, gamma, on, off, margin);
+  if (t.gamma == 0.0) return focal_at<fl::kPower0>(e, gamma, on, off, margin);
+  return focal_at<fl::kPowerAny>(e, gamma, on, off, margin);
 }
 
 // Hard labels without pixel weights: the margin orders the elements, and no transcendental is taken.

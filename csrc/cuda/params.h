@@ -50,6 +50,7 @@ struct Params {
   int pointwise;  // index of the only pointwise term of a hot kernel, else -1
   bool cooperative, is_reduced, settling;
   bool counting;  // also tp, fp, fn, tn, for the statistics
+  bool keying;    // a softmax for the keys of top-k alone
 
   // Workspace
   double* records;                // [parts, blocks, record]

@@ -33,30 +33,32 @@ cudaError_t launch_form(Call& c, bool general) {
 }
 
 template <class T>
-cudaError_t launch_values(Call& c, int term, bool keys) {
+cudaError_t launch_values(Call& c, int term) {
   Params& p = c.p;
-  divide(p, p.parts, p.planes, kPixelThreads, kAnyBlocks * device().processors);
-  return FL_LAUNCH(softmax_values<T>, p.parts * p.blocks, kPixelThreads, 0, c.stream, p, term, keys);
+  divide(p, p.parts, p.planes, tile_lanes(p), kAnyBlocks * device().processors);
+  return FL_LAUNCH(softmax_values<T>, p.parts * p.blocks, kPixelThreads, 0, c.stream, p, term);
 }
 
 }  // namespace
 
 template <class T>
+cudaError_t softmax_any_keys(Call& c) {
+  int term = 0;  // all terms of top-k order the pixels alike
+  while (c.p.spec.terms[term].kind != fl::kTopk) ++term;
+  c.p.keying = true;
+  const cudaError_t error = launch_values<T>(c, term);
+  c.p.keying = false;
+  return error;
+}
+
+template <class T>
 cudaError_t softmax_select(Call& c) {
   Params& p = c.p;
-  if (p.parts == 0) return cudaSuccess;
   const int64_t wanted = (p.samples * p.pixels + kPixelThreads - 1) / kPixelThreads;
   const int64_t limit = kAnyBlocks * device().processors, grid = wanted < 1 ? 1 : (wanted < limit ? wanted : limit);
-  cudaError_t error = cudaSuccess;
-  bool begun = false;
+  cudaError_t error = cudaMemsetAsync(p.histogram, 0, fl::kRadixBins * sizeof(*p.histogram), c.stream);
   for (int i = 0; i < p.spec.n_terms; ++i) {
     if (p.spec.terms[i].kind != fl::kTopk) continue;
-    if (!begun) {  // all terms order the pixels alike
-      error = launch_values<T>(c, i, true);
-      if (error == cudaSuccess)
-        error = cudaMemsetAsync(p.histogram, 0, fl::kRadixBins * sizeof(*p.histogram), c.stream);
-    }
-    begun = true;
     for (int level = 0; level < kLevels<T> && error == cudaSuccess; ++level) {
       error = FL_LAUNCH(softmax_digits<T>, grid, kPixelThreads, 0, c.stream, p, level);
       if (error == cudaSuccess) error = FL_LAUNCH(select_digit<T>, 1, kSelectThreads, 0, c.stream, p, i, level);
@@ -86,10 +88,11 @@ cudaError_t softmax_any_backward(Call& c, bool general) {
 
 template <class T>
 cudaError_t softmax_any_values(Call& c) {
-  return c.p.parts == 0 ? cudaSuccess : launch_values<T>(c, 0, false);
+  return c.p.parts == 0 ? cudaSuccess : launch_values<T>(c, 0);
 }
 
 #define FL_INSTANCES(T)                                           \
+  template cudaError_t softmax_any_keys<T>(Call&);                \
   template cudaError_t softmax_select<T>(Call&);                  \
   template cudaError_t softmax_any_forward<T>(Call&, bool, bool); \
   template cudaError_t softmax_any_backward<T>(Call&, bool);      \

@@ -63,11 +63,24 @@ struct ClassSlopes {
   }
 };
 
+// With few classes the maximum is taken first, as in softmax_small.h, so that a pixel on the threshold of top-k has the
+// same bits there and here: statistics take forward here, but not backward.
+constexpr int kExactClasses = 16;
+
 template <bool kDot, bool kArg, class T>
 __device__ __forceinline__ void activate(const Params& p, Pixel<T>& x, int lanes, const ClassSlopes<T>* slopes,
                                          AnyShared<T>& s, int64_t& arg) {
   const int slice = threadIdx.x / lanes, slices = kPixelThreads / lanes;
   Online<T> o;
+  if (p.channels <= kExactClasses) {
+    each_chunk(p, slice, slices, [&](int64_t c, int count) {
+      T v[kClassChunk];
+      x.logits(c, count, v);
+#pragma unroll
+      for (int k = 0; k < kClassChunk; ++k)
+        if (k < count && v[k] > o.max) o.max = v[k], o.arg = c + k;
+    });
+  }
   each_chunk(p, slice, slices, [&](int64_t c, int count) {
     T v[kClassChunk];
     x.logits(c, count, v);

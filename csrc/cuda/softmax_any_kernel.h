@@ -175,9 +175,10 @@ __global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2) softmax
   }
 }
 
-// The values of a single pointwise term, or the keys of one: a pixel a thread.
+// The values of a single pointwise term, or the keys of one. The softmax is taken as in the kernels above: an element
+// on the threshold must have the same bits there.
 template <class T>
-__global__ void __launch_bounds__(kPixelThreads) softmax_values(const FL_GRID_CONSTANT Params p, int term, bool keys) {
+__global__ void __launch_bounds__(kPixelThreads) softmax_values(const FL_GRID_CONSTANT Params p, int term) {
   __shared__ AnyShared<T> s;
   if (threadIdx.x == 0) fill_terms(p, static_cast<const double*>(nullptr), false, s.terms);
   __syncthreads();
@@ -185,16 +186,17 @@ __global__ void __launch_bounds__(kPixelThreads) softmax_values(const FL_GRID_CO
   while (own + 1 < s.terms.count && s.terms.term[own].index != term) ++own;
   const PointTerm<T>& t = s.terms.term[own];
   const bool dense = is_dense(p);
+  const int lanes = tile_lanes(p);
   const Part part = part_of(p, blockIdx.x / p.blocks);
-  each_tile(p, part.sample, kPixelThreads, false, [&](int64_t n, int64_t at) {
+  each_tile(p, part.sample, lanes, false, [&](int64_t n, int64_t at) {
     Pixel<T> x;
     bool bad = false;
     int64_t arg;
     x.load(p, n, at, bad);
-    activate<false, false>(p, x, kPixelThreads, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
-    const T value = value_at(p, t, x, dense, kPixelThreads, s);
-    if (!x.there) return;
-    if (keys)
+    activate<false, false>(p, x, lanes, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
+    const T value = value_at(p, t, x, dense, lanes, s);
+    if (!x.there || static_cast<int>(threadIdx.x) >= lanes) return;
+    if (p.keying)
       static_cast<typename fl::KeyOf<T>::type*>(p.keys)[n * p.pixels + at] = x.valid ? fl::topk_key(value) : 0;
     else
       Column<T>(p, p.out, n, at).put(0, value);

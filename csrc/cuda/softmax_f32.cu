@@ -4,6 +4,7 @@
 namespace fl_cuda {
 
 template cudaError_t softmax_small_forward<float>(Call&, bool);
+template cudaError_t softmax_small_keys<float>(Call&);
 template cudaError_t softmax_small_backward<float>(Call&);
 
 }  // namespace fl_cuda

@@ -95,5 +95,14 @@ cudaError_t softmax_small_backward(Call& c) {
   if (c.p.channels <= 8) return stream_small<X, 8, kSoftmaxGrad>(c);
   return stream_small<X, 16, kSoftmaxGrad>(c);
 }
+template <class X>
+cudaError_t softmax_small_keys(Call& c) {
+  c.p.keying = true;
+  const cudaError_t error = c.p.channels <= 4   ? stream_small<X, 4, kSoftmaxSums>(c)
+                            : c.p.channels <= 8 ? stream_small<X, 8, kSoftmaxSums>(c)
+                                                : stream_small<X, 16, kSoftmaxSums>(c);
+  c.p.keying = false;
+  return error;
+}
 
 }  // namespace fl_cuda

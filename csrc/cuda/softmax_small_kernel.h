@@ -5,13 +5,18 @@
 
 namespace fl_cuda {
 
+// Whether the next tile is loaded while this one is worked on: where there are registers for it. Small pixels need it
+// to keep enough bytes in flight.
+template <class X, int kC>
+constexpr bool kLoadsAhead = kC * kSmallWidth<kC> * sizeof(X) <= 64;
+
 // Dynamic shared memory: a slot per thread and pointwise term, then the kept logits [cached][C][thread], then the kept
 // classes [cached][thread] as bytes.
 template <class X, int kC, SoftmaxPhase kPhase>
 __global__ void __launch_bounds__(kSmallThreads<kPhase>, kPhase == kSoftmaxAll ? 1 : 2)
     softmax_small(const FL_GRID_CONSTANT Params p) {
   constexpr int kV = kSmallWidth<kC>;
-  constexpr bool kAll = kPhase == kSoftmaxAll;
+  constexpr bool kAll = kPhase == kSoftmaxAll, kAhead = kLoadsAhead<X, kC>;
   using Row = Vector<X, kV>;
   FL_DYNAMIC_SHARED(memory);
   __shared__ SmallShared<kC> s;
@@ -47,13 +52,21 @@ __global__ void __launch_bounds__(kSmallThreads<kPhase>, kPhase == kSoftmaxAll ?
     __syncthreads();
     SmallSums<kC> sums;
     sums.clear();
+    Planes<X, kC> v;
+    int id[kV];
+    const auto load = [&](uint32_t k) {
+      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
+      load_ids<kV>(p, access, at, id, bad);
+      load_planes<kPhase == kSoftmaxBoth, X, kC>(p, access.x, at, v);
+    };
+    if (kAhead && steps) load(0);
     for (uint32_t k = 0; k < steps; ++k) {
+      if (!kAhead) load(k);
       const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
       SmallSoftmax<kC> a;
       float slope[kV];
-      load_ids<kV>(p, access, at, a.id, bad);
-      Planes<X, kC> v;
-      load_planes<kPhase == kSoftmaxBoth, X, kC>(p, access.x, at, v);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) a.id[i] = id[i];
       if (kAll && k < cached) {
 #pragma unroll
         for (int c = 0; c < kC; ++c) {
@@ -66,6 +79,7 @@ __global__ void __launch_bounds__(kSmallThreads<kPhase>, kPhase == kSoftmaxAll ?
         classes[k * blockDim.x + threadIdx.x].chunk[0] = own.chunk[0];
       }
       a.template set<X>(p, access.brain, v);
+      if (kAhead && k + 1 < steps) load(k + 1);
       if (kPhase == kSoftmaxSums && p.keying) {
         store_keys(p, s, at, a);
         continue;
@@ -95,26 +109,35 @@ __global__ void __launch_bounds__(kSmallThreads<kPhase>, kPhase == kSoftmaxAll ?
     set_slopes(p, p.dsums + row_at, true, s);
   }
   if constexpr (kPhase == kSoftmaxGrad || kAll) {
-    for (uint32_t k = steps; k-- > 0;) {
-      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
-      SmallSoftmax<kC> a;
-      float slope[kV];
-      Planes<X, kC> v;
+    Planes<X, kC> v;
+    int id[kV];
+    const auto load = [&](uint32_t k) {
       if (kAll && k < cached) {
         Vector<uint8_t, kV> own;
         own.chunk[0] = classes[k * blockDim.x + threadIdx.x].chunk[0];
 #pragma unroll
-        for (int i = 0; i < kV; ++i) a.id[i] = static_cast<int8_t>(own.x[i]);
+        for (int i = 0; i < kV; ++i) id[i] = static_cast<int8_t>(own.x[i]);
 #pragma unroll
         for (int c = 0; c < kC; ++c) {
           if (c >= p.channels) break;
           v[c].chunk[0] = kept[(k * p.channels + c) * blockDim.x + threadIdx.x].chunk[0];
         }
       } else {
-        load_ids<kV>(p, access, at, a.id, bad);
+        const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
+        load_ids<kV>(p, access, at, id, bad);
         load_planes<true, X, kC>(p, access.x, at, v);
       }
+    };
+    if (kAhead && steps) load(steps - 1);
+    for (uint32_t k = steps; k-- > 0;) {
+      if (!kAhead) load(k);
+      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
+      SmallSoftmax<kC> a;
+      float slope[kV];
+#pragma unroll
+      for (int i = 0; i < kV; ++i) a.id[i] = id[i];
       a.template set<X>(p, access.brain, v);
+      if (kAhead && k) load(k - 1);
       add_terms<false, true>(s, a, points, slope);
       store_gradient<X>(p, s, access, at, a, slope);
     }

@@ -227,7 +227,7 @@ class _DeviceLoss(torch.autograd.Function):
         ctx.ints, ctx.floats, ctx.backend, ctx.predicted = ints, floats, backend, None
         if x.dtype is not torch.float16:
             want |= WANT_GRAD
-            ctx.predicted = _prediction(ints, x.device)
+            ctx.predicted = _prediction(ints, x)
         with _below_autograd():
             value, state, grad = _loss_ops[backend](
                 x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, ctx.predicted
@@ -254,16 +254,18 @@ class _DeviceLoss(torch.autograd.Function):
 
 _SLOTS = 1024
 _slots: dict[torch.device, list[Tensor]] = {}  # unused ones
-_predictions: dict[tuple, Tensor] = {}  # (identity of a spec's encoding, device, stream) -> its slot
+_predictions: dict[tuple, Tensor] = {}  # (identity of a spec's encoding, shape, device, stream) -> its slot
 
 
-def _prediction(ints: list[int], device: torch.device) -> Tensor | None:
+def _prediction(ints: list[int], x: Tensor) -> Tensor | None:
     """Where the upstream gradient that this spec saw last on the current stream lies; None if that cannot be had.
 
     One for each stream, so that the kernels that read and write it run one after the other. Slots are cut from tensors
     that are never freed, and not made while a graph is captured, whose memory pool would own them.
     """
-    key = (id(ints), device, _stream(device))
+    device = x.device
+    shape = x.shape if len(_predictions) < _EXPECTATIONS else None
+    key = (id(ints), shape, device, _stream(device))
     slot = _predictions.get(key)
     if slot is None:
         free = _slots.setdefault(device, [])

@@ -48,10 +48,14 @@ def kernels(monkeypatch, capability, run):
     return made
 
 
-def used(kernel, folder):
-    """{REG, STACK, LOCAL, …} as the machine code itself says."""
-    file = folder / "kernel.cubin"
-    file.write_bytes(kernel.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    said = subprocess.run([tool, "-res-usage", file], capture_output=True, text=True, check=True).stdout
-    return {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", said)}
+def used(kernel, capability, folder):
+    """(registers, bytes spilled) as the assembler says of the kernel's PTX."""
+    file = folder / "kernel.ptx"
+    file.write_text(kernel.asm["ptx"], encoding="utf-8")
+    target = re.search(r"^\.target (\w+)", kernel.asm["ptx"], re.MULTILINE).group(1)
+    tools = triton.knobs.nvidia
+    tool = tools.ptxas_blackwell if capability >= 100 and hasattr(tools, "ptxas_blackwell") else tools.ptxas
+    command = [tool.path, "-v", f"--gpu-name={target}", file, "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said).groups()
+    return int(re.search(r"Used (\d+) registers", said).group(1)), int(stores) + int(loads)

@@ -21,8 +21,8 @@ def combine_row(
     lane = tl.arange(0, WIDTH)[None, :]
     total = tl.zeros([TILE, WIDTH], tl.float64)
     for begin in range(0, count, TILE):
-        j = begin + tl.arange(0, TILE)[:, None].to(tl.int64)
-        row = (first + j // blocks) * step_sample + (j % blocks) * step_block
+        j = begin + tl.arange(0, TILE)[:, None]
+        row = (first + j // blocks) * step_sample + (j % blocks).to(tl.int64) * step_block
         total += tl.load(partial + row + lane, mask=(j < count) & (lane < COLUMNS), other=0.0)
     return tl.sum(total, 0)
 
@@ -33,14 +33,14 @@ def combine(
     COLUMNS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """out[group, channel] of rows of `samples` samples each; one program for each."""
-    row = tl.program_id(0).to(tl.int64)
-    group, c = row // channels, row % channels
+    row = tl.program_id(0)
+    group, c = (row // channels).to(tl.int64), (row % channels).to(tl.int64)
     rows = combine_row(
         partial + c * step_channel, group * samples, samples * blocks, blocks, step_sample, step_block,
         COLUMNS, WIDTH, TILE,
     )  # fmt: skip
     lane = tl.arange(0, WIDTH)
-    tl.store(out + out_at + row * COLUMNS + lane, rows, mask=lane < COLUMNS)
+    tl.store(out + out_at + row.to(tl.int64) * COLUMNS + lane, rows, mask=lane < COLUMNS)
 
 
 @triton.jit

@@ -82,18 +82,19 @@ def class_ids(y, mask, n, place, inside, channels, ignore, IGNORE: tl.constexpr,
 
 
 @triton.jit
-def pixel_weights(weight, n, c, place, valid, T: tl.constexpr):
+def pixel_weights(weight, n, c, place, keep, T: tl.constexpr):
     """Pixel weights, 0 where not valid."""
     if weight[0] is not None:
-        return tl.load(address(weight, n, c, place), mask=valid, other=0.0).to(T)
+        return logits(weight, n, c, place, keep, T)
     else:
-        return valid.to(T)
+        return keep[1].to(T)
 
 
 @triton.jit
-def logits(x, n, c, place, valid, T: tl.constexpr):
-    """0 where not valid, so that an ignored NaN or infinity never enters the arithmetic."""
-    return tl.load(address(x, n, c, place), mask=valid, other=0.0).to(T)
+def logits(x, n, c, place, keep, T: tl.constexpr):
+    """0 where not valid, so that an ignored NaN or infinity never enters the arithmetic. keep = (inside the plane,
+    valid): a load whose mask hangs on data would not be a wide one."""
+    return tl.where(keep[1], tl.load(address(x, n, c, place), mask=keep[0], other=0.0).to(T), 0.0)
 
 
 @triton.jit

@@ -81,12 +81,12 @@ def sigmoid_share(terms: tl.constexpr, t: tl.constexpr, s, x, a, y, w, valid, HA
 
 @triton.jit
 def sigmoid_plane(programs, channels, blocks, REVERSED: tl.constexpr):
-    """(sample, channel, block of the plane) of this program."""
-    task = tl.program_id(0).to(tl.int64)
+    """(sample, channel, block of the plane) of this program. Divided as 32-bit numbers: a 64-bit division is a call."""
+    task = tl.program_id(0)
     if REVERSED:  # the end of the pass before is still in cache
         task = programs - 1 - task
     row = task // blocks
-    return row // channels, row % channels, task % blocks
+    return (row // channels).to(tl.int64), (row % channels).to(tl.int64), (task % blocks).to(tl.int64)
 
 
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
@@ -136,8 +136,8 @@ def sigmoid_pass(
         inside = pixel < space[0]
         place = coordinates(pixel, space)
         label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
-        v = logits(x, n, c, place, valid, T)
-        w = pixel_weights(weight, n, c, place, valid, T)
+        v = logits(x, n, c, place, (inside, valid), T)
+        w = pixel_weights(weight, n, c, place, (inside, valid), T)
         a = sigmoid(v)
         fault = tl.where(bad, float("nan"), 0.0).to(T)
         new = ()
@@ -193,8 +193,8 @@ def sigmoid_elements(
         inside = pixel < space[0]
         place = coordinates(pixel, space)
         label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
-        v = logits(x, n, c, place, valid, T)
-        w = pixel_weights(weight, n, c, place, valid, T)
+        v = logits(x, n, c, place, (inside, valid), T)
+        w = pixel_weights(weight, n, c, place, (inside, valid), T)
         a = sigmoid(v)
         if keys is None:
             value = w * sigmoid_value(terms, 0, settings, a, label, HARD)
@@ -221,7 +221,7 @@ def sigmoid_counts(
         inside = pixel < space[0]
         place = coordinates(pixel, space)
         label, valid, _ = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
-        on = logits(x, n, c, place, valid, T) >= limit
+        on = logits(x, n, c, place, (inside, valid), T) >= limit
         truth = label >= 0.5
         cell = tl.where(on, tl.where(truth, 0, 1), tl.where(truth, 2, 3))
         for k in tl.static_range(4):

@@ -19,6 +19,15 @@ from .topk import add_digits, topk_key
 TOPK, FIXED_SUMS = tl.constexpr(3), tl.constexpr(7)
 
 
+@triton.jit
+def softmax_tile(blocks, REVERSED: tl.constexpr):
+    """(sample, block of its pixels, row of the partition) of this program; 32-bit divisions, as in sigmoid_plane."""
+    task = tl.program_id(0)
+    if REVERSED:  # the end of the pass before is still in cache
+        task = tl.num_programs(0) - 1 - task
+    return (task // blocks).to(tl.int64), (task % blocks).to(tl.int64), task.to(tl.int64)
+
+
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
 def softmax_pass(
     x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, dsums_at,
@@ -28,10 +37,7 @@ def softmax_pass(
     PER_SAMPLE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sigmoid_pass, for tiles of pixels with all their classes."""
-    task = tl.program_id(0).to(tl.int64)
-    if GRAD and not SUMS:  # the end of the pass before is still in cache
-        task = tl.num_programs(0) - 1 - task
-    n = task // blocks
+    n, block, task = softmax_tile(blocks, GRAD and not SUMS)
     d = state + dsums_at + n * PER_SAMPLE * channels * COLUMNS
     up = tl.full([], 1.0, tl.float64)
     if upstream is not None:
@@ -41,15 +47,16 @@ def softmax_pass(
         if predicted is not None:
             tl.store(predicted, up)
     for i in range(loops):
-        pixel = (task % blocks + i) * BLOCK + tl.arange(0, BLOCK)
+        pixel = (block + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
         place = coordinates(pixel, space)
         label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
-        w = pixel_weights(weight, n, 0, place, valid, T)
-        a = activation(x, n, place, valid, label, channels, T)
+        keep = (inside, valid)
+        w = pixel_weights(weight, n, 0, place, keep, T)
+        a = activation(x, n, place, keep, label, channels, T)
         values = (w,) * len(terms)
         if VALUES:
-            values = element_values(terms, numbers, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)
+            values = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, IDS, DENSE, T)
         scales = ()
         weighted = ()
         for t in tl.static_range(len(terms)):
@@ -69,12 +76,12 @@ def softmax_pass(
         if SUMS:
             rows = partial + task * channels * COLUMNS
             softmax_sums(
-                x, y, n, place, valid, bad, label, a, weighted, rows, channels, terms, REGION, EXTRA, TARGETS, IDS,
+                x, y, n, place, keep, bad, label, a, weighted, rows, channels, terms, REGION, EXTRA, TARGETS, IDS,
                 COLUMNS, WIDTH, T,
             )  # fmt: skip
         if GRAD:
             softmax_gradient(
-                x, y, out, n, place, inside, valid, label, a, numbers, scales, d, up, channels, terms, REGION, EXTRA,
+                x, y, out, n, place, keep, label, a, numbers, scales, d, up, channels, terms, REGION, EXTRA,
                 IDS, DENSE, COLUMNS, T,
             )  # fmt: skip
 
@@ -86,15 +93,15 @@ def softmax_elements(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sigmoid_elements, for pixels."""
-    task = tl.program_id(0).to(tl.int64)
-    n = task // blocks
-    pixel = task % blocks * BLOCK + tl.arange(0, BLOCK)
+    n, block, _ = softmax_tile(blocks, False)
+    pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < space[0]
     place = coordinates(pixel, space)
     label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
-    w = pixel_weights(weight, n, 0, place, valid, T)
-    a = activation(x, n, place, valid, label, channels, T)
-    value = element_values(terms, numbers, x, y, n, place, valid, label, w, a, channels, IDS, DENSE, T)[0]
+    keep = (inside, valid)
+    w = pixel_weights(weight, n, 0, place, keep, T)
+    a = activation(x, n, place, keep, label, channels, T)
+    value = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, IDS, DENSE, T)[0]
     if keys is None:
         store_rounded(out, n, 0, place, tl.where(bad, float("nan"), value), inside)
     else:
@@ -111,14 +118,14 @@ def softmax_counts(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """tp, fp, fn, tn of each class by argmax; of probabilities the largest is the truth."""
-    task = tl.program_id(0).to(tl.int64)
-    n = task // blocks
-    pixel = task % blocks * BLOCK + tl.arange(0, BLOCK)
+    n, block, task = softmax_tile(blocks, False)
+    pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < space[0]
     place = coordinates(pixel, space)
     label, valid, _ = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
-    _, _, _, said = softmax_walk(x, n, place, valid, label, channels, T)
-    truth = label if IDS else softmax_walk(y, n, place, valid, label, channels, T)[3]
+    keep = (inside, valid)
+    _, _, _, said = softmax_walk(x, n, place, keep, label, channels, T)
+    truth = label if IDS else softmax_walk(y, n, place, keep, label, channels, T)[3]
     for c in range(channels):
         cell = tl.where(said == c, tl.where(truth == c, 0, 1), tl.where(truth == c, 2, 3))
         row = tl.zeros([4], tl.float64)

@@ -1,6 +1,6 @@
 """Multiclass, the steps of the kernels in softmax.py. One program owns a tile of pixels of one sample and walks over
 the classes, as often as needed: the first walk finds the maximum and the sum of exponentials on line, later ones find
-the logits in cache. Nothing is padded to a power of two but the tile.
+the logits in cache. Nothing is padded to a power of two but the tile. `keep` is (inside the image, valid).
 
 Two forms: class ids, where only the target class has a pointwise gradient of its own, and dense (probabilities, label
 smoothing), where every class has a label. Terms are those of sigmoid.py.
@@ -11,7 +11,6 @@ import triton.language as tl
 
 from .elementary import exp_minus, log_, relu, sign_, softmax_shift
 from .inputs import (
-    address,
     class_ids,
     columns_of,
     logits,
@@ -38,22 +37,22 @@ def softmax_labels(
 
 
 @triton.jit
-def label_of(y, label, n, c, place, valid, IDS: tl.constexpr, T: tl.constexpr):
+def label_of(y, label, n, c, place, keep, IDS: tl.constexpr, T: tl.constexpr):
     """The label of channel c: an id compared, or the probability."""
     if IDS:
         return (label == c).to(T)
     else:
-        return tl.load(address(y, n, c, place), mask=valid, other=0.0).to(T)
+        return logits(y, n, c, place, keep, T)
 
 
 @triton.jit
-def softmax_walk(x, n, place, valid, label, channels, T: tl.constexpr):
+def softmax_walk(x, n, place, keep, label, channels, T: tl.constexpr):
     """(maximum, sum of exponentials below it, logit of the target class, first class that holds the maximum)."""
-    top = tl.full(valid.shape, float("-inf"), T)
-    total, own = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
-    arg = tl.zeros(valid.shape, tl.int32)
+    top = tl.full(keep[1].shape, float("-inf"), T)
+    total, own = tl.zeros(keep[1].shape, T), tl.zeros(keep[1].shape, T)
+    arg = tl.zeros(keep[1].shape, tl.int32)
     for c in range(channels):
-        v = logits(x, n, c, place, valid, T)
+        v = logits(x, n, c, place, keep, T)
         e = exp_minus(tl.abs(softmax_shift(v, top)))
         higher = v > top
         total = tl.where(higher, total * e + 1.0, total + e)
@@ -64,9 +63,9 @@ def softmax_walk(x, n, place, valid, label, channels, T: tl.constexpr):
 
 
 @triton.jit
-def activation(x, n, place, valid, label, channels, T: tl.constexpr):
+def activation(x, n, place, keep, label, channels, T: tl.constexpr):
     """(maximum, 1 / sum of exponentials, its logarithm, nll and 1 - p of the target class)."""
-    top, total, own, _ = softmax_walk(x, n, place, valid, label, channels, T)
+    top, total, own, _ = softmax_walk(x, n, place, keep, label, channels, T)
     lse = log_(total)
     nll = lse - softmax_shift(own, top)
     return top, 1.0 / total, lse, nll, relu(1.0 - exp_minus(tl.abs(nll)))
@@ -102,27 +101,27 @@ def smoothed(terms: tl.constexpr, t: tl.constexpr, numbers, y, channels, T: tl.c
 
 @triton.jit
 def element_values(
-    terms: tl.constexpr, numbers, x, y, n, place, valid, label, w, a, channels, IDS: tl.constexpr,
+    terms: tl.constexpr, numbers, x, y, n, place, keep, label, w, a, channels, IDS: tl.constexpr,
     DENSE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The element of each pointwise term, times the pixel weight: one tile for each. a is that of `activation`."""
     values = ()
     for t in tl.static_range(len(terms)):
         if DENSE:
-            values = values + (tl.zeros(valid.shape, T),)
+            values = values + (tl.zeros(keep[1].shape, T),)
         else:
             cw = class_weight(terms, t, numbers, label, T)
-            values = values + (tl.where(valid, w * softmax_value(terms, t, numbers, a[3], a[4], cw, T), 0.0),)
+            values = values + (tl.where(keep[1], w * softmax_value(terms, t, numbers, a[3], a[4], cw, T), 0.0),)
     if DENSE and len(terms) > 0:
         for c in range(channels):
-            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
-            yc = label_of(y, label, n, c, place, valid, IDS, T)
+            z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
+            yc = label_of(y, label, n, c, place, keep, IDS, T)
             u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
             more = ()
             for t in tl.static_range(len(terms)):
                 share = smoothed(terms, t, numbers, yc, channels, T)
                 value = share * softmax_value(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T) * w
-                more = more + (values[t] + tl.where(valid & (share != 0), value, 0.0),)
+                more = more + (values[t] + tl.where(keep[1] & (share != 0), value, 0.0),)
             values = more
     return values
 
@@ -152,13 +151,13 @@ def region_slope(d, up, c, p, yc, COLUMNS: tl.constexpr, EXTRA: tl.constexpr, T:
 
 @triton.jit
 def dense_slopes(
-    terms: tl.constexpr, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS: tl.constexpr,
+    terms: tl.constexpr, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
     """h_c = y_c p_c dL/dp_c of the pointwise terms; scales holds a tile for each."""
-    yc = label_of(y, label, n, c, place, valid, IDS, T)
+    yc = label_of(y, label, n, c, place, keep, IDS, T)
     u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
-    h = tl.zeros(valid.shape, T)
+    h = tl.zeros(keep[1].shape, T)
     for t in tl.static_range(len(terms)):
         share = smoothed(terms, t, numbers, yc, channels, T)
         slope = softmax_slope(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T)
@@ -168,58 +167,58 @@ def dense_slopes(
 
 @triton.jit
 def softmax_gradient(
-    x, y, out, n, place, inside, valid, label, a, numbers, scales, d, up, channels, terms: tl.constexpr,
+    x, y, out, n, place, keep, label, a, numbers, scales, d, up, channels, terms: tl.constexpr,
     REGION: tl.constexpr, EXTRA: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, COLUMNS: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
     """g_c = p_c (dL/dp_c - dot - slope) + h_c with dot the sum of p_c dL/dp_c and slope that of h_c."""
-    slope, dot = tl.zeros(valid.shape, T), tl.zeros(valid.shape, T)
+    slope, dot = tl.zeros(keep[1].shape, T), tl.zeros(keep[1].shape, T)
     if not DENSE:
         for t in tl.static_range(len(terms)):
             cw = class_weight(terms, t, numbers, label, T)
             slope = tl.fma(scales[t], softmax_slope(terms, t, numbers, a[3], a[4], cw, T), slope)
     if REGION or (DENSE and len(terms) > 0):
         for c in range(channels):
-            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+            z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
             if REGION:
                 p = exp_minus(tl.abs(z)) * a[1]
-                yc = label_of(y, label, n, c, place, valid, IDS, T)
+                yc = label_of(y, label, n, c, place, keep, IDS, T)
                 dot = tl.fma(p, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T), dot)
             if DENSE:
-                slope += dense_slopes(terms, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+                slope += dense_slopes(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS, T)
     for c in range(channels):
-        z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
+        z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
         p = exp_minus(tl.abs(z)) * a[1]
-        yc = label_of(y, label, n, c, place, valid, IDS, T)
+        yc = label_of(y, label, n, c, place, keep, IDS, T)
         inner = -slope
         if REGION:
-            inner += tl.where(valid, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T) - dot, 0.0)
+            inner += tl.where(keep[1], region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T) - dot, 0.0)
         if DENSE:
-            h = dense_slopes(terms, numbers, scales, y, n, c, place, valid, label, a, z, channels, IDS, T)
+            h = dense_slopes(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS, T)
         else:
             h = tl.where(yc != 0, slope, 0.0)
-        store_rounded(out, n, c, place, tl.where(valid, tl.fma(p, inner, h), 0.0), inside)
+        store_rounded(out, n, c, place, tl.where(keep[1], tl.fma(p, inner, h), 0.0), keep[0])
 
 
 @triton.jit
 def softmax_sums(
-    x, y, n, place, valid, bad, label, a, values, partial, channels, terms: tl.constexpr, REGION: tl.constexpr,
+    x, y, n, place, keep, bad, label, a, values, partial, channels, terms: tl.constexpr, REGION: tl.constexpr,
     EXTRA: tl.constexpr, TARGETS: tl.constexpr, IDS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
     """One row for each class; those of the pointwise terms stand with class 0."""
     lane = tl.arange(0, WIDTH)
     poison = tl.sum(tl.where(bad, float("nan"), 0.0)).to(tl.float64)
-    fixed = columns_of(tl.zeros([WIDTH], tl.float64), 0, tl.sum(valid.to(T)))
+    fixed = columns_of(tl.zeros([WIDTH], tl.float64), 0, tl.sum(keep[1].to(T)))
     totals = tl.zeros([WIDTH], tl.float64)
     for t in tl.static_range(len(terms)):
         totals = columns_of(totals, FIXED_SUMS + terms[t][0], tl.sum(values[t]) + poison)
     for c in range(channels):
         row = tl.where(lane < FIXED_SUMS, fixed, tl.where(c == 0, totals, 0.0))
         if REGION:
-            z = softmax_shift(logits(x, n, c, place, valid, T), a[0])
-            p = tl.where(valid, exp_minus(tl.abs(z)) * a[1], 0.0)
-            yc = label_of(y, label, n, c, place, valid, IDS, T)
+            z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
+            p = tl.where(keep[1], exp_minus(tl.abs(z)) * a[1], 0.0)
+            yc = label_of(y, label, n, c, place, keep, IDS, T)
             row = columns_of(row, 1, tl.sum(p * yc) + poison)
             row = columns_of(row, 2, tl.sum(p))
             row = columns_of(row, 3, tl.sum(yc) + poison)

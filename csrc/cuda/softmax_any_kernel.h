@@ -178,7 +178,8 @@ __global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2) softmax
 // The values of a single pointwise term, or the keys of one. The softmax is taken as in the kernels above: an element
 // on the threshold must have the same bits there.
 template <class T>
-__global__ void __launch_bounds__(kPixelThreads) softmax_values(const FL_GRID_CONSTANT Params p, int term) {
+__global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2)
+    softmax_values(const FL_GRID_CONSTANT Params p, int term) {
   __shared__ AnyShared<T> s;
   if (threadIdx.x == 0) fill_terms(p, static_cast<const double*>(nullptr), false, s.terms);
   __syncthreads();

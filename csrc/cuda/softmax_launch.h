@@ -18,7 +18,7 @@ inline int64_t point_bytes(const Params& p, int threads) {
 template <class X, int kC, SoftmaxPhase kPhase>
 cudaError_t launch_small(Call& c, bool cooperative, int64_t extra) {
   Params& p = c.p;
-  const int threads = kSmallThreads<kPhase>;
+  const int threads = kSmallThreads<kPhase, kC>;
   const size_t shared = point_bytes(p, threads) + p.cached * extra;
   const auto kernel = softmax_small<X, kC, kPhase>;
   if (shared > 32768) {
@@ -33,7 +33,7 @@ cudaError_t launch_small(Call& c, bool cooperative, int64_t extra) {
 
 template <class X, int kC, SoftmaxPhase kPhase>
 cudaError_t stream_small(Call& c) {
-  constexpr int kTile = kSmallThreads<kPhase> * kSmallWidth<kC>;
+  constexpr int kTile = kSmallThreads<kPhase, kC> * kSmallWidth<kC>;
   divide(c.p, c.p.parts, c.p.planes, kTile, kSmallBlocks * device().processors);
   c.p.cached = 0, c.p.is_reduced = false;
   return launch_small<X, kC, kPhase>(c, false, 0);
@@ -46,7 +46,7 @@ bool try_resident(Call& c, cudaError_t& error) {
   Params& p = c.p;
   const Path path = forced_path();
   if (path == kSplit) return false;
-  constexpr int kThreads = kSmallThreads<kSoftmaxAll>, kV = kSmallWidth<kC>;
+  constexpr int kThreads = kSmallThreads<kSoftmaxAll, kC>, kV = kSmallWidth<kC>;
   const int64_t row = kThreads * kV * (p.channels * static_cast<int64_t>(sizeof(X)) + 1);
   const int64_t left = device().shared - static_cast<int64_t>(sizeof(SmallShared<kC>)) - point_bytes(p, kThreads);
   const int64_t rows = left > 0 ? left / row : 0;

@@ -13,7 +13,7 @@ constexpr bool kLoadsAhead = kC * kSmallWidth<kC> * sizeof(X) <= 64;
 // Dynamic shared memory: a slot per thread and pointwise term, then the kept logits [cached][C][thread], then the kept
 // classes [cached][thread] as bytes.
 template <class X, int kC, SoftmaxPhase kPhase>
-__global__ void __launch_bounds__(kSmallThreads<kPhase>, kPhase == kSoftmaxAll ? 1 : 2)
+__global__ void __launch_bounds__(kSmallThreads<kPhase, kC>, kPhase == kSoftmaxAll ? 1 : 2)
     softmax_small(const FL_GRID_CONSTANT Params p) {
   constexpr int kV = kSmallWidth<kC>;
   constexpr bool kAll = kPhase == kSoftmaxAll, kAhead = kLoadsAhead<X, kC>;

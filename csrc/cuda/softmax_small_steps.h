@@ -5,9 +5,9 @@
 
 namespace fl_cuda {
 
-// 168 registers a thread in the kernel of all phases, 128 in the others: none of them spills.
-template <SoftmaxPhase kPhase>
-constexpr int kSmallThreads = kPhase == kSoftmaxAll ? 384 : 256;
+// 168 registers a thread in the kernel of all phases and for more than eight classes, else 128: none of them spills.
+template <SoftmaxPhase kPhase, int kC>
+constexpr int kSmallThreads = kPhase == kSoftmaxAll ? 384 : (kC > 8 ? 192 : 256);
 constexpr int kTilesPerFlush = 8;  // packed counts hold 255 pixels of a class
 
 template <int kC>

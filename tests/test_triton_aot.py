@@ -18,7 +18,7 @@ from fastloss import _ops
 from fastloss.triton import ops
 
 CAPABILITIES = (80, 90, 100)
-# The assembler may keep one scalar of the loop over classes in memory (4 bytes stored, 4 loaded), although registers are
+# The assembler may keep one scalar of the loop over classes in memory (4 bytes stored, 4 loaded), though registers are
 # left: in softmax_pass at 64 to 72 of them, in softmax_counts at 32 to 40. No tile is ever spilled.
 SPILLED = 8
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

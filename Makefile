@@ -28,11 +28,11 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-triton bench lint types docs format sanitize doctor clean
+.PHONY: help setup demo test test-slow test-triton bench lint types docs format sanitize sanitize-cuda test-emulated doctor clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMPS)/build ## the environment and the compiled extension, without extras
 
@@ -76,6 +76,21 @@ sanitize: $(STAMPS)/extras-test,bench,demo,papers ## the tests without torch.com
 	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	  $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
+
+# The CUDA kernels on the CPU: the tests of every backend, on each path that a call can take.
+EMULATED_TESTS := $(addprefix tests/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \
+	empty_classes.py properties.py bad_input.py)
+EMULATED_PATHS := auto resident split small
+test-emulated: $(STAMPS)/extras-test,bench,demo,papers ## all tests of the CUDA kernels, in the emulator
+	library=$$($(PY) tests/emulated.py) && for path in $(EMULATED_PATHS); do \
+	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
+	  $(PY) -m pytest -q -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
+
+sanitize-cuda: $(STAMPS)/extras-test,bench,demo,papers ## the same under ASan and UBSan
+	library=$$($(PY) tests/emulated.py address,undefined) && for path in $(EMULATED_PATHS); do \
+	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
+	  LD_PRELOAD="$$($(PY) tests/emulated.py preload)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(PY) -m pytest -q -p no:cacheprovider -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
 
 doctor: $(STAMPS)/build ## how fastloss was built and which backends run here
 	$(PY) -m fastloss doctor

@@ -20,7 +20,7 @@ FOLDER = ROOT / "build" / "emulated"
 EMULATOR = sorted(ROOT.glob("csrc/emulator/*.cpp"))
 BACKEND = [*sorted(ROOT.glob("csrc/cuda/*.cu")), ROOT / "csrc" / "ops" / "cuda.cpp", *EMULATOR]
 COMMON = (
-    "-std=c++17 -O2 -g1 -DFASTLOSS_EMULATED -fPIC -fvisibility=hidden -fno-strict-aliasing -fno-math-errno "
+    "-std=c++17 -g1 -DFASTLOSS_EMULATED -fPIC -fvisibility=hidden -fno-strict-aliasing -fno-math-errno "
     "-ffp-contract=off -w -Icsrc -Icsrc/emulator"
 ).split()
 
@@ -42,7 +42,7 @@ def _flags() -> list[str]:
 
 
 def preload() -> str:
-    """For LD_PRELOAD of a process that loads an instrumented library."""
+    """For LD_PRELOAD of a process that loads an instrumented library: `python tests/emulated.py preload`."""
     cxx = shlex.split(os.environ.get("CXX", "c++"))
     names = ("libasan.so", "libubsan.so")
     found = [subprocess.run([*cxx, f"-print-file-name={n}"], capture_output=True, text=True).stdout for n in names]
@@ -54,12 +54,13 @@ def build(name: str, sources: list[Path], sanitize: str = "", flags: tuple[str, 
     import torch
 
     cxx = shlex.split(os.environ.get("CXX", "c++"))
-    checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if sanitize else []
+    checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else []
+    level = ["-O1", "-fno-omit-frame-pointer"] if sanitize else ["-O2"]
     include = Path(torch.__file__).parent / "include"
     ops = ["-isystem", str(include), "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    folder = FOLDER / (name + ("-sanitize" if sanitize else ""))
+    folder = FOLDER / "-".join([name, *sanitize.split(",")]).rstrip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    common = shlex.join([*cxx, *COMMON, *_flags(), *checks, *flags])
+    common = shlex.join([*cxx, *COMMON, *level, *_flags(), *checks, *flags])
     lines = [
         f"builddir = {folder}",
         f"rule cxx\n  command = {common} $flags -MD -MF $out.d -x c++ -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
@@ -96,4 +97,4 @@ def _ninja() -> str:
 
 
 if __name__ == "__main__":
-    print(build("backend", BACKEND, *sys.argv[1:2]))
+    print(preload() if sys.argv[1:] == ["preload"] else build("backend", BACKEND, *sys.argv[1:2]))

@@ -1,0 +1,62 @@
+"""The CUDA kernels, run by the emulator: tests of every backend, in a process in which "cuda" works on CPU tensors.
+
+A part of them, for `make test`; `make test-emulated` runs all, `make sanitize-cuda` all of them instrumented.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import emulated
+import pytest
+
+pytestmark = pytest.mark.skipif(emulated.reason() is not None, reason=str(emulated.reason()))
+
+VALUES = "test_loss or test_soft_targets"
+SHARED = f"({VALUES}) and float32"  # what every path is tried with
+RUNS = {
+    # path: [(file, which of its tests)]
+    "auto": [
+        ("test_parity.py", f"{VALUES} or test_other_dimensions or ((test_layout or test_elementwise) and not float64)"),
+        ("test_parity.py", "test_ignore_index and not float64 or (test_target_dtype or test_class_id) and float16"),
+        ("test_topk.py", "not saturated and not 0.001"),
+        ("test_edges.py", "not fresh_memory and not everything"),
+    ],
+    "resident": [("test_parity.py", f"{SHARED} or test_loss and bfloat16")],
+    "split": [("test_parity.py", f"{SHARED} or test_loss and float16")],
+    "small": [("test_parity.py", SHARED), ("test_topk.py", "ties_by_the_thousand and float32")],
+}
+CASES = [(path, *selection) for path, selections in RUNS.items() for selection in selections]
+
+
+def run(file, wanted, sanitize="", **environment):
+    library = emulated.build("backend", emulated.BACKEND, sanitize)
+    env = {**os.environ, "FASTLOSS_EMULATED": str(library), **environment}
+    if sanitize:
+        env |= {"LD_PRELOAD": emulated.preload(), "ASAN_OPTIONS": "detect_leaks=0"}
+    wanted = f"({wanted}) and not compile and not slow"
+    call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{file}", "-k", wanted]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=emulated.ROOT, env=env)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return int(re.search(r"(\d+) passed", done.stdout)[1])
+
+
+@pytest.mark.parametrize(("path", "file", "wanted"), CASES, ids=[f"{c[0]}-{c[1][5:-3]}" for c in CASES])
+def test_kernels(path, file, wanted):
+    assert run(file, wanted, FASTLOSS_CUDA_PATH=path) > 5
+
+
+def test_a_refused_cooperative_launch_falls_to_two_phases():
+    chosen = "test_loss and float32 and (dice or topk)"
+    assert run("test_parity.py", chosen, FASTLOSS_EMULATOR_COOPERATIVE="0", FASTLOSS_CUDA_PATH="resident") > 5
+
+
+def test_the_order_of_threads_changes_no_bit():
+    """Each call draws another order."""
+    assert run("test_determinism.py", "float32 or hit_and_miss", FASTLOSS_EMULATOR_SEED="1") > 5
+
+
+def test_kernels_under_sanitizers():
+    chosen = "test_loss and float32 or test_layout and bfloat16 and (sliced or channels_last)"
+    assert run("test_parity.py", chosen, "address,bounds,alignment") > 5

@@ -154,6 +154,7 @@ def test_the_core_never_imports_the_trainer():
     core = [file for file in (ROOT / "fastloss").glob("*.py") if file.name not in ("cli.py", "__main__.py")]
     for file in [*core, *(ROOT / "fastloss" / "reference").glob("*.py")]:
         imports = re.findall(r"^\s*(?:from|import) (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        outer = "train|bench" if file.name == "__init__.py" else "train|bench|compat"  # fuse is public, and imports no peer
+        # fuse is public, and imports no peer
+        outer = "train|bench" if file.name == "__init__.py" else "train|bench|compat"
         assert not [line for line in imports if re.search(rf"\b({outer})\b", line)], file.name
     assert importlib.import_module("fastloss").__all__ == sorted(importlib.import_module("fastloss").__all__)

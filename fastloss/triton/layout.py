@@ -16,6 +16,7 @@ from ..spec import EMPTY, ENCODING_VERSION, KINDS, REDUCTIONS
 
 HEADER_INTS, TERM_INTS, TERM_FLOATS, FIXED_SUMS, AUX_COLUMNS = 6, 12, 8, 7, 4
 BCE, CE, FOCAL, TOPK, TVERSKY = range(5)
+FOCAL_MARGIN = 5  # of the pixels' terms only: focal with Term.margin
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 INTEGERS = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, *SIGNED)
@@ -68,7 +69,8 @@ class Plan:
             self.topk += ((i, k_num, k_den),)
         if kind != TVERSKY:
             power = int(f[1]) if kind == FOCAL and f[1] in (0.0, 1.0, 2.0) else 3
-            self.pixel_terms += ((i, kind, power, *where, mean, weight_index),)
+            pixel_kind = FOCAL_MARGIN if kind == FOCAL and f[7] else kind
+            self.pixel_terms += ((i, pixel_kind, power, *where, mean, weight_index),)
         self.weighted |= kind == CE and length > 0
         self.smoothing |= kind == CE and f[6] != 0.0
         self.terms += ((i, kind, mean, log_loss, squared, l1, empty, batch, *where, weight_index),)

@@ -6,7 +6,7 @@ POWER says how (1 - p_t)^gamma is taken: 0, 1 and 2 are exponents that cost no l
 import triton
 import triton.language as tl
 
-from .elementary import exp_minus, pow_unit, relu
+from .elementary import exp_minus, pow_unit, relu, sigmoid
 
 
 @triton.jit
@@ -68,6 +68,26 @@ def focal_slope(b, u, pt, gamma, POWER: tl.constexpr):
 def focal_binary_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.constexpr):
     """b_grad = d BCE / dx"""
     return (alpha_on * y + alpha_off * (1.0 - y)) * b_grad * focal_slope(b, u, 1.0 - u, gamma, POWER)
+
+
+@triton.jit
+def margin_miss(p, q, nlp, nlq, y):
+    """1 - p_t as sigmoid(-x (2y - 1)): what soft labels are to MONAI. x is the difference of the two logarithms."""
+    soft = sigmoid((nlq - nlp) * (1.0 - (y + y)))[0]
+    return tl.where(y == 1, q, tl.where(y == 0, p, soft))
+
+
+@triton.jit
+def focal_margin(b, u, y, alpha_on, alpha_off, gamma, POWER: tl.constexpr):
+    return focal_binary(b, u, y, alpha_on, alpha_off, gamma, POWER)
+
+
+@triton.jit
+def focal_margin_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.constexpr):
+    """u^gamma (b' - gamma (2y - 1) p_t b), since du/dx = -(2y - 1) u p_t"""
+    pt = 1.0 - u
+    pull = tl.where(pt > 0, gamma * (1.0 - (y + y)) * pt * b, 0.0)
+    return (alpha_on * y + alpha_off * (1.0 - y)) * focal_power(u, gamma, POWER) * (b_grad + pull)
 
 
 @triton.jit

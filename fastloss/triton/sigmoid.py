@@ -9,11 +9,22 @@ import triton.language as tl
 
 from .elementary import sigmoid, sign_
 from .inputs import columns_of, coordinates, labels, logits, pixel_weights, store_rounded, vector_at
-from .pointwise import bce, bce_grad, focal_binary, focal_binary_grad, focal_miss, smooth_label
+from .pointwise import (
+    bce,
+    bce_grad,
+    focal_binary,
+    focal_binary_grad,
+    focal_margin,
+    focal_margin_grad,
+    focal_miss,
+    margin_miss,
+    smooth_label,
+)
 from .region import effective_weight
 from .topk import add_digits, topk_key, topk_margin
 
 FOCAL, TOPK, FIXED_SUMS = tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
+FOCAL_MARGIN = tl.constexpr(5)  # focal whose soft labels are read by the margin (Term.margin)
 
 
 @triton.jit
@@ -36,6 +47,9 @@ def sigmoid_value(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.conste
     if terms[t][1] == FOCAL:
         b, u = sigmoid_cost(a, y, HARD)
         return focal_binary(b, u, y, s[0], s[1], s[2], terms[t][2])
+    elif terms[t][1] == FOCAL_MARGIN:
+        b, u = bce(a[2], a[3], y, 1.0), margin_miss(a[0], a[1], a[2], a[3], y)
+        return focal_margin(b, u, y, s[0], s[1], s[2], terms[t][2])
     else:
         return bce(a[2], a[3], smooth_label(y, s[3]), s[0])
 
@@ -46,6 +60,9 @@ def sigmoid_slope(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.conste
     if terms[t][1] == FOCAL:
         b, u = sigmoid_cost(a, y, HARD)
         return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t][2])
+    elif terms[t][1] == FOCAL_MARGIN:
+        b, u = bce(a[2], a[3], y, 1.0), margin_miss(a[0], a[1], a[2], a[3], y)
+        return focal_margin_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t][2])
     else:
         return bce_grad(a[0], a[1], smooth_label(y, s[3]), s[0])
 

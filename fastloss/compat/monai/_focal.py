@@ -50,8 +50,6 @@ class PlainFocal(CompatLoss):
         if y.requires_grad:
             return self._slow("target requires a gradient")
         x = x.float() if x.dtype == torch.float64 else x
-        if y.is_floating_point() and x.device.type != "cpu" and not self.use_softmax and not self.to_onehot_y:
-            return self._slow("float labels may be soft, which only the cpu backend reads as MONAI does")
         channels = x.shape[1]
         if channels == 1:
             if self.use_softmax or y.shape != x.shape:

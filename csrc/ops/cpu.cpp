@@ -1,4 +1,4 @@
-// The ops of the `cpu` backend. Schemas: fastloss/_ops.py.
+// The ops of the `cpu` backend. Schemas: fastloss/_registry.py.
 #include <algorithm>
 
 #include "problem.h"

@@ -1,4 +1,4 @@
-// The ops of the `cuda` backend; nothing here waits for the device. Schemas: fastloss/_ops.py. Under FASTLOSS_EMULATED
+// The ops of the `cuda` backend; nothing here waits for the device. Schemas: fastloss/_registry.py. Under FASTLOSS_EMULATED
 // the same ops, on CPU tensors, for the emulator of csrc/emulator.
 #include "../cuda/problem.h"
 

@@ -1,4 +1,4 @@
-"""The Triton backend: the ops of fastloss/_ops.py for a GPU where nothing was compiled.
+"""The Triton backend: the ops of fastloss/_registry.py for a GPU where nothing was compiled.
 
 Importing this package imports no triton; the first op that runs does. TRITON_INTERPRET=1 in the environment of the
 process runs the kernels in Triton's interpreter, on CPU tensors.

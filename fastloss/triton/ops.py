@@ -1,4 +1,4 @@
-"""The ops of the backend: which kernels run, on which memory. Schemas and the layout of `state`: fastloss/_ops.py.
+"""The ops of the backend: which kernels run, on which memory. Schemas and the layout of `state`: fastloss/_registry.py.
 
 Everything that a kernel must find is allocated by torch on the current stream, no number comes back to the host, and
 what runs depends on shapes and the spec alone; so a call can be captured in a CUDA graph.

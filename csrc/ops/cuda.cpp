@@ -1,5 +1,5 @@
-// The ops of the `cuda` backend; nothing here waits for the device. Schemas: fastloss/_registry.py. Under FASTLOSS_EMULATED
-// the same ops, on CPU tensors, for the emulator of csrc/emulator.
+// The ops of the `cuda` backend; nothing here waits for the device. Schemas: fastloss/_registry.py. Under
+// FASTLOSS_EMULATED the same ops, on CPU tensors, for the emulator of csrc/emulator.
 #include "../cuda/problem.h"
 
 #include <torch/csrc/stable/accelerator.h>

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2)
     if (p.keying)
       static_cast<typename fl::KeyOf<T>::type*>(p.keys)[n * p.pixels + at] = x.valid ? fl::topk_key(value) : 0;
     else
-      Column<T>(p, p.out, n, at).put(0, value);
+      Column<T>(p, p.out, n, at).put(0, bad ? static_cast<T>(NAN) : value);
   });
 }
 

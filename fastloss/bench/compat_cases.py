@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ORIGINALS = {"smp": "segmentation_models_pytorch.losses", "monai": "monai.losses"}
-PACKAGES = {"smp": "segmentation-models-pytorch", "monai": "monai"}
+ORIGINALS = {
+    "smp": "segmentation_models_pytorch.losses",
+    "monai": "monai.losses",
+    "nnunet": "nnunetv2.training.loss.compound_losses",  # which imports its other losses
+}
 SIZES = {"small": 64, "large": 384}
 VOLUMES = {"small": 16, "large": 64}
 CLASSES = 4
@@ -37,6 +40,9 @@ class CompatCase:
     def make(self, original: bool) -> nn.Module:
         module = ORIGINALS[self.library] if original else f"fastloss.compat.{self.library}"
         space = importlib.import_module(module)
+        if self.settings.get("apply_nonlin") == "softmax":
+            softmax = space.softmax_helper_dim1
+            return getattr(space, self.name)(**self.settings | {"apply_nonlin": softmax})
         if self.name != "DeepSupervisionLoss":
             return getattr(space, self.name)(**self.settings)
         return _Pyramid(space.DeepSupervisionLoss(space.DiceCELoss(to_onehot_y=True, softmax=True)))
@@ -104,4 +110,17 @@ def _monai() -> list[CompatCase]:
     return cases
 
 
-CASES = {"smp": _smp(), "monai": _monai()}
+def _nnunet() -> list[CompatCase]:
+    """As its trainers build them: batch Dice, no background, smooth 1e-5."""
+    dice = {"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}
+    cases = [CompatCase("nnunet", "SoftDiceLoss", "ids", {"apply_nonlin": "softmax"} | dice)]
+    cases += [CompatCase("nnunet", "MemoryEfficientSoftDiceLoss", "ids", {"apply_nonlin": "softmax"} | dice)]
+    cases += [CompatCase("nnunet", name, "ids") for name in ("RobustCrossEntropyLoss", "TopKLoss")]
+    for volume in (False, True):
+        both = {"soft_dice_kwargs": dice, "ce_kwargs": {}}
+        cases += [CompatCase("nnunet", n, "ids", both, volume=volume) for n in ("DC_and_CE_loss", "DC_and_topk_loss")]
+    regions = {"bce_kwargs": {}, "soft_dice_kwargs": dice | {"do_bg": True}}
+    return [*cases, CompatCase("nnunet", "DC_and_BCE_loss", "onehot", regions)]
+
+
+CASES = {"smp": _smp(), "monai": _monai(), "nnunet": _nnunet()}

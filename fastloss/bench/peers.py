@@ -200,7 +200,13 @@ def exacta(case: Case) -> Offer:
 
 PEERS: dict[str, Callable[[Case], Offer]] = {"torch": torch_plain, "smp": smp, "monai": monai, "exacta": exacta}
 MODULES = {"smp": "segmentation_models_pytorch", "monai": "monai", "exacta": "exacta", "torch": "torch"}
-PACKAGES = {"smp": "segmentation-models-pytorch", "monai": "monai", "exacta": "exacta", "torch": "torch"}
+PACKAGES = {
+    "smp": "segmentation-models-pytorch",
+    "monai": "monai",
+    "nnunet": "nnunetv2",
+    "exacta": "exacta",
+    "torch": "torch",
+}
 
 
 def natural(case: Case) -> bool:

@@ -107,7 +107,7 @@ def torchvision(case: Case) -> Offer:
 
 PEERS = {**cpu_peers.PEERS, "nnunet": nnunet, "torchvision": torchvision}
 MODULES = {**cpu_peers.MODULES, "nnunet": "nnunetv2", "torchvision": "torchvision"}
-PACKAGES = {**cpu_peers.PACKAGES, "nnunet": "nnunetv2", "torchvision": "torchvision"}
+PACKAGES = {**cpu_peers.PACKAGES, "torchvision": "torchvision"}
 TRITON_KERNELS = ("exacta",)  # nothing left to compile
 AS_SHIPPED_COMPILED = ("nnunet",)  # its trainer compiles the Dice
 

@@ -10,10 +10,6 @@
 namespace fl_ops {
 namespace {
 
-using Ints = std::vector<int64_t>;
-using Floats = std::vector<double>;
-using MaybeTensor = std::optional<Tensor>;
-
 void parallel(int64_t begin, int64_t end, void* context, fl_cpu::ParallelBody body) {
   torch::stable::parallel_for(begin, end, 1, [=](int64_t from, int64_t to) { body(context, from, to); });
 }
@@ -43,23 +39,7 @@ struct Call {
   Call(const Tensor& x, const Tensor& y, const MaybeTensor& mask, const MaybeTensor& pixel_weight, const Ints& ints,
        const Floats& floats)
       : spec(parse(ints, floats)), shape(x, spec.binary), layout(shape, spec) {
-    p.samples = shape.samples, p.channels = shape.channels;
-    for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
-    p.x = shape.array(x, true);
-    require(p.x.dtype <= fl_cpu::kBF16, "logits must be floating point");
-    const int target = dtype_of(y);
-    p.ids = spec.activation == fl::kSoftmax && target > fl_cpu::kBF16;
-    p.y = shape.array(y, !p.ids);
-    if (mask) {
-      p.mask = shape.array(*mask, false);
-      require(p.mask.dtype == fl_cpu::kBool, "mask must be bool");
-    }
-    if (pixel_weight) {
-      p.pixel_weight = shape.array(*pixel_weight, false);
-      require(p.pixel_weight.dtype <= fl_cpu::kBF16, "pixel_weight must be floating point");
-    }
-    p.ints = ints.data(), p.n_ints = ints.size(), p.floats = floats.data(), p.n_floats = floats.size();
-    p.groups = layout.groups;
+    read_inputs(p, spec, shape, x, y, mask, pixel_weight, ints, floats);
     p.parallel = parallel;
   }
 

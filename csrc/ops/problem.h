@@ -18,6 +18,9 @@ namespace fl_ops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+using Floats = std::vector<double>;
+using MaybeTensor = std::optional<Tensor>;
 
 inline void require(bool good, const char* message) {
   if (!good) throw std::invalid_argument(std::string("fastloss: ") + message);
@@ -117,5 +120,28 @@ struct Layout {
   int64_t dsums_at() const { return terms + aux(); }
   int64_t counts_at() const { return dsums_at() + sums(); }
 };
+
+// The inputs of every op, into the problem of either backend. It points into `ints` and `floats`.
+template <class Problem>
+void read_inputs(Problem& p, const fl::Spec& spec, const Shape& shape, const Tensor& x, const Tensor& y,
+                 const MaybeTensor& mask, const MaybeTensor& pixel_weight, const Ints& ints, const Floats& floats) {
+  p.samples = shape.samples, p.channels = shape.channels;
+  for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
+  p.x = shape.array(x, true);
+  require(p.x.dtype <= fl_cpu::kBF16, "logits must be floating point");
+  const int target = dtype_of(y);
+  p.ids = spec.activation == fl::kSoftmax && target > fl_cpu::kBF16;
+  p.y = shape.array(y, !p.ids);
+  if (mask) {
+    p.mask = shape.array(*mask, false);
+    require(p.mask.dtype == fl_cpu::kBool, "mask must be bool");
+  }
+  if (pixel_weight) {
+    p.pixel_weight = shape.array(*pixel_weight, false);
+    require(p.pixel_weight.dtype <= fl_cpu::kBF16, "pixel_weight must be floating point");
+  }
+  p.ints = ints.data(), p.n_ints = ints.size(), p.floats = floats.data(), p.n_floats = floats.size();
+  p.groups = Layout(shape, spec).groups;
+}
 
 }  // namespace fl_ops

@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(emulated.reason() is not None, reason=str(emulated.reason()))
 
-VALUES = "test_loss or test_soft_targets"
+VALUES = "test_loss or test_soft_targets or test_whole_vectors"
 SHARED = f"({VALUES}) and float32"  # what every path is tried with
 RUNS = {
     # path: [(file, which of its tests)]
@@ -23,8 +23,8 @@ RUNS = {
         ("test_topk.py", "not saturated and not 0.001"),
         ("test_edges.py", "not fresh_memory and not everything"),
     ],
-    "resident": [("test_parity.py", f"{SHARED} or test_loss and bfloat16")],
-    "split": [("test_parity.py", f"{SHARED} or test_loss and float16")],
+    "resident": [("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and bfloat16")],
+    "split": [("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and float16")],
     "small": [("test_parity.py", SHARED), ("test_topk.py", "ties_by_the_thousand and float32")],
 }
 CASES = [(path, *selection) for path, selections in RUNS.items() for selection in selections]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import CORE, DTYPES, INTEGERS, LOSSES, MODES, SHAPES, build, logits, oracle, run, target
+from cases import CHANNELS, CORE, DTYPES, INTEGERS, LOSSES, MODES, SHAPES, build, logits, oracle, run, target
 from tolerances import assert_value, assert_vector
 
 import fastloss as fl
@@ -10,6 +10,8 @@ import fastloss as fl
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SHAPES_1D_3D = {"binary": [(3, 1, 50), (2, 1, 5, 6, 7)], "multilabel": [(3, 3, 50), (2, 3, 5, 6, 7)]}
 SHAPES_1D_3D["multiclass"] = [*SHAPES_1D_3D["multilabel"], (2, 9, 6, 5, 7), (2, 2, 40), (1, 150, 9, 8)]
+
+FAST = ("bce", "ce", "focal-2.0", "topk", "dice", "tversky", "dice+focal", "tversky+crossentropy", "iou+topk")
 
 SCALES = {f"{mode}:difference": 0.5 for mode in MODES}  # two terms of that size, almost equal
 
@@ -30,6 +32,18 @@ def check(loss, x, y, backend, mask=None, pixel_weight=None, scale=0.0):
 def test_loss(name, dtype, backend):
     mode = LOSSES[name][0]
     check(build(name), logits(SHAPES[mode], dtype), target(mode, SHAPES[mode]), backend, scale=SCALES.get(name, 0.0))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", [n for n in LOSSES if n.split(":")[1] in FAST])
+def test_whole_vectors(name, dtype, compiled):
+    """Planes that begin at multiples of 16 bytes: what kernels that read vectors need. Several tiles, and a tail."""
+    mode = LOSSES[name][0]
+    for shape in ((2, CHANNELS[mode], 72, 80), (1, CHANNELS[mode], 59, 61)):
+        if shape[0] == 1 and CHANNELS[mode] > 1:
+            continue  # its second plane begins anywhere
+        for kind in (torch.uint8, torch.int64):
+            check(build(name), logits(shape, dtype), target(mode, shape, kind), compiled)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)

@@ -2,6 +2,7 @@
 // pointwise gradient of its own, and dense, where every class has a label (probabilities, label smoothing).
 #pragma once
 #include <limits>
+#include <memory>
 
 #include "../math/elements.h"
 #include "../math/topk.h"
@@ -13,15 +14,15 @@ FL_NAMESPACE_BEGIN
 template <class T>
 struct SoftmaxScratch {
   int64_t stride;
-  std::vector<T> storage;
+  std::unique_ptr<T[]> storage;
   T *p, *z, *y, *h, *row;  // [C, stride]; z, y and h only in the dense form; row: one channel of output
   T *max, *inv, *lse, *nll, *miss, *valid, *weight, *slope, *dot, *pick, *class_weight;  // [kLongRow]
   alignas(64) int32_t id[kLongRow], arg[kLongRow];
 
   SoftmaxScratch(int64_t channels, bool dense) : stride(pixels(channels, dense)) {
     const int64_t plane = channels * stride;
-    storage.resize((dense ? 4 : 1) * plane + 12 * kLongRow + 16);
-    T* at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) & ~uintptr_t(63));
+    storage.reset(new T[(dense ? 4 : 1) * plane + 12 * kLongRow + 16]);  // not zeroed: of a chunk all is written first
+    T* at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.get()) + 63) & ~uintptr_t(63));
     p = at, at += plane;
     z = y = h = p;
     if (dense) z = at, y = z + plane, h = y + plane, at = h + plane;
@@ -89,10 +90,10 @@ inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
   });
 }
 
-// The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and
-// miss = 1 - p_t; nll holds its distance from the maximum before.
+// The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and,
+// where a term asks for it, miss = 1 - p_t; nll holds its distance from the maximum before.
 template <class T>
-inline void normalize(const SoftmaxChunk<T>& k) {
+inline void normalize(const SoftmaxChunk<T>& k, bool misses) {
   SoftmaxScratch<T>& s = k.s;
   T* __restrict sum = s.inv, * __restrict lse = s.lse, * __restrict nll = s.nll, * __restrict miss = s.miss;
 #pragma omp simd
@@ -100,8 +101,9 @@ inline void normalize(const SoftmaxChunk<T>& k) {
     lse[i] = log_(sum[i]);
     sum[i] = T(1) / sum[i];
     nll[i] += lse[i];
-    miss[i] = relu(T(1) - exp_minus(abs_(nll[i])));
   }
+#pragma omp simd
+  for (int64_t i = 0; i < (misses ? k.n : 0); ++i) miss[i] = relu(T(1) - exp_minus(abs_(nll[i])));
   const T* __restrict inv = s.inv;
   for (int64_t c = 0; c < k.channels; ++c) {
     T* __restrict p = s.p + c * s.stride;
@@ -112,7 +114,7 @@ inline void normalize(const SoftmaxChunk<T>& k) {
 // From the rows of logits and their maximum: p of all channels, lse, and for ids nll and miss. `next`, if not null, is
 // the first row of the next chunk's logits.
 template <bool kIds, class T>
-inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride) {
+inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride, bool misses) {
   SoftmaxScratch<T>& s = k.s;
   T* __restrict max = s.max, * __restrict sum = s.inv, * __restrict nll = s.nll;
   int finite = 1;
@@ -121,8 +123,12 @@ inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_strid
     sum[i] = nll[i] = T(0);
   }
   if (kIds) {
-    for (int64_t i = 0; i < k.n; ++i)  // a gather: cheaper than a comparison for each channel
-      nll[i] = s.p[(s.id[i] < 0 ? 0 : s.id[i]) * s.stride + i];
+    const T* __restrict p = s.p;
+    const int32_t* __restrict id = s.id;
+    const int32_t stride = static_cast<int32_t>(s.stride), n = static_cast<int32_t>(k.n);
+#pragma omp simd
+    for (int32_t i = 0; i < n; ++i)  // a gather: cheaper than a comparison for each channel
+      nll[i] = p[(id[i] < 0 ? 0 : id[i]) * stride + i];
     for (int64_t i = 0; finite && i < k.n; ++i) nll[i] = max[i] - nll[i];
     for (int64_t i = 0; !finite && i < k.n; ++i) nll[i] = -softmax_shift<true>(nll[i], max[i]);
   }
@@ -133,7 +139,7 @@ inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_strid
     else
       exponentiate<!kIds, true>(k, c, row);
   }
-  normalize(k);
+  normalize(k, misses);
 }
 
 // One of them over a chunk. With kGrads adds scale * h to slope, with kStore writes the values to pick.

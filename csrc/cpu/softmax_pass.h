@@ -136,8 +136,7 @@ class SoftmaxPass {
       const Task task = blocks_[t];
       double* sums = partial.data() + t * row;
       each_chunk(task, s, [&](const Chunk& k, int64_t at) {
-        double valid = 0.0;
-        for (int64_t i = 0; i < k.n; ++i) valid += s.valid[i];
+        const double valid = steps_.valid_pixels(k);
         for (int64_t c = 0; c < k.channels; ++c) sums[c * su.view.columns + kValid] += valid;
         steps_.terms(task, k, at, mode, sums);
         if (p.counts) steps_.count_chunk(k, sums + size);
@@ -153,25 +152,28 @@ class SoftmaxPass {
     }
   }
 
-  void count_valid(std::vector<double>& valid) const {
+  // Valid pixels, and where the mean asks for it those of each class, from the labels alone. Libraries ignore some
+  // label by default: where it does not occur, nothing needs masking any more.
+  void count_valid(std::vector<double>& valid) {
     const int64_t row = su.p.channels + 1;
     std::vector<double> partial(blocks_.tasks * row, 0.0);
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      double* counts = partial.data() + t * row;
-      for (int64_t at = task.begin; at < task.end; at += s.stride) {
-        const int64_t n = at + s.stride < task.end ? s.stride : task.end - at;
-        steps_.labels(task, Chunk{s, n, su.p.channels}, at);
-        for (int64_t i = 0; i < n; ++i) {
-          if (s.valid[i] == T(0)) continue;
-          counts[row - 1] += 1.0;
-          if (su.p.ids) counts[s.id[i]] += 1.0;
+    parallel_tasks(su.p, blocks_.tasks, [&](int64_t begin, int64_t end) {
+      int32_t id[kLongRow];
+      for (int64_t t = begin; t < end; ++t) {
+        const Task task = blocks_[t];
+        double* counts = partial.data() + t * row;
+        for (int64_t at = task.begin; at < task.end; at += kLongRow) {
+          const int64_t n = at + kLongRow < task.end ? kLongRow : task.end - at;
+          counts[row - 1] += steps_.count_valid(task, at, n, id);
+          for (int64_t i = 0; steps_.weighted_ce && i < n; ++i)
+            if (id[i] >= 0) counts[id[i]] += 1.0;
         }
       }
     });
     valid.assign(row, 0.0);
     for (int64_t t = 0; t < blocks_.tasks; ++t)
       for (int64_t c = 0; c < row; ++c) valid[c] += partial[t * row + c];
+    if (valid[row - 1] == static_cast<double>(su.p.samples * blocks_.pixels)) steps_.masked = false;
   }
 
   double total_valid() const {

@@ -14,7 +14,8 @@ struct SoftmaxSteps {
   using Scratch = SoftmaxScratch<T>;
 
   Setup<T> su;
-  const bool masked, region, extra, pointwise, topk;
+  bool masked;  // pixels may be invalid: until they have been counted
+  const bool region, extra, pointwise, topk, focal;
   bool dense, weighted_ce = false;  // every class has a label; some mean divides by class weights
   const int64_t pixels;
   std::unique_ptr<T[]> slopes;  // one per pixel, between the two steps of a gradient
@@ -26,6 +27,7 @@ struct SoftmaxSteps {
         extra(su.spec.any_squared() || su.spec.any_l1()),
         pointwise(su.spec.any_pointwise()),
         topk(su.spec.any(kTopk)),
+        focal(su.spec.any(kFocal)),
         dense(!p.ids),
         pixels(p.space[0] * p.space[1] * p.space[2]) {
     for (int i = 0; i < su.spec.n_terms; ++i) {
@@ -70,9 +72,9 @@ struct SoftmaxSteps {
     const bool more = su.x.direct && at + k.n < task.end;
     const T* next = more ? su.x.template base<const T>(task.sample, 0) + at + k.n : nullptr;
     if (dense)
-      activate<false>(k, next, su.p.x.channel);
+      activate<false>(k, next, su.p.x.channel, focal);
     else
-      activate<true>(k, next, su.p.x.channel);
+      activate<true>(k, next, su.p.x.channel, focal);
   }
   // Ignored pixels become harmless numbers.
   void keep_valid(const Chunk& k, const T* x, T* p) const {
@@ -80,17 +82,39 @@ struct SoftmaxSteps {
     for (int64_t i = 0; i < k.n; ++i) p[i] = valid[i] != T(0) ? x[i] : T(0);
   }
 
+  double valid_pixels(const Chunk& k) const {
+    const T* __restrict valid = k.s.valid;
+    T total = 0;  // whole numbers: exact in any order
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < k.n; ++i) total += valid[i];
+    return total;
+  }
+
+  // The valid ones of n pixels; their class ids go to `id`.
+  double count_valid(const Task& task, int64_t at, int64_t n, int32_t* id) const {
+    int32_t total = 0;
+    if (su.p.ids) {
+      su.target.class_ids(task.sample, at, n, id);
+      for (int64_t i = 0; i < n; ++i) total += id[i] >= 0;
+    } else {
+      T valid[kLongRow];
+      for (int64_t i = 0; i < n; ++i) valid[i] = T(1);
+      su.target.apply_mask(task.sample, 0, at, n, valid);
+      for (int64_t i = 0; i < n; ++i) total += valid[i] != T(0);
+    }
+    return total;
+  }
+
   void fill_class_weight(const Chunk& k, const Term& t) const {
     T* cw = k.s.class_weight;
-    for (int64_t i = 0; i < k.n; ++i) cw[i] = k.s.id[i] < 0 ? T(0) : static_cast<T>(t.vector_at(k.s.id[i], 1.0));
+    for (int64_t i = 0; !t.vector && i < k.n; ++i) cw[i] = T(1);
+    for (int64_t i = 0; t.vector && i < k.n; ++i)
+      cw[i] = k.s.id[i] < 0 ? T(0) : static_cast<T>(t.vector_at(k.s.id[i], 1.0));
   }
 
   template <int kMode>
   double element_sum(const Chunk& k, const Term& t, const T* weight, double scale) const {
-    if (!dense) {
-      fill_class_weight(k, t);
-      return target_term<kMode>(k, t, weight, scale);
-    }
+    if (!dense) return target_term<kMode>(k, t, weight, scale);
     T total[kLongRow];
     for (int64_t i = 0; i < k.n; ++i) total[i] = T(0);
     dense_term<kMode>(k, t, weight, scale, total);
@@ -100,12 +124,17 @@ struct SoftmaxSteps {
     return sum;
   }
 
-  inline void element_values(const Chunk& k, const Term& t) const { element_sum<kStore>(k, t, k.s.weight, 1.0); }
+  void element_values(const Chunk& k, const Term& t) const {
+    if (!dense) fill_class_weight(k, t);
+    element_sum<kStore>(k, t, k.s.weight, 1.0);
+  }
 
   // Keys of a chunk's elements, 0 where they do not take part.
   void keys(const Chunk& k, const Term& t, Key* out) const {
     element_values(k, t);
-    for (int64_t i = 0; i < k.n; ++i) out[i] = k.s.valid[i] != T(0) ? topk_key(k.s.pick[i]) : Key(0);
+    const T *valid = k.s.valid, *value = k.s.pick;
+#pragma omp simd
+    for (int64_t i = 0; i < k.n; ++i) out[i] = valid[i] != T(0) ? topk_key(value[i]) : Key(0);
   }
 
   void pick(const Chunk& k, const Term& t, const double* aux) const {
@@ -113,9 +142,12 @@ struct SoftmaxSteps {
     keys(k, t, key);
     const Key threshold = topk_key(static_cast<T>(aux[kThreshold]));
     const T tie = static_cast<T>(aux[kTieWeight]);
+    const T *valid = k.s.valid, *weight = k.s.weight;
+    T* pick = k.s.pick;
+#pragma omp simd
     for (int64_t i = 0; i < k.n; ++i) {
       const T share = key[i] > threshold ? T(1) : (key[i] == threshold ? tie : T(0));
-      k.s.pick[i] = k.s.valid[i] != T(0) ? share * k.s.weight[i] : T(0);
+      pick[i] = valid[i] != T(0) ? share * weight[i] : T(0);
     }
   }
 
@@ -135,6 +167,7 @@ struct SoftmaxSteps {
       const bool picked = t.kind == kTopk;
       if (picked) pick(k, t, su.p.aux + i * kAuxColumns);
       const T* weight = picked ? k.s.pick : k.s.weight;
+      if (!dense && !picked) fill_class_weight(k, t);
       // Two loops, so that the sum has the same bits with and without a gradient.
       if (mode & kValues) sums[kFixedSums + i] += element_sum<kValues>(k, t, weight, scale);
       if (mode & kGrads) element_sum<kGrads>(k, t, weight, scale);

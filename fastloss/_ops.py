@@ -41,6 +41,7 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 # Identity of a spec's encoding, shape of x -> the upstream gradient seen last; levels of a pyramid differ in shape.
 _expected: dict[tuple[int, torch.Size], float] = {}
 _EXPECTATIONS = 4096
+_NO_GRADIENTS = (None,) * 10  # of the arguments of the functions below
 
 
 def available(backend: str) -> str | None:
@@ -52,41 +53,51 @@ def available(backend: str) -> str | None:
     return triton.reason()
 
 
+def _saved(ctx, want, value, state, *inputs):
+    """What forward returns: a second output costs a node's bookkeeping, so `state` is one where somebody reads it."""
+    ctx.save_for_backward(*inputs, state)
+    ctx.set_materialize_grads(False)
+    if not want & WANT_COUNTS:
+        return value
+    ctx.mark_non_differentiable(state)
+    return value, state
+
+
 class _Loss(torch.autograd.Function):
-    """The eager way: see the head of this file."""
+    """The eager way: see the head of this file. Returns the loss; `state` too if `want` asks for counts."""
 
     @staticmethod
     def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
         ctx.call = call = (id(ints), x.shape)
         ctx.scale = scale = _expected.get(call, 1.0)
-        if x.dtype is torch.float32 or x.dtype is torch.float64:
-            want |= WANT_GRAD
+        early = x.dtype is torch.float32 or x.dtype is torch.float64
+        flags = want | WANT_GRAD if early else want
         with _below_autograd():
             value, state, grad = LOSS[backend](
-                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, scale, None
+                x, y, mask, pixel_weight, weights, ints, floats, flags, threshold, scale, None
             )
-        ctx.grad = grad if want & WANT_GRAD else None
-        ctx.save_for_backward(x, y, mask, pixel_weight, state)
-        ctx.mark_non_differentiable(state)
-        return value, state
+        ctx.grad = grad if early else None
+        return _saved(ctx, want, value, state, x, y, mask, pixel_weight)
 
     @staticmethod
-    def backward(ctx, upstream, _):
+    def backward(ctx, upstream, _=None):
         grad, ctx.grad = ctx.grad, None
+        if upstream is None:
+            return _NO_GRADIENTS
         scale = upstream.item()
         if len(_expected) >= _EXPECTATIONS:
             _expected.clear()
         _expected[ctx.call] = scale
         again = torch.is_grad_enabled()  # create_graph: the op's own gradient raises
         if grad is None or scale != ctx.scale or again:
-            *inputs, state = ctx.saved_tensors
-            backward = BACKWARD[ctx.backend]
+            x, y, mask, pixel_weight, state = ctx.saved_tensors
+            inputs = upstream, state, x, y, mask, pixel_weight, ctx.ints, ctx.floats
             if again:
-                grad = backward(upstream, state, *inputs, ctx.ints, ctx.floats)
+                grad = BACKWARD[ctx.backend](*inputs)
             else:
                 with _below_autograd():
-                    grad = backward(upstream, state, *inputs, ctx.ints, ctx.floats)
+                    grad = BACKWARD[ctx.backend](*inputs)
         return grad, None, None, None, None, None, None, None, None, None
 
 
@@ -95,22 +106,22 @@ class _DeviceLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
-        ctx.ints, ctx.floats, ctx.backend, ctx.predicted = ints, floats, backend, None
-        if x.dtype is not torch.float16:
-            want |= WANT_GRAD
-            ctx.predicted = _prediction(ints, x)
+        ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
+        early = x.dtype is not torch.float16
+        flags = want | WANT_GRAD if early else want
+        ctx.predicted = _prediction(ints, x) if early else None
         with _below_autograd():
             value, state, grad = LOSS[backend](
-                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, ctx.predicted
+                x, y, mask, pixel_weight, weights, ints, floats, flags, threshold, 1.0, ctx.predicted
             )
-        ctx.grad = grad if want & WANT_GRAD else None
-        ctx.save_for_backward(x, y, mask, pixel_weight, state)
-        ctx.mark_non_differentiable(state)
-        return value, state
+        ctx.grad = grad if early else None
+        return _saved(ctx, want, value, state, x, y, mask, pixel_weight)
 
     @staticmethod
-    def backward(ctx, upstream, _):
+    def backward(ctx, upstream, _=None):
         grad, ctx.grad = ctx.grad, None
+        if upstream is None:
+            return _NO_GRADIENTS
         *inputs, state = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
             grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
@@ -170,7 +181,10 @@ def loss(
         value, state, _ = LOSS[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None)
     elif x.requires_grad and torch.is_grad_enabled():
         function = _Loss if backend == "cpu" else _DeviceLoss
-        value, state = function.apply(x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold)
+        found = function.apply(x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold)
+        if not want_stats:
+            return found, None, None
+        value, state = found
     else:
         with _below_autograd():
             value, state, _ = LOSS[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None)

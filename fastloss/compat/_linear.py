@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..compound import MAX_TERMS
-from ..plan import plan
+from ..plan import Plan, plan
 from ..spec import Spec, Term
 
 
-class Linear(NamedTuple):
+@dataclass(frozen=True)
+class Linear:
     """constant + sum of terms. Called with logits and a target, it computes both and the gradient in one pass.
 
     `undefined`: NaN, as a mean of torch's, where every class id is ignored; the kernels give 0.
@@ -25,12 +26,13 @@ class Linear(NamedTuple):
     ignore_index: int | None = None
     constant: float = 0.0
     undefined: bool = False
+    _plans: dict[bool, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scaled(self, weight: float) -> Linear:
         if weight == 1:
             return self
         terms = tuple([term.weighted(weight * term.weight) for term in self.terms])
-        return self._replace(terms=terms, constant=weight * self.constant)
+        return replace(self, terms=terms, constant=weight * self.constant)
 
     def plus(self, other: Linear) -> Linear | None:
         """Both in one pass, or None: another activation, other ignored labels, or too many terms."""
@@ -46,14 +48,21 @@ class Linear(NamedTuple):
         return Linear(self.mode, terms, ignored[0], self.constant + other.constant, undefined)
 
     def __call__(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
-        terms = self.terms
-        if any([term.weight == 0 for term in terms]):
-            terms = tuple([term for term in terms if term.weight != 0])  # 0 * NaN is not 0
-        ignore_index = self.ignore_index if may_ignore(y, self.ignore_index) else None
-        value = plan(Spec(self.mode, terms, ignore_index)).run(x, y, mask, pixel_weight)[0]
-        if self.undefined and ignore_index is not None:
-            value = nan_if_empty(value, x, y, ignore_index)
+        ignores = representable(y, self.ignore_index)
+        if ignores and self.mode != "multiclass":  # whose kernels look themselves
+            ignores = may_ignore(y, self.ignore_index)
+        ready = None if torch.compiler.is_compiling() else self._plans.get(ignores)
+        value = (ready or self._plan(ignores)).run(x, y, mask, pixel_weight)[0]
+        if self.undefined and ignores:
+            value = nan_if_empty(value, x, y, self.ignore_index or 0)
         return value + self.constant if self.constant else value
+
+    def _plan(self, ignores: bool) -> Plan:
+        terms = tuple([term for term in self.terms if term.weight != 0])  # 0 * NaN is not 0
+        ready = plan(Spec(self.mode, terms, self.ignore_index if ignores else None))
+        if not torch.compiler.is_compiling():
+            self._plans[ignores] = ready
+        return ready
 
 
 class Call(NamedTuple):
@@ -95,15 +104,25 @@ class Pending:
 pending: ContextVar[bool] = ContextVar("pending", default=False)
 
 
-def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
-    """Whether a label may be ignored. Eager code on the CPU looks: a search among the labels costs less than what the
-    kernels save where every pixel counts, and libraries ignore some label by default."""
+def representable(y: Tensor, ignore_index: int | None) -> bool:
+    """Whether a label of this type can be the ignored one."""
     if ignore_index is None or y.is_floating_point():
         return ignore_index is not None
     info = torch.iinfo(y.dtype)
-    if not info.min <= ignore_index <= info.max:
+    return info.min <= ignore_index <= info.max
+
+
+def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
+    """Whether a label may be ignored. Eager code on the CPU looks: a search among the labels costs less than what the
+    kernels save where every pixel counts, and libraries ignore some label by default."""
+    if not representable(y, ignore_index):
         return False
-    return torch.compiler.is_compiling() or y.device.type != "cpu" or bool((y == ignore_index).any())
+    if torch.compiler.is_compiling() or y.device.type != "cpu" or y.is_floating_point():
+        return True
+    negative = ignore_index is not None and ignore_index < 0
+    if negative and y.numel() and y.amin().item() >= 0:  # the usual case, at a fifth of the cost of the search
+        return False
+    return bool((y == ignore_index).any())
 
 
 def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
@@ -120,6 +139,6 @@ def elementwise(
     (term,) = loss.terms
     if term.weight == 0:
         term = replace(term, weight=1.0)
-        return elementwise(loss._replace(terms=(term,)), x, y, mask, pixel_weight) * 0.0
+        return elementwise(replace(loss, terms=(term,)), x, y, mask, pixel_weight) * 0.0
     spec = Spec(loss.mode, (replace(term, reduction="none"),), loss.ignore_index)
     return plan(spec).run(x, y, mask, pixel_weight)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def call_of(loss: nn.Module, *inputs: Any) -> Call | Tensor | None:
     if any([term.reduction == "none" for term in call.loss.terms]):
         return None
     if call.loss.mode == "binary" and call.x.shape == call.y.shape:
-        call = call._replace(loss=call.loss._replace(mode="multilabel"))
+        call = call._replace(loss=replace(call.loss, mode="multilabel"))
     return call
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
     original = "torch.nn.modules.loss.CrossEntropyLoss"
     library = "torch"
     _tensors = ("weight",)
+    _channel_axis: ClassVar[bool] = False  # class ids may be [N, 1, *S]
 
     def __init__(
         self,
@@ -63,11 +64,14 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
         call = self._call(input, target)
         if call is None:
-            return scale * nn.CrossEntropyLoss.forward(self, input, target)
+            return scale * self._plain(input, target)
         if self.reduction != "none":
             return call.run(scale)
         value = elementwise(call.loss.scaled(scale), call.x, call.y)
         return value.reshape((*input.shape[:1], *input.shape[2:]) if input.ndim > 1 else ())
+
+    def _plain(self, input: Tensor, target: Tensor) -> Tensor:
+        return nn.CrossEntropyLoss.forward(self, input, target)
 
     def _call(self, input: Tensor, target: Tensor) -> Call | None:
         """None for a single class: nothing to tell apart, and nothing for the kernels to do."""
@@ -83,7 +87,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
             return None
         if probabilities and self.ignore_index >= 0:
             raise ValueError(f"ignore_index must be negative with probabilities as target, got {self.ignore_index}.")
-        if not probabilities and y.ndim == x.ndim:
+        if not probabilities and y.ndim == x.ndim and not self._channel_axis:
             raise ValueError(
                 f"target must be class ids {[x.shape[0], *x.shape[2:]]} to fit input, got {list(y.shape)}."
             )

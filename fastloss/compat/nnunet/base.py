@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Compound(CompatLoss):
             return None
         dice = dc.linear(x, mask is not None or pointwise.ignore_index is not None)
         if dice is not None:
-            both = dice._replace(ignore_index=pointwise.ignore_index).scaled(weights[0])
+            both = replace(dice, ignore_index=pointwise.ignore_index).scaled(weights[0])
             both = both.plus(pointwise.scaled(weights[1]))
             return None if both is None else both(x, y, mask, pixel_weight)
         terms = (*pointwise.terms, Term("tversky", batch=False, empty="score"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class DC_and_CE_loss(Compound):
         if loss is None or (self.ignore_label is None and ce.ignore_index >= 0):
             return None
         # Negative labels without ignore_label: an error of Dice, as in nnU-Net.
-        return loss._replace(ignore_index=self.ignore_label, undefined=False)
+        return replace(loss, ignore_index=self.ignore_label, undefined=False)
 
 
 class DC_and_topk_loss(DC_and_CE_loss):

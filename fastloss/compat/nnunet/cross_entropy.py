@@ -21,18 +21,17 @@ class RobustCrossEntropyLoss(CrossEntropyLoss):
 
     original = "nnunetv2.training.loss.robust_ce_loss.RobustCrossEntropyLoss"
     library = "nnunet"
+    _channel_axis = True
 
-    def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
-        return super()._scaled(scale, input, self._ids(input, target))
+    def _plain(self, input: Tensor, target: Tensor) -> Tensor:
+        return super()._plain(input, self._ids(input, target).reshape(input.shape[0], *input.shape[2:]).long())
 
     def _call(self, input: Tensor, target: Tensor) -> Call | None:
         return super()._call(input, self._ids(input, target))
 
     def _ids(self, input: Tensor, target: Tensor) -> Tensor:
-        if target.ndim == input.ndim:
-            if target.shape[1] != 1:
-                raise ValueError(f"target must be labels [N, *S] or [N, 1, *S], got {list(target.shape)}.")
-            target = target[:, 0]
+        if target.ndim == input.ndim and target.shape[1] != 1:
+            raise ValueError(f"target must be labels [N, *S] or [N, 1, *S], got {list(target.shape)}.")
         return as_ids(target)
 
 
@@ -106,7 +105,7 @@ class TopKLoss(RobustCrossEntropyLoss):
         call = self._call(input, target)
         if call is not None:
             return call.run(scale)
-        y = as_ids(target[:, :1])
+        y = as_ids(target if target.shape[1] == 1 else target[:, :1])
         elements = elementwise(self.linear(), input, y).flatten()
         count = self.count(elements.numel())
         if not self.strict:
@@ -119,6 +118,6 @@ class TopKLoss(RobustCrossEntropyLoss):
     def _call(self, input: Tensor, target: Tensor) -> Call | None:
         if target.ndim != input.ndim:
             raise ValueError(f"target must be labels [N, 1, *S] to fit input, got {list(target.shape)}.")
-        y = as_ids(target[:, :1])
+        y = as_ids(target if target.shape[1] == 1 else target[:, :1])
         loss = self.top(input, y, self.ignore_index)
         return None if loss is None else Call(loss, input, y)

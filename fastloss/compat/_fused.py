@@ -43,13 +43,14 @@ def finished(
     y: Tensor,
     mask: Tensor | None,
     finish: Callable[[Tensor], Tensor],
-    slopes: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
     counted: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """finish(sums [N or 1, C, 7 + T]), differentiable in x; the sums are float64.
 
-    `slopes` gives the same value and its derivatives by the sums, where these are known in closed form: much less work
-    for a small input. A loss that is no scalar has one value for each class of counted(sums).
+    `slopes` gives the same value and writes its derivatives by the sums into its second argument, zeros of their shape,
+    where these are known in closed form: much less work for a small input. No term is pointwise then. A loss that is no
+    scalar has one value for each class of counted(sums).
     """
     if torch.compiler.is_compiling() or _functorch() is not None:
         return finish(ready.sums(x, y, mask)[0])
@@ -70,11 +71,12 @@ class _Sloped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, mask, ops, ints, floats, slopes, counted):
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd():  # a dozen operations on tiny tensors: each is quicker so
             table, aux = ops.sums.default(x, y, mask, None, ints, floats)
-        loss, slope = slopes(table)
+            begin = aux.shape[0] + aux.numel()  # what backward reads there is of pointwise terms
+            state = table.new_zeros(begin + table.numel())
+            loss = slopes(table, state.as_strided(table.shape, table.stride(), begin))
         ctx.ops, ctx.ints, ctx.floats, ctx.counted, ctx.shape = ops, ints, floats, counted, table.shape
-        state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), slope.reshape(-1)])
         ctx.save_for_backward(x, y, mask, state)
         return loss
 

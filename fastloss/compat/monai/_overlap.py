@@ -156,9 +156,8 @@ class OverlapLoss(PlainOverlap):
         def finish(table: Tensor) -> Tensor:
             return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
 
-        def slopes(table: Tensor) -> tuple[Tensor, Tensor]:
-            loss, slope = self._slopes(table, x.ndim)
-            return _fused.value_of(loss, x), slope
+        def slopes(table: Tensor, slope: Tensor) -> Tensor:
+            return _fused.value_of(self._slopes(table, slope, x.ndim), x)
 
         return _fused.finished(ready, x, fitted.y, fitted.mask, finish, slopes, self._counted)
 
@@ -175,28 +174,29 @@ class OverlapLoss(PlainOverlap):
         vector = self._class_vector(loss)
         return self._reduce(loss if vector is None else loss * vector, axes)
 
-    def _slopes(self, table: Tensor, axes: int) -> tuple[Tensor, Tensor]:
-        """The loss, and its derivatives by the sums; with reduction "none" those of each value by its own sums."""
+    def _slopes(self, table: Tensor, slope: Tensor, axes: int) -> Tensor:
+        """The loss; into `slope` its derivatives by the sums, with reduction "none" of each value by its own sums."""
         ratio = self._ratio(self._parts(table))
         share = ratio.above / ratio.below
-        loss, scale = 1.0 - share, 1.0 / ratio.below
+        loss, scale = 1.0 - share, ratio.below.reciprocal()
         if self.reduction == "mean":
-            scale = scale / loss.numel()
+            scale = scale * (1.0 / loss.numel())
         vector = self._class_vector(loss)
         if vector is not None:
             loss, scale = loss * vector, scale * vector
-        by_inter = (share * ratio.below_by_inter - ratio.above_by_inter) * scale
-        by_pred = share * ratio.below_by_pred * scale
-        slope = torch.zeros_like(table)
+        steep = share * scale
+        falls, by_pred = scale * ratio.above_by_inter, steep * ratio.below_by_pred
+        if ratio.below_by_inter:
+            falls = falls - steep * ratio.below_by_inter
         classes = self._counted(slope)
         if self.soft_label and not self.squared_pred:
-            by_inter = 0.5 * by_inter
-            by_pred = by_pred + by_inter
-            classes[..., L1] = -by_inter
+            falls = 0.5 * falls
+            by_pred = by_pred - falls
+            classes.select(-1, L1).copy_(falls)
         else:
-            classes[..., PY] = by_inter
-        classes[..., PP if self.squared_pred else P] = by_pred
-        return self._reduce(loss, axes), slope
+            torch.neg(falls, out=classes.select(-1, PY))
+        classes.select(-1, PP if self.squared_pred else P).copy_(by_pred)
+        return self._reduce(loss, axes)
 
     def _counted(self, table: Tensor) -> Tensor:
         """The sums of the classes that count: [N, C, 7 + T], or [C, 7 + T] over the batch."""
@@ -212,8 +212,8 @@ class OverlapLoss(PlainOverlap):
             table = self._counted(table)
         elif self.batch:
             table = table[0]
-        columns = table.unbind(-1)
         if self.squared_pred:
-            return Parts(columns[PY], columns[PP], columns[YY])
-        pred, truth = columns[P], columns[Y]
-        return Parts((pred + truth - columns[L1]) * 0.5 if self.soft_label else columns[PY], pred, truth)
+            return Parts(table.select(-1, PY), table.select(-1, PP), table.select(-1, YY))
+        pred, truth = table.select(-1, P), table.select(-1, Y)
+        inter = (pred + truth - table.select(-1, L1)) * 0.5 if self.soft_label else table.select(-1, PY)
+        return Parts(inter, pred, truth)

@@ -57,16 +57,17 @@ class GeneralizedDiceLoss(OverlapLoss):
 
     def _ratio(self, parts: Parts) -> Ratio:
         w = self._weights(parts.truth.detach())
-        above = (parts.inter * (2.0 * w)).sum(-1, keepdim=True) + self.smooth_nr
+        twice = 2.0 * w
+        above = (parts.inter * twice).sum(-1, keepdim=True) + self.smooth_nr
         below = ((parts.pred + parts.truth) * w).sum(-1, keepdim=True) + self.smooth_dr
-        return Ratio(above, below, 2.0 * w, 0.0, w)
+        return Ratio(above, below, twice, 0.0, w)
 
     def _weights(self, truth: Tensor) -> Tensor:
         truth = truth if truth.dtype == torch.float64 else truth.float()
         if self.w_type == "uniform":
             return torch.ones_like(truth)
         w = torch.reciprocal(truth * truth if self.w_type == "square" else truth)
-        absent = torch.isinf(w)
+        absent = w == torch.inf
         w = w.masked_fill(absent, 0.0)
         return torch.where(absent, w.amax(-1, keepdim=True), w)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 MODES = ("binary", "multilabel", "multiclass")
 Vector = Sequence[float] | Tensor
 
@@ -24,6 +25,11 @@ def tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
     if isinstance(values, list | tuple) or type(values).__module__ == "numpy":
         return torch.as_tensor(values).type(dtype)
     return None
+
+
+def by_hand(y: Tensor) -> bool:
+    """Whether the gradient may be one written out by hand: the call is eager, and the target needs none."""
+    return not (torch.compiler.is_compiling() or y.requires_grad or _functorch() is not None)
 
 
 def labels(y: Tensor) -> Tensor:

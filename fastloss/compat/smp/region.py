@@ -12,7 +12,8 @@ from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
-from ._common import Vector, check_mode, labels, tensor
+from ._common import Vector, by_hand, check_mode, labels, tensor
+from .unfused import Overlap, overlap
 
 
 class _RegionLoss(CompatLoss):
@@ -158,11 +159,11 @@ class _RegionLoss(CompatLoss):
         if p.shape != y.shape:
             raise AssertionError(f"y_true must fit y_pred {list(x.shape)}, got {list(y.shape)} once flattened.")
         y = y.to(p.dtype)
-        total_p, total_y = p.sum((0, 2)), y.sum((0, 2))
-        tp = (total_p + total_y - torch.linalg.vector_norm(p - y, ord=1, dim=(0, 2))) / 2
+        total_y = y.sum((0, 2))
+        total_p, tp = Overlap.apply(p, y, total_y) if by_hand(y) else overlap(p, y, total_y)
         alpha, beta = self._weights
-        below = tp + alpha * (total_p - tp) + beta * (total_y - tp) + self.smooth
-        score = (tp + self.smooth) / below.clamp_min(self.eps)
+        below = torch.add(total_y * beta + self.smooth, total_p, alpha=alpha).add(tp, alpha=1 - alpha - beta)
+        score = (tp + self.smooth if self.smooth else tp) / below.clamp_min(self.eps)
         loss = -torch.log(score.clamp_min(self.eps)) if self.log_loss else 1.0 - score
         return self._mean(loss * (total_y > 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .._base import CompatLoss
-from ._common import check_mode
+from ._common import by_hand, check_mode
 
 
 class MCCLoss(CompatLoss):
@@ -31,17 +32,78 @@ class MCCLoss(CompatLoss):
         """y_pred (probabilities) and y_true [N, H, W] or [N, 1, H, W]; returns a scalar."""
         if y_true.dtype == torch.bool and self.strict:
             raise NotImplementedError("y_true must hold numbers, got bool.")
+        if y_pred.device.type == "cpu" and y_pred.shape == y_true.shape and by_hand(y_true):
+            return _MCC.apply(y_pred, y_true, float(self.eps))
         rows = (y_true.shape[0], 1, -1)
-        y, p = y_true.reshape(rows), y_pred.reshape(rows)
-        product, e = p * y, self.eps
-        n = product.numel()
-        kind = torch.float64 if p.device.type == "cpu" and not torch.compiler.is_compiling() else torch.float32
-        inter, pred = product.sum(dtype=kind), p.sum(dtype=kind)
-        target = y.sum(dtype=kind)
-        # (TP TN - FP FN) and the four margins, in terms of the three sums
-        above = inter * (n + 4 * e) - pred * (target + 2 * e) + e * (n - 2 * target)
-        below = (pred + 2 * e) * (n + 2 * e - pred) * ((target + 2 * e) * (n + 2 * e - target))
-        return (1.0 - above / below.sqrt()).to(product.dtype)
+        return _mcc(y_pred.reshape(rows), y_true.reshape(rows), self.eps)
+
+
+def _mcc(p: Tensor, y: Tensor, e: float) -> Tensor:
+    product = p * y
+    kind = torch.float64 if p.device.type == "cpu" and not torch.compiler.is_compiling() else torch.float32
+    above, below = _margins(product.sum(dtype=kind), p.sum(dtype=kind), y.sum(dtype=kind), product.numel(), e)
+    return (1.0 - above / below.sqrt()).to(product.dtype)
+
+
+def _margins(inter: Any, pred: Any, target: Any, n: int, e: float) -> tuple[Any, Any]:
+    """TP TN - FP FN and the product of the four margins, from sum p y, sum p and sum y."""
+    above = inter * (n + 4 * e) - pred * (target + 2 * e) + e * (n - 2 * target)
+    return above, (pred + 2 * e) * (n + 2 * e - pred) * ((target + 2 * e) * (n + 2 * e - target))
+
+
+class _MCC(torch.autograd.Function):
+    """The same, and its gradient from the derivatives by the sums: one pass over y instead of one for each sum."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, y: Tensor, e: float) -> Tensor:
+        ctx.save_for_backward(p, y)
+        ctx.e, product, n = e, p * y, p.numel()
+        wide = torch.promote_types(product.dtype, torch.float32)
+        inter, pred, target = [t.sum(dtype=wide).item() for t in (product, p, y)]
+        above, below = _margins(inter, pred, target, n, e)
+        ctx.slopes = None
+        if not 0.0 < below < math.inf:  # left to tensors, which divide by 0
+            return _mcc(p, y, e)
+        root = math.sqrt(below)
+        by_below = 0.5 * above / (below * root)
+        by_pred = (target + 2 * e) / root + by_below * (n - 2 * pred) * (target + 2 * e) * (n + 2 * e - target)
+        ctx.slopes = -(n + 4 * e) / root, by_pred
+        return torch.full((), 1.0 - above / root, dtype=product.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        p, y = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # create_graph: by autograd, which differentiates again
+        if again or ctx.slopes is None:
+            with torch.enable_grad():
+                p = p if again else p.detach().requires_grad_()
+                loss = _mcc(p, y, ctx.e)
+            return torch.autograd.grad(loss, p, upstream, create_graph=again)[0], None, None
+        scale = upstream.item()
+        by_inter, by_pred = scale * ctx.slopes[0], scale * ctx.slopes[1]
+        return torch.rsub(y.to(p.dtype), by_pred, alpha=-by_inter), None, None
+
+
+def overlap(p: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """sum p and (sum p + sum y - sum |p - y|) / 2 of each class, of [N, C, L] and sum y [C]."""
+    pred = p.sum((0, 2))
+    return pred, (pred + target - torch.linalg.vector_norm(p - y, ord=1, dim=(0, 2))) / 2
+
+
+class Overlap(torch.autograd.Function):
+    """The same. torch's norm keeps p - y and makes several passes of its sign; here nothing but the inputs is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(p, y)
+        pred = p.sum((0, 2))
+        return pred, (pred + target).sub_((p - y).abs_().sum((0, 2))).mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, by_pred: Tensor, by_inter: Tensor) -> tuple[Tensor, None, None]:
+        p, y = ctx.saved_tensors
+        half = (0.5 * by_inter)[:, None]
+        return (p - y).sign_().mul_(-half).add_(by_pred[:, None] + half), None, None
 
 
 class LovaszLoss(CompatLoss):

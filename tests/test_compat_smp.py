@@ -1,6 +1,7 @@
 """fastloss.compat.smp against segmentation-models-pytorch: values, gradients, shapes and errors."""
 
 import inspect
+from functools import partial
 from itertools import product
 
 import pytest
@@ -140,6 +141,35 @@ def test_mcc_loss(eps):
     x, targets = inputs("binary")
     for y in targets.values():
         check("MCCLoss", x, y, eps=eps)
+
+
+@pytest.mark.parametrize("settings", ({}, {"log_loss": True, "smooth": 0.3}, {"mode": "multilabel"}), ids=str)
+@pytest.mark.parametrize("name", ("MCCLoss", *REGION))
+def test_losses_of_probabilities_have_the_same_second_derivative(name, settings):
+    settings = {"mode": "binary", "from_logits": False} | settings if name != "MCCLoss" else {"eps": 1e-2}
+    x, targets = inputs(settings.get("mode", "binary"))
+    x, y = x.sigmoid(), targets["soft"]
+    found = []
+    for space in (smp, T):
+        leaf = x.clone().requires_grad_()
+        loss = getattr(space, name)(**settings)(leaf * 0.9, y)
+        (first,) = torch.autograd.grad(loss**2, leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf, retain_graph=True)
+        (again,) = torch.autograd.grad(loss, leaf)  # a second time over the same graph
+        found.append((first.detach(), second, again))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("value", (0.0, 1.0))
+def test_divisions_by_nothing_are_the_same(value):
+    p = torch.full((2, 1, 4, 5), value)
+    for y in (torch.zeros_like(p), (torch.rand(p.shape) > 0.5).float()):
+        for name in ("MCCLoss", *REGION):
+            settings = {"mode": "binary", "from_logits": False} if name != "MCCLoss" else {}
+            ours, theirs = [partial(getattr(space, name), eps=0.0, **settings) for space in (smp, T)]
+            assert_same(ours, theirs, p, y, note=f"{name} {value}")
 
 
 @pytest.mark.parametrize("name", ("DiceLoss", "FocalLoss", "LovaszLoss", "TverskyLoss", "JaccardLoss"))

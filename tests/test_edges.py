@@ -3,7 +3,7 @@ nothing at all; outputs that nobody wrote, inputs that somebody wrote."""
 
 import pytest
 import torch
-from cases import CORE, DTYPES, LOSSES, MODES, SHAPES, build, logits, oracle, run, target
+from cases import BACKENDS, CORE, DTYPES, LOSSES, MODES, SHAPES, build, logits, oracle, run, target
 from tolerances import assert_value, assert_vector
 
 import fastloss as fl
@@ -195,3 +195,15 @@ def test_fresh_memory_is_poisoned():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             fl.DiceLoss("binary", backend="cpu")(x, y)
         assert sum(event.count for event in profile.key_averages() if event.key == "aten::fill_") >= 3
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="of the CPU kernels")
+@pytest.mark.parametrize("name", [n for n in LOSSES if LOSSES[n][0] == "multiclass" and LOSSES[n][2] is not None])
+def test_an_ignored_label_that_does_not_occur_changes_no_bit(name):
+    shape = (2, 3, 57, 61)  # more than one chunk a sample
+    x, y = logits(shape), target("multiclass", shape)
+    value, grad = run(build(name), x, y, "cpu")
+    for settings, mask in (({"ignore_index": -100}, None), ({}, torch.ones_like(y, dtype=torch.bool))):
+        found = run(build(name, **settings), x, y, "cpu", mask)
+        assert torch.equal(found[0], value)
+        assert torch.equal(found[1], grad)

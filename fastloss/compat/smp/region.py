@@ -12,8 +12,8 @@ from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
-from ._common import Vector, by_hand, check_mode, labels, tensor
-from .unfused import Overlap, overlap
+from ._common import Vector, check_mode, labels, tensor
+from ._probabilities import Score
 
 
 class _RegionLoss(CompatLoss):
@@ -159,22 +159,13 @@ class _RegionLoss(CompatLoss):
         if p.shape != y.shape:
             raise AssertionError(f"y_true must fit y_pred {list(x.shape)}, got {list(y.shape)} once flattened.")
         y = y.to(p.dtype)
-        total_y = y.sum((0, 2))
-        total_p, tp = Overlap.apply(p, y, total_y) if by_hand(y) else overlap(p, y, total_y)
-        alpha, beta = self._weights
-        below = torch.add(total_y * beta + self.smooth, total_p, alpha=alpha).add(tp, alpha=1 - alpha - beta)
-        score = (tp + self.smooth if self.smooth else tp) / below.clamp_min(self.eps)
-        loss = -torch.log(score.clamp_min(self.eps)) if self.log_loss else 1.0 - score
-        return self._mean(loss * (total_y > 0))
+        return self._cached(("score", p.shape[1]), self._score)(p, y)
 
-    def _mean(self, loss: Tensor) -> Tensor:
-        if self.classes is not None:
-            loss = loss[self.classes]
-        if self.class_weights is None:
-            return loss.mean()
-        weights = self.class_weights.to(loss.device)
-        weights = weights if self.classes is None else weights[self.classes]
-        return (loss * weights).sum() / weights.sum()
+    def _score(self, key: tuple[str, int]) -> Score:
+        shares, scale = self._shares(key[1])
+        shares = shares or (scale / key[1],) * key[1]
+        numbers = [float(number) for number in (*self._weights, self.smooth, self.eps)]
+        return Score(*numbers, bool(self.log_loss), shares)
 
 
 class DiceLoss(_RegionLoss):

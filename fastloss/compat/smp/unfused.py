@@ -84,28 +84,6 @@ class _MCC(torch.autograd.Function):
         return torch.rsub(y.to(p.dtype), by_pred, alpha=-by_inter), None, None
 
 
-def overlap(p: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """sum p and (sum p + sum y - sum |p - y|) / 2 of each class, of [N, C, L] and sum y [C]."""
-    pred = p.sum((0, 2))
-    return pred, (pred + target - torch.linalg.vector_norm(p - y, ord=1, dim=(0, 2))) / 2
-
-
-class Overlap(torch.autograd.Function):
-    """The same. torch's norm keeps p - y and makes several passes of its sign; here nothing but the inputs is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(p, y)
-        pred = p.sum((0, 2))
-        return pred, (pred + target).sub_((p - y).abs_().sum((0, 2))).mul_(0.5)
-
-    @staticmethod
-    def backward(ctx: Any, by_pred: Tensor, by_inter: Tensor) -> tuple[Tensor, None, None]:
-        p, y = ctx.saved_tensors
-        half = (0.5 * by_inter)[:, None]
-        return (p - y).sign_().mul_(-half).add_(by_pred[:, None] + half), None, None
-
-
 class LovaszLoss(CompatLoss):
     """`segmentation_models_pytorch.losses.LovaszLoss`: the Lovász hinge of everything flattened (binary, multilabel),
     or the Lovász softmax averaged over the classes present (multiclass); Berman et al. 2018, algorithm 1.

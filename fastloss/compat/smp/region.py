@@ -164,8 +164,8 @@ class _RegionLoss(CompatLoss):
     def _score(self, key: tuple[str, int]) -> Score:
         shares, scale = self._shares(key[1])
         shares = shares or (scale / key[1],) * key[1]
-        numbers = [float(number) for number in (*self._weights, self.smooth, self.eps)]
-        return Score(*numbers, bool(self.log_loss), shares)
+        alpha, beta = self._weights
+        return Score(float(alpha), float(beta), float(self.smooth), float(self.eps), bool(self.log_loss), shares)
 
 
 class DiceLoss(_RegionLoss):

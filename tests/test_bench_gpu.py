@@ -21,6 +21,10 @@ def test_bytes_of_the_paths():
     assert dice.path_bytes("split") == 14 * pixels and topk.path_bytes("split") == 24 * pixels
     assert dice.path_bytes("auto") is None and focal.path_bytes("auto") == focal.least_bytes
     assert FULL["dice-8mpx-bf16"].path_bytes("split") == 8 * pixels
+    classes, summed = FULL["topk-c9-fp32"], FULL["iou+topk-c9-fp32"]
+    pixels = 8 * 224**2
+    assert classes.path_bytes("split") == (12 * 9 + 2 + 16) * pixels and summed.path_bytes("split") == 163 * pixels
+    assert classes.path_bytes("resident") == classes.least_bytes == 73 * pixels and classes.paths and summed.paths
     pyramid = FULL["dice+ce-c14-fp32-4levels"]
     voxels = 2 * (96**3 + 48**3 + 24**3 + 12**3)
     assert pyramid.least_bytes == (2 * 4 * 14 + 1) * voxels and pyramid.one_gradient == 4 * 14 * voxels

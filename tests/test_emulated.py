@@ -3,6 +3,7 @@
 A part of them, for `make test`; `make test-emulated` runs all, `make sanitize-cuda` all of them instrumented.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(emulated.reason() is not None, reason=str(emulated.reason()))
 
-VALUES = "test_loss or test_soft_targets or test_whole_vectors"
+VALUES = "test_loss or test_soft_targets or test_whole_vectors or test_numbers_of_classes"
+MANY_TILES = "selection and 0.6-multiclass and (plain or masked)"  # of multiclass top-k: more than fit on the chip
 SHARED = f"({VALUES}) and float32"  # what every path is tried with
 RUNS = {
     # path: [(file, which of its tests)]
@@ -23,8 +25,14 @@ RUNS = {
         ("test_topk.py", "not saturated and not 0.001"),
         ("test_edges.py", "not fresh_memory and not everything"),
     ],
-    "resident": [("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and bfloat16")],
-    "split": [("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and float16")],
+    "resident": [
+        ("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and bfloat16"),
+        ("test_topk.py", f"ties_by_the_thousand and float32 or two_topk or {MANY_TILES}"),
+    ],
+    "split": [
+        ("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and float16"),
+        ("test_topk.py", "ties_by_the_thousand and float32 or two_topk"),
+    ],
     "small": [("test_parity.py", SHARED), ("test_topk.py", "ties_by_the_thousand and float32")],
 }
 CASES = [(path, *selection) for path, selections in RUNS.items() for selection in selections]
@@ -47,9 +55,38 @@ def test_kernels(path, file, wanted):
     assert run(file, wanted, FASTLOSS_CUDA_PATH=path) > 5
 
 
-def test_a_refused_cooperative_launch_falls_to_two_phases():
-    chosen = "test_loss and float32 and (dice or topk)"
-    assert run("test_parity.py", chosen, FASTLOSS_EMULATOR_COOPERATIVE="0", FASTLOSS_CUDA_PATH="resident") > 5
+@pytest.mark.parametrize("answer", ("0", "2"), ids=("absent", "refused"))
+def test_a_refused_cooperative_launch_falls_to_two_phases(answer):
+    chosen = "(test_loss or test_numbers_of_classes) and float32 and (dice or topk or ce)"
+    assert run("test_parity.py", chosen, FASTLOSS_EMULATOR_COOPERATIVE=answer, FASTLOSS_CUDA_PATH="resident") > 5
+
+
+# Multiclass calls: launches of forward with a gradient and without one, where blocks can meet; where they cannot.
+LAUNCHES = {
+    "pointwise": ([1, 1], [2, 2]),
+    "region": ([1, 1], [3, 2]),
+    "topk": ([1, 1], [9, 9]),
+    "topk and others": ([1, 1], [10, 9]),
+    "two topk": ([1, 1], [15, 15]),
+    "region, more than fits": ([2, 1], [3, 2]),
+    "topk, more than fits": ([2, 1], [9, 9]),
+    "topk of many classes": ([4, 4], [9, 9]),
+}
+
+
+@pytest.mark.parametrize("settings", ({}, {"CUDA_PATH": "split"}, {"EMULATOR_COOPERATIVE": "2"}), ids=str)
+def test_launches(settings):
+    library = emulated.build("backend", emulated.BACKEND)
+    folders = os.pathsep.join([str(emulated.ROOT), str(emulated.ROOT / "tests")])
+    env = {**os.environ, "FASTLOSS_EMULATED": str(library), "PYTHONPATH": folders}
+    if "EMULATOR_COOPERATIVE" in settings:  # what is tried first is the same; tiny inputs need no second block
+        env["FASTLOSS_CUDA_PATH"] = "resident"
+    env |= {f"FASTLOSS_{name}": value for name, value in settings.items()}
+    done = subprocess.run(
+        [sys.executable, "tests/launches.py"], capture_output=True, text=True, cwd=emulated.ROOT, env=env
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout) == {name: counts[bool(settings)] for name, counts in LAUNCHES.items()}
 
 
 def test_the_order_of_threads_changes_no_bit():

@@ -9,6 +9,7 @@ import fastloss as fl
 
 pytestmark = pytest.mark.gpu
 NAMES = [*CORE, "binary:dice", "binary:topk", "multiclass:ce", "multilabel:focal-1.5", "multiclass:dice-sample-skip"]
+NAMES += ["multiclass:topk", "multiclass:topk-0.6"]
 HALF_TO_DOUBLE = (torch.float32, torch.float16, torch.bfloat16)
 SIZES = {"few": (13, 11), "many": (517, 259)}
 

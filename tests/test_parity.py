@@ -84,6 +84,18 @@ def test_other_dimensions_and_channels(shape, name, compiled):
         check(build(name), logits(shape, torch.float32, layout), target(mode, shape), compiled)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("classes", (2, 4, 5, 8, 9, 16, 17))
+@pytest.mark.parametrize("name", [f"multiclass:{name}" for name in ("ce", "topk", "iou+topk", "dice+focal")])
+def test_numbers_of_classes(name, classes, dtype, compiled):
+    """Kernels that unroll over the classes, at the ends of their loops, with and without pixels that do not count."""
+    for space in ((33, 31), (64, 40)):
+        shape = (2, classes, *space)
+        x, y, mask = logits(shape, dtype), target("multiclass", shape), torch.rand(2, *space) < 0.7
+        check(build(name), x, y, compiled)
+        check(build(name), x, y, compiled, mask)
+
+
 @pytest.mark.parametrize("kind", (torch.bool, *INTEGERS, *FLOATS), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.float64), ids=str)
 @pytest.mark.parametrize("name", [n for n in CORE if LOSSES[n][0] != "multiclass"])

@@ -17,9 +17,9 @@ pytestmark = [
 ]
 needs_disassembler = pytest.mark.skipif(sass.cuobjdump() is None, reason="neither CUDA nor Triton brings cuobjdump")
 
-# Template instances. 104, and the rest of the extension, take 9 min 23 s of CPU time for three architectures: under
+# Template instances. 104, and the rest of the extension, took 9 min 23 s of CPU time for three architectures: under
 # five minutes on two cores.
-BUDGET = 104
+BUDGET = 80
 
 FAST = r"(sigmoid_resident|sigmoid_stream|sigmoid_topk_resident|softmax_small)<.*"
 HALF = "__(?:half|nv_bfloat16)"
@@ -37,17 +37,16 @@ SPILLS = {
 }
 # The end of the sums, which one block runs, keeps a term in local memory.
 FINISH = "finish_sums"
-# The first phase of sigmoid_stream calls it out of line, and saves registers.
-CALLS = r"sigmoid_stream<.*, 0>"
-SAVED = 192
+# Kernels that call it out of line, and how many bytes of registers a thread then saves.
+CALLS = {r"sigmoid_stream<.*, 0>": 192, r"softmax_small<.*>": 96}
 
 
 def fast():
     return [kernel for kernel in sass.kernels() if re.fullmatch(FAST, kernel.name)]
 
 
-def allowed(kernel):
-    return next((limit for pattern, limit in SPILLS.items() if re.fullmatch(pattern, kernel.name)), 0)
+def limit(table, kernel):
+    return next((number for pattern, number in table.items() if re.fullmatch(pattern, kernel.name)), 0)
 
 
 def test_every_kernel_is_compiled_for_every_architecture():
@@ -70,15 +69,15 @@ def test_the_number_of_instances():
 
 def test_what_the_fast_kernels_spill():
     assert len({kernel.name for kernel in fast()}) > 40
-    assert not {f"{k.arch} {k.name}": k.spilled for k in fast() if k.spilled > allowed(k)}
+    assert not {f"{k.arch} {k.name}": k.spilled for k in fast() if k.spilled > limit(SPILLS, k)}
 
 
 def test_fast_kernels_use_no_local_memory_of_their_own():
     finish = {k.arch: k.stack for k in sass.kernels() if k.name == FINISH}
     used = {}
     for kernel in fast():
-        own = kernel.stack - finish[kernel.arch] - (SAVED if re.fullmatch(CALLS, kernel.name) else 0)
-        if own > max(24, allowed(kernel)):  # 24: registers saved around the call
+        own = kernel.stack - finish[kernel.arch] - limit(CALLS, kernel)
+        if own > max(24, limit(SPILLS, kernel)):  # 24: registers saved around the call
             used[f"{kernel.arch} {kernel.name}"] = own
     assert not used
 

@@ -6,8 +6,10 @@
 namespace fl_cuda {
 
 struct Device {
-  int processors = 0, shared = 0;  // multiprocessors; bytes of shared memory that a block may ask for
-  bool cooperative = false;        // can launch grids with a barrier
+  int processors = 0;        // multiprocessors
+  int block_shared = 0;      // bytes of shared memory that a block may have
+  int shared = 0;            // those left to a kernel that finishes sums in memory of its own
+  bool cooperative = false;  // can launch grids with a barrier
 };
 const Device& device();  // the current one, asked for once
 

@@ -5,10 +5,15 @@
 // records are added in the order of their blocks, so that the same input gives the same bits.
 #pragma once
 #include "../math/finalize.h"
+#include "../math/topk.h"
 #include "device.h"
 #include "problem.h"
 
 namespace fl_cuda {
+
+// What a launch of a multiclass kernel does: the sums; the gradient, from them; both at once, where no sum enters the
+// gradient; one after the other; what top-k orders the pixels by; the values of a single term.
+enum SoftmaxPhase { kSoftmaxSums, kSoftmaxGrad, kSoftmaxBoth, kSoftmaxAll, kSoftmaxKeys, kSoftmaxValues };
 
 constexpr int kPool = 160;  // numbers of class vectors that travel inside the argument; more go through the workspace
 
@@ -50,12 +55,15 @@ struct Params {
   int pointwise;  // index of the only pointwise term of a hot kernel, else -1
   bool cooperative, is_reduced, settling;
   bool counting;  // also tp, fp, fn, tn, for the statistics
-  bool keying;    // a softmax for the keys of top-k alone
+  SoftmaxPhase phase;
+  bool selecting;  // the thresholds of top-k are found between the barriers of this launch
+  bool at_once;    // no sum enters the gradient
+  int head;        // bytes of shared memory for what comes before the sums and after them
 
   // Workspace
   double* records;                // [parts, blocks, record]
   double* reduced;                // [parts, record], where there are many records
-  unsigned long long* histogram;  // top-k: one digit's bins, zero between the levels
+  unsigned long long* histogram;  // top-k: bins of digits
   struct Selection* selection;
   void* keys;  // top-k on classes: one per pixel
 
@@ -63,6 +71,14 @@ struct Params {
   void* loss;
   double *values, *sums, *dsums, *aux, *counts, *scale, *predicted;
 };
+
+// One for the first digit, which all terms of top-k share, then one for each further digit of each of them.
+__host__ __device__ __forceinline__ int histograms_of(const fl::Spec& spec, bool wide) {
+  const int levels = ((wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
+  int n = 1;
+  for (int i = 0; i < spec.n_terms; ++i) n += spec.terms[i].kind == fl::kTopk ? levels - 1 : 0;
+  return n;
+}
 
 // Record of a part: its sums (of every class, for softmax), then the four counts of each, then the bad targets.
 __host__ __device__ __forceinline__ int sum_columns(const Params& p) { return fl::kFixedSums + p.spec.n_terms; }

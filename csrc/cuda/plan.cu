@@ -49,7 +49,7 @@ Layout layout_of(const Params& p, int64_t pool) {
   at.sums = take(sums_size(p) * 8);
   at.dsums = take(sums_size(p) * 8);
   at.aux = take(fl::kMaxTerms * fl::kAuxColumns * 8);
-  at.histogram = take(topk ? kLevels<float> * fl::kRadixBins * 8 : 0);
+  at.histogram = take(topk ? histograms_of(p.spec, p.wide) * fl::kRadixBins * 8 : 0);
   at.selection = take(sizeof(Selection));
   at.pool = take(pool > kPool ? pool * 8 : 0);
   at.keys = take(topk && softmax ? p.samples * p.pixels * (p.wide ? 8 : 4) : 0);
@@ -129,10 +129,11 @@ Device ask() {
   int id = 0, cooperative = 0;
   if (cudaGetDevice(&id) != cudaSuccess) return d;
   cudaDeviceGetAttribute(&d.processors, cudaDevAttrMultiProcessorCount, id);
-  cudaDeviceGetAttribute(&d.shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
+  cudaDeviceGetAttribute(&d.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
   cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, id);
+  d.block_shared -= 1024, d.shared = d.block_shared;
   cudaFuncAttributes own;
-  if (cudaFuncGetAttributes(&own, finish_sums) == cudaSuccess) d.shared -= static_cast<int>(own.sharedSizeBytes) + 1024;
+  if (cudaFuncGetAttributes(&own, finish_sums) == cudaSuccess) d.shared -= static_cast<int>(own.sharedSizeBytes);
   d.cooperative = cooperative != 0;
   return d;
 }

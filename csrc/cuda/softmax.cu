@@ -37,15 +37,13 @@ const char* softmax_forward(Call& c) {
   Params& p = c.p;
   const bool at_once = is_at_once(p), general = is_general(p, p.counting), small = p.parts > 0 && is_small(p);
   const bool single = p.x.dtype == fl_cpu::kF32;
+  if (small)
+    return fault(single ? softmax_small_forward<float>(c, at_once) : softmax_small_forward<Half16>(c, at_once));
   if (p.spec.any(fl::kTopk) && p.parts > 0) {
-    cudaError_t error = small    ? (single ? softmax_small_keys<float>(c) : softmax_small_keys<Half16>(c))
-                        : p.wide ? softmax_any_keys<double>(c)
-                                 : softmax_any_keys<float>(c);
+    cudaError_t error = p.wide ? softmax_any_keys<double>(c, general) : softmax_any_keys<float>(c, general);
     if (error == cudaSuccess) error = p.wide ? softmax_select<double>(c) : softmax_select<float>(c);
     if (error != cudaSuccess) return fault(error);
   }
-  if (small)
-    return fault(single ? softmax_small_forward<float>(c, at_once) : softmax_small_forward<Half16>(c, at_once));
   return fault(p.wide ? softmax_any_forward<double>(c, general, at_once)
                       : softmax_any_forward<float>(c, general, at_once));
 }

@@ -4,18 +4,19 @@
 namespace fl_cuda {
 namespace {
 
-constexpr int kAnyBlocks = 3;  // a multiprocessor
+constexpr int kMostBlocks = 3;  // a multiprocessor
 
-template <class T, bool kGeneral, SoftmaxPhase kPhase>
-cudaError_t launch_any(Call& c) {
+template <class T, bool kGeneral>
+cudaError_t launch_any(Call& c, SoftmaxPhase phase) {
   Params& p = c.p;
-  divide(p, p.parts, p.planes, tile_lanes(p), kAnyBlocks * device().processors);
+  p.phase = phase;
+  divide(p, p.parts, p.planes, tile_lanes(p), kMostBlocks * device().processors);
   const int64_t grid = p.parts * p.blocks;
   if (grid == 0) return cudaSuccess;
-  int64_t shared = any_shared(p, kGeneral, kPhase, true);
+  int64_t shared = any_shared(p, kGeneral, phase, true);
   p.cached = shared <= device().shared;
-  if (!p.cached) shared = any_shared(p, kGeneral, kPhase, false);
-  const auto kernel = softmax_any<T, kGeneral, kPhase>;
+  if (!p.cached) shared = any_shared(p, kGeneral, phase, false);
+  const auto kernel = softmax_any<T, kGeneral>;
   if (shared > 32768) {
     const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
     const cudaError_t error = cudaFuncSetAttribute(kernel, most, static_cast<int>(shared));
@@ -24,38 +25,32 @@ cudaError_t launch_any(Call& c) {
   return FL_LAUNCH(kernel, grid, kPixelThreads, shared, c.stream, p);
 }
 
-// Double logits have the general kernels only.
-template <class T, SoftmaxPhase kPhase>
-cudaError_t launch_form(Call& c, bool general) {
-  if constexpr (std::is_same<T, float>::value)
-    if (!general) return launch_any<T, false, kPhase>(c);
-  return launch_any<T, true, kPhase>(c);
-}
-
+// Double logits have the general kernel only.
 template <class T>
-cudaError_t launch_values(Call& c, int term) {
-  Params& p = c.p;
-  divide(p, p.parts, p.planes, tile_lanes(p), kAnyBlocks * device().processors);
-  return FL_LAUNCH(softmax_values<T>, p.parts * p.blocks, kPixelThreads, 0, c.stream, p, term);
+cudaError_t launch_form(Call& c, SoftmaxPhase phase, bool general) {
+  if constexpr (std::is_same<T, float>::value)
+    if (!general) return launch_any<T, false>(c, phase);
+  return launch_any<T, true>(c, phase);
 }
 
 }  // namespace
 
 template <class T>
-cudaError_t softmax_any_keys(Call& c) {
-  int term = 0;  // all terms of top-k order the pixels alike
-  while (c.p.spec.terms[term].kind != fl::kTopk) ++term;
-  c.p.keying = true;
-  const cudaError_t error = launch_values<T>(c, term);
-  c.p.keying = false;
-  return error;
+cudaError_t softmax_any_keys(Call& c, bool general) {
+  return launch_form<T>(c, kSoftmaxKeys, general);
 }
 
 template <class T>
 cudaError_t softmax_select(Call& c) {
   Params& p = c.p;
   const int64_t wanted = (p.samples * p.pixels + kPixelThreads - 1) / kPixelThreads;
-  const int64_t limit = kAnyBlocks * device().processors, grid = wanted < 1 ? 1 : (wanted < limit ? wanted : limit);
+  const int64_t limit = kMostBlocks * device().processors, grid = wanted < 1 ? 1 : (wanted < limit ? wanted : limit);
+  if (device().cooperative && forced_path() != kSplit) {
+    p.cooperative = true;
+    const cudaError_t error = FL_LAUNCH_COOPERATIVE(softmax_digits<T>, grid, kPixelThreads, 0, c.stream, p, 0);
+    p.cooperative = false;
+    if (!refused(error)) return error;
+  }
   cudaError_t error = cudaMemsetAsync(p.histogram, 0, fl::kRadixBins * sizeof(*p.histogram), c.stream);
   for (int i = 0; i < p.spec.n_terms; ++i) {
     if (p.spec.terms[i].kind != fl::kTopk) continue;
@@ -69,30 +64,25 @@ cudaError_t softmax_select(Call& c) {
 
 template <class T>
 cudaError_t softmax_any_forward(Call& c, bool general, bool at_once) {
-  cudaError_t error = cudaSuccess;
   const bool both = at_once && c.p.out.data && !general && std::is_same<T, float>::value;
-  if (both) {
-    if constexpr (std::is_same<T, float>::value) error = launch_any<T, false, kSoftmaxBoth>(c);
-  } else {
-    error = launch_form<T, kSoftmaxSums>(c, general);
-  }
+  cudaError_t error = launch_form<T>(c, both ? kSoftmaxBoth : kSoftmaxSums, general);
   if (error == cudaSuccess) error = launch_finish(c.p, c.stream);
-  if (error == cudaSuccess && c.p.out.data && !both) error = launch_form<T, kSoftmaxGrad>(c, general);
+  if (error == cudaSuccess && c.p.out.data && !both) error = launch_form<T>(c, kSoftmaxGrad, general);
   return error;
 }
 
 template <class T>
 cudaError_t softmax_any_backward(Call& c, bool general) {
-  return launch_form<T, kSoftmaxGrad>(c, general);
+  return launch_form<T>(c, kSoftmaxGrad, general);
 }
 
 template <class T>
 cudaError_t softmax_any_values(Call& c) {
-  return c.p.parts == 0 ? cudaSuccess : launch_values<T>(c, 0);
+  return c.p.parts == 0 ? cudaSuccess : launch_any<T, true>(c, kSoftmaxValues);
 }
 
 #define FL_INSTANCES(T)                                           \
-  template cudaError_t softmax_any_keys<T>(Call&);                \
+  template cudaError_t softmax_any_keys<T>(Call&, bool);          \
   template cudaError_t softmax_select<T>(Call&);                  \
   template cudaError_t softmax_any_forward<T>(Call&, bool, bool); \
   template cudaError_t softmax_any_backward<T>(Call&, bool);      \

@@ -11,7 +11,7 @@ inline int64_t any_shared(const Params& p, bool general, SoftmaxPhase phase, boo
   int64_t terms = 0;
   for (int i = 0; i < p.spec.n_terms; ++i) terms += p.spec.terms[i].kind != fl::kTversky;
   const int64_t size = p.wide ? 8 : 4, own = terms * kPixelThreads * (8 + (general ? size : 0));
-  if (!classes) return own;
+  if (!classes || phase == kSoftmaxKeys || phase == kSoftmaxValues) return own;
   return own + (phase == kSoftmaxGrad ? p.channels * kSlopes * size : slot_bytes(p));
 }
 
@@ -114,17 +114,32 @@ __device__ __forceinline__ void store_general(const Params& p, const Pixel<T>& x
   });
 }
 
-// kGeneral: labels of all classes, region terms of squares and differences, or statistics.
-template <class T, bool kGeneral, SoftmaxPhase kPhase>
-__global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2) softmax_any(const FL_GRID_CONSTANT Params p) {
+// The keys of top-k, or the values of a single term.
+template <class T>
+__device__ __forceinline__ void store_value(const Params& p, const Pixel<T>& x, T value, bool bad) {
+  if (p.phase == kSoftmaxKeys)
+    static_cast<typename fl::KeyOf<T>::type*>(p.keys)[x.n * p.pixels + x.at] = x.valid ? fl::topk_key(value) : 0;
+  else
+    Column<T>(p, p.out, x.n, x.at).put(0, bad ? static_cast<T>(NAN) : value);
+}
+
+// Blocks of a multiprocessor that the registers leave room for.
+template <class T, bool kGeneral>
+constexpr int kAnyBlocks = sizeof(T) == 8 ? 1 : (kGeneral ? 2 : 3);
+
+// Every phase, chosen at run time outside of the loops over classes. kGeneral: labels of all classes, region terms of
+// squares or differences, statistics, or values instead of sums.
+template <class T, bool kGeneral>
+__global__ void __launch_bounds__(kPixelThreads, kAnyBlocks<T, kGeneral>) softmax_any(const FL_GRID_CONSTANT Params p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ AnyShared<T> s;
-  constexpr bool kGrads = kPhase == kSoftmaxGrad;
-  if (kGrads && is_settled(p)) return;
+  const bool grads = p.phase == kSoftmaxGrad, both = !kGeneral && p.phase == kSoftmaxBoth;
+  const bool each = p.phase == kSoftmaxKeys || (kGeneral && p.phase == kSoftmaxValues);
+  if (grads && is_settled(p)) return;
   const int lanes = tile_lanes(p);
   const Part part = part_of(p, blockIdx.x / p.blocks);
-  const double* row = kGrads ? p.dsums + part.row * p.channels * sum_columns(p) : nullptr;
-  if (threadIdx.x == 0) fill_terms(p, row, kPhase != kSoftmaxSums, s.terms);
+  const double* row = grads ? p.dsums + part.row * p.channels * sum_columns(p) : nullptr;
+  if (threadIdx.x == 0) fill_terms(p, row, grads || both, s.terms);
   __syncthreads();
   double* points = reinterpret_cast<double*>(memory);
   T* shares = reinterpret_cast<T*>(points + s.terms.count * kPixelThreads);
@@ -132,7 +147,7 @@ __global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2) softmax
   const bool dense = kGeneral && is_dense(p), extra = kGeneral && (p.spec.any_squared() || p.spec.any_l1());
   int64_t arg = 0;
   bool bad = false;
-  if constexpr (kGrads) {
+  if (grads) {
     ClassSlopes<T> slopes{p.cached ? classes : nullptr, row, upstream_of(p), sum_columns(p)};
     slopes.fill(p.channels);
     __syncthreads();
@@ -145,76 +160,74 @@ __global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2) softmax
       else
         store_plain(p, x, &slopes, target_slope(p, x, s.terms), lanes);
     });
-  } else {
-    const ClassSlots slots = make_slots(p, classes);
-    clear_points(points, s.terms.count);
-    double valid = 0.0;
-    __syncthreads();
+    return;
+  }
+  if (each) {
+    int own = 0;  // all terms of top-k order the pixels alike
+    while (p.phase == kSoftmaxKeys && !s.terms.term[own].picks) ++own;
     each_tile(p, part.sample, lanes, false, [&](int64_t n, int64_t at) {
       Pixel<T> x;
-      x.load(p, n, at, bad);
-      activate<false, kGeneral>(p, x, lanes, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
-      const bool first = static_cast<int>(threadIdx.x) < lanes;
-      valid += first && x.valid;
-      for (int j = 0; j < s.terms.count; ++j) {
-        const PointTerm<T>& t = s.terms.term[j];
-        const T value = value_at(p, t, x, dense, lanes, s), share = t.share(value);
-        if (first && x.valid && share != T(0))
-          points[j * kPixelThreads + threadIdx.x] += static_cast<double>(share * value);
-      }
-      if (p.ids) add_targets(x, lanes, slots);
-      if (s.terms.region) add_classes<kGeneral>(p, x, lanes, extra, slots);
-      if (kGeneral && p.counting) count_pixel(p, x, arg, lanes, slots);
-      if constexpr (kPhase == kSoftmaxBoth)
-        store_plain(p, x, static_cast<const ClassSlopes<T>*>(nullptr), target_slope(p, x, s.terms), lanes);
+      bool own_bad = false;
+      x.load(p, n, at, own_bad);
+      activate<false, false>(p, x, lanes, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
+      const T value = value_at(p, s.terms.term[own], x, dense, lanes, s);
+      if (x.there && static_cast<int>(threadIdx.x) < lanes) store_value(p, x, value, own_bad);
     });
-    const bool any_bad = __syncthreads_or(bad);
-    add_up_points(points, s.terms.count, s.totals);
-    valid = block_sum(valid, s.valid);
-    write_record(p, slots, s.terms, s.totals, valid, any_bad);
+    return;
   }
-}
-
-// The values of a single pointwise term, or the keys of one. The softmax is taken as in the kernels above: an element
-// on the threshold must have the same bits there.
-template <class T>
-__global__ void __launch_bounds__(kPixelThreads, sizeof(T) == 8 ? 1 : 2)
-    softmax_values(const FL_GRID_CONSTANT Params p, int term) {
-  __shared__ AnyShared<T> s;
-  if (threadIdx.x == 0) fill_terms(p, static_cast<const double*>(nullptr), false, s.terms);
+  const ClassSlots slots = make_slots(p, classes);
+  clear_points(points, s.terms.count);
+  double valid = 0.0;
   __syncthreads();
-  int own = 0;
-  while (own + 1 < s.terms.count && s.terms.term[own].index != term) ++own;
-  const PointTerm<T>& t = s.terms.term[own];
-  const bool dense = is_dense(p);
-  const int lanes = tile_lanes(p);
-  const Part part = part_of(p, blockIdx.x / p.blocks);
   each_tile(p, part.sample, lanes, false, [&](int64_t n, int64_t at) {
     Pixel<T> x;
-    bool bad = false;
-    int64_t arg;
     x.load(p, n, at, bad);
-    activate<false, false>(p, x, lanes, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
-    const T value = value_at(p, t, x, dense, lanes, s);
-    if (!x.there || static_cast<int>(threadIdx.x) >= lanes) return;
-    if (p.keying)
-      static_cast<typename fl::KeyOf<T>::type*>(p.keys)[n * p.pixels + at] = x.valid ? fl::topk_key(value) : 0;
-    else
-      Column<T>(p, p.out, n, at).put(0, bad ? static_cast<T>(NAN) : value);
+    activate<false, kGeneral>(p, x, lanes, static_cast<const ClassSlopes<T>*>(nullptr), s, arg);
+    const bool first = static_cast<int>(threadIdx.x) < lanes;
+    valid += first && x.valid;
+    for (int j = 0; j < s.terms.count; ++j) {
+      const PointTerm<T>& t = s.terms.term[j];
+      const T value = value_at(p, t, x, dense, lanes, s), share = t.share(value);
+      if (first && x.valid && share != T(0))
+        points[j * kPixelThreads + threadIdx.x] += static_cast<double>(share * value);
+    }
+    if (p.ids) add_targets(x, lanes, slots);
+    if (s.terms.region) add_classes<kGeneral>(p, x, lanes, extra, slots);
+    if (kGeneral && p.counting) count_pixel(p, x, arg, lanes, slots);
+    if (both) store_plain(p, x, static_cast<const ClassSlopes<T>*>(nullptr), target_slope(p, x, s.terms), lanes);
   });
+  const bool any_bad = __syncthreads_or(bad);
+  add_up_points(points, s.terms.count, s.totals);
+  valid = block_sum(valid, s.valid);
+  write_record(p, slots, s.terms, s.totals, valid, any_bad);
 }
 
-// Counts a digit of the keys; key 0 takes no part.
+// Counts a digit of the keys, of which 0 takes no part; in a cooperative launch all digits, up to the thresholds.
 template <class T>
-__global__ void __launch_bounds__(kPixelThreads) softmax_digits(const FL_GRID_CONSTANT Params p, int level) {
+__global__ void __launch_bounds__(kPixelThreads, 3) softmax_digits(const FL_GRID_CONSTANT Params p, int level) {
   using Key = typename fl::KeyOf<T>::type;
   __shared__ DigitCounter<T> counter;
-  counter.begin(level, level == 0 ? Key(0) : static_cast<Key>(p.selection->prefix));
   const Key* keys = static_cast<const Key*>(p.keys);
   const int64_t n = p.samples * p.pixels, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
-    if (const Key key = keys[i]) counter.count(key);
+  const auto count = [&] {
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
+      if (const Key key = keys[i]) counter.count(key);
+  };
+  if (p.cooperative) clear_histograms(p);
+  counter.begin(level, level == 0 ? Key(0) : static_cast<Key>(p.selection->prefix));
+  count();
+  if (p.cooperative) meet();  // the histograms are empty
   counter.flush(p.histogram);
+  if (!p.cooperative) return;
+  __shared__ Found found;
+  meet();
+  unsigned long long* further = p.histogram;
+#pragma unroll 1
+  for (int i = 0; i < p.spec.n_terms; ++i) {
+    if (p.spec.terms[i].kind != fl::kTopk) continue;
+    const Pick<T> pick = find_threshold<T, kPixelThreads>(p.spec.terms[i], p.histogram, further, counter, found, count);
+    if (blockIdx.x == 0 && threadIdx.x == 0) store_pick(p, i, pick);
+  }
 }
 
 }  // namespace fl_cuda

@@ -1,10 +1,8 @@
-#include "softmax_kinds.h"
 #include "softmax_launch.h"
 
 namespace fl_cuda {
 
 template cudaError_t softmax_small_forward<float>(Call&, bool);
-template cudaError_t softmax_small_keys<float>(Call&);
 template cudaError_t softmax_small_backward<float>(Call&);
 
 }  // namespace fl_cuda

@@ -6,14 +6,11 @@ namespace fl_cuda {
 
 struct Half16;
 
-// Few classes. at_once: no sum enters the gradient, which leaves with the sums.
+// Few classes. at_once: no sum enters the gradient.
 template <class X>
 cudaError_t softmax_small_forward(Call&, bool at_once);
 template <class X>
 cudaError_t softmax_small_backward(Call&);
-// The keys of top-k, with the same bits as in the kernels that use the threshold.
-template <class X>
-cudaError_t softmax_small_keys(Call&);
 
 // Any call. T: float, or double for double logits.
 template <class T>
@@ -23,7 +20,7 @@ cudaError_t softmax_any_backward(Call&, bool general);
 template <class T>
 cudaError_t softmax_any_values(Call&);
 template <class T>
-cudaError_t softmax_any_keys(Call&);
+cudaError_t softmax_any_keys(Call&, bool general);
 // From the keys: threshold, tie weight and count of every top-k term into p.aux.
 template <class T>
 cudaError_t softmax_select(Call&);

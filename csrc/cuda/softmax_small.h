@@ -40,11 +40,19 @@ union Vector {
 template <int kC>
 constexpr int kSmallWidth = kC <= 4 ? 4 : 2;  // pixels of a thread
 
-// What can be read and written a vector at a time; the same for all threads.
-template <class X, int kV>
+// What can be read and written a vector at a time, and other things that are the same for all pixels. In shared memory.
 struct SmallAccess {
   bool x, y, out, brain, ignoring;
+  int label_bytes;
 
+  template <class X, int kV>
+  __device__ __forceinline__ void set(const Params& p) {
+    label_bytes = size_of(p.y.dtype);
+    x = even<kV>(p.x, sizeof(X)), y = even<kV>(p.y, label_bytes), out = even<kV>(p.out, sizeof(X));
+    brain = p.x.dtype == fl_cpu::kBF16;
+    ignoring = p.spec.has_ignore && fits(p.spec.ignore_index, p.y.dtype);
+  }
+  template <int kV>
   static __device__ __forceinline__ bool even(const Array& a, int size) {
     const int bytes = kV * size < 16 ? kV * size : 16;
     return a.sample % kV == 0 && a.channel % kV == 0 && reinterpret_cast<uintptr_t>(a.data) % bytes == 0;
@@ -72,12 +80,6 @@ struct SmallAccess {
     const int bits = dtype == fl_cpu::kBool ? 1 : 8 * size_of(dtype) - is_signed;
     return bits >= 63 || v < int64_t(1) << bits;
   }
-  __device__ __forceinline__ explicit SmallAccess(const Params& p)
-      : x(even(p.x, sizeof(X))),
-        y(even(p.y, size_of(p.y.dtype))),
-        out(even(p.out, sizeof(X))),
-        brain(p.x.dtype == fl_cpu::kBF16),
-        ignoring(p.spec.has_ignore && fits(p.spec.ignore_index, p.y.dtype)) {}
 };
 
 // Where a thread's pixels lie; `count` of them are in the plane.
@@ -97,8 +99,9 @@ template <class X, int kC>
 using Planes = Vector<X, kSmallWidth<kC>>[kC];
 
 // Missing pixels become zeros, whose label says that they do not count.
-template <bool kOnce, class X, int kC>
-__device__ __forceinline__ void load_planes(const Params& p, bool even, const SmallPlace& at, Planes<X, kC>& v) {
+template <class X, int kC>
+__device__ __forceinline__ void load_planes(const Params& p, bool even, bool once, const SmallPlace& at,
+                                            Planes<X, kC>& v) {
   constexpr int kV = kSmallWidth<kC>;
   using Row = Vector<X, kV>;
   const X* from = static_cast<const X*>(p.x.data) + at.sample * p.x.sample + at.at;
@@ -107,7 +110,7 @@ __device__ __forceinline__ void load_planes(const Params& p, bool even, const Sm
     if (c >= p.channels) break;
     if (even && at.count == kV) {
       const auto* chunk = reinterpret_cast<const typename Row::Chunk*>(from);
-      v[c].chunk[0] = kOnce ? __ldcs(chunk) : *chunk;
+      v[c].chunk[0] = once ? __ldcs(chunk) : *chunk;
     } else {
 #pragma unroll
       for (int i = 0; i < kV; ++i) v[c].x[i] = i < at.count ? from[i] : X{};
@@ -116,9 +119,9 @@ __device__ __forceinline__ void load_planes(const Params& p, bool even, const Sm
 }
 
 // The class of each pixel, -1 where it is missing, ignored or bad, which `bad` gathers.
-template <class E, int kV, class X>
-__device__ __forceinline__ void ids_of(const Params& p, const SmallAccess<X, kV>& access, const SmallPlace& at,
-                                       int (&id)[kV], bool& bad) {
+template <class E, int kV>
+__device__ __forceinline__ void ids_of(const Params& p, const SmallAccess& access, const SmallPlace& at, int (&id)[kV],
+                                       bool& bad) {
   Vector<E, kV> v;
   const E* from = static_cast<const E*>(p.y.data) + at.sample * p.y.sample + at.at;
   if (access.y && at.count == kV) {
@@ -144,10 +147,10 @@ __device__ __forceinline__ void ids_of(const Params& p, const SmallAccess<X, kV>
     bad |= !skipped && !fits;
   }
 }
-template <int kV, class X>
-__device__ __forceinline__ void load_ids(const Params& p, const SmallAccess<X, kV>& access, const SmallPlace& at,
+template <int kV>
+__device__ __forceinline__ void load_ids(const Params& p, const SmallAccess& access, const SmallPlace& at,
                                          int (&id)[kV], bool& bad) {
-  switch (access.size_of(p.y.dtype)) {  // a negative id is a huge one without its sign
+  switch (access.label_bytes) {  // a negative id is a huge one without its sign
     case 1:
       return ids_of<uint8_t>(p, access, at, id, bad);
     case 2:

@@ -1,7 +1,8 @@
-// The kernel of softmax_small.h. In its last form, forward and backward in one launch, logits stay in shared memory
-// across a barrier of the whole grid; tiles that do not fit are read again, last first, from L2.
+// The kernel of softmax_small.h: every phase of a call, chosen at run time outside of the loops over pixels. Where all
+// of them are one launch, logits stay in shared memory across the barriers of the grid; tiles that do not fit are read
+// again, last first, from L2.
 #pragma once
-#include "softmax_small_steps.h"
+#include "softmax_small_topk.h"
 
 namespace fl_cuda {
 
@@ -10,138 +11,115 @@ namespace fl_cuda {
 template <class X, int kC>
 constexpr bool kLoadsAhead = kC * kSmallWidth<kC> * sizeof(X) <= 64;
 
-// Dynamic shared memory: a slot per thread and pointwise term, then the kept logits [cached][C][thread], then the kept
-// classes [cached][thread] as bytes.
-template <class X, int kC, SoftmaxPhase kPhase>
-__global__ void __launch_bounds__(kSmallThreads<kPhase, kC>, kPhase == kSoftmaxAll ? 1 : 2)
-    softmax_small(const FL_GRID_CONSTANT Params p) {
+// The sums, or the keys; the gradient too where it can leave at once.
+template <class X, int kC>
+__device__ __forceinline__ void small_sums(const Params& p, const SmallTiles<X, kC>& tiles, SmallShared<kC>& s,
+                                           DigitCounter<float>& counter) {
   constexpr int kV = kSmallWidth<kC>;
-  constexpr bool kAll = kPhase == kSoftmaxAll, kAhead = kLoadsAhead<X, kC>;
-  using Row = Vector<X, kV>;
+  constexpr bool kAhead = kLoadsAhead<X, kC>;
+  const SmallAccess& access = s.access;
+  const bool both = p.phase == kSoftmaxBoth, keying = p.phase == kSoftmaxKeys;
+  SmallSums<kC> sums;
+  sums.clear();
+  Planes<X, kC> v;
+  int id[kV];
+  bool bad = false;
+  if (kAhead && tiles.steps) tiles.load(access, 0, both, v, id, bad);
+  for (uint32_t k = 0; k < tiles.steps; ++k) {
+    if (!kAhead) tiles.load(access, k, both, v, id, bad);
+    SmallSoftmax<kC> a;
+#pragma unroll
+    for (int i = 0; i < kV; ++i) a.id[i] = id[i];
+    if (tiles.holds() && k < tiles.cached) tiles.keep(k, v, id);
+    a.template set<X>(p, access.brain, v);
+    if (kAhead && k + 1 < tiles.steps) tiles.load(access, k + 1, both, v, id, bad);
+    if (p.selecting || keying) {
+      const auto key = keys_of(s, a);
+      tiles.keep_keys(k, key);
+      if (p.selecting) count_keys(counter, key);
+      if (keying) continue;
+    }
+    count_targets(a, sums);
+    if (s.terms.region) add_classes(p, a, sums);
+    float slope[kV];
+    if (both) {
+      add_terms<true, true>(s, a, false, tiles.points, slope);
+      store_gradient<X>(p, s, access, tiles.place(k), a, slope);
+    } else if (s.terms.count) {
+      add_terms<true, false>(s, a, p.selecting, tiles.points, slope);
+    }
+    if (k % kTilesPerFlush == kTilesPerFlush - 1) sums.flush(s);
+  }
+  sums.flush(s);
+  if (bad) s.bad = 1;
+}
+
+template <class X, int kC>
+__device__ __forceinline__ void small_gradient(const Params& p, const SmallTiles<X, kC>& tiles,
+                                               const SmallShared<kC>& s) {
+  constexpr int kV = kSmallWidth<kC>;
+  constexpr bool kAhead = kLoadsAhead<X, kC>;
+  const SmallAccess& access = s.access;
+  Planes<X, kC> v;
+  int id[kV];
+  if (kAhead && tiles.steps) tiles.load_again(access, tiles.steps - 1, v, id);
+  for (uint32_t k = tiles.steps; k-- > 0;) {
+    if (!kAhead) tiles.load_again(access, k, v, id);
+    SmallSoftmax<kC> a;
+    float slope[kV];
+#pragma unroll
+    for (int i = 0; i < kV; ++i) a.id[i] = id[i];
+    a.template set<X>(p, access.brain, v);
+    if (kAhead && k) tiles.load_again(access, k - 1, v, id);
+    add_terms<false, true>(s, a, false, tiles.points, slope);
+    store_gradient<X>(p, s, access, tiles.place(k), a, slope);
+  }
+}
+
+// The last block of a grid that holds pixels has none: it finishes the sums.
+template <class X, int kC>
+__global__ void __launch_bounds__(kHoldingThreads<kC>, 1) softmax_small(const FL_GRID_CONSTANT Params p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ SmallShared<kC> s;
-  __shared__ std::conditional_t<kAll, FinishScratch, char> ending;
-  if (kPhase == kSoftmaxGrad && is_settled(p)) return;
-  const bool alone = gridDim.x == 1;
-  if constexpr (kAll) {
-    if (!alone && blockIdx.x == gridDim.x - 1) {
-      meet();
-      if (p.is_reduced) meet();
-      finish(p, ending);
-      return meet();
-    }
-  }
-  const SmallAccess<X, kV> access(p);
-  const Part part = part_of(p, blockIdx.x / p.blocks);
-  const uint32_t step = p.blocks, first = blockIdx.x % step;
-  const uint32_t steps = p.tiles > first ? (p.tiles - 1 - first) / step + 1 : 0;
-  const int64_t row_at = part.row * p.channels * sum_columns(p);
-  set_slopes(p, kPhase == kSoftmaxGrad ? p.dsums + row_at : nullptr, kPhase == kSoftmaxGrad || kPhase == kSoftmaxBoth,
-             s);
-
-  double* points = reinterpret_cast<double*>(memory);
-  Row* kept = reinterpret_cast<Row*>(points + s.terms.count * blockDim.x);
-  const uint32_t cached = kAll ? (static_cast<uint32_t>(p.cached) < steps ? p.cached : steps) : 0;
-  auto* classes =
-      reinterpret_cast<Vector<uint8_t, kV>*>(kept + static_cast<size_t>(p.cached) * p.channels * blockDim.x);
-  bool bad = false;
-
-  if constexpr (kPhase != kSoftmaxGrad) {
-    clear_points(points, s.terms.count);
+  const bool late = p.phase == kSoftmaxGrad;
+  if (late && is_settled(p)) return;
+  const auto tiles = [&] {  // made anew each time, so that nothing of it stays in registers from barrier to barrier
+    uint32_t block = blockIdx.x;
+    renew(block);
+    return SmallTiles<X, kC>(p, block, s.terms.count, memory);
+  };
+  const auto row = [&] { return p.dsums + tiles().part.row * p.channels * sum_columns(p); };
+  if (threadIdx.x == 0) s.access.template set<X, kSmallWidth<kC>>(p);
+  set_slopes(p, late ? row() : nullptr, late || p.at_once, s);
+  if (!late) {
+    DigitCounter<float>& counter = *reinterpret_cast<DigitCounter<float>*>(memory);
+    clear_points(tiles().points, s.terms.count);
     for (int k = threadIdx.x; k < 3 * kC * kMaxWarps; k += blockDim.x) (&s.sums[0][0][0])[k] = 0.0;
+    if (threadIdx.x == 0) s.bad = 0;
+    if (p.selecting) clear_histograms(p), counter.begin(0, 0);
     __syncthreads();
-    SmallSums<kC> sums;
-    sums.clear();
-    Planes<X, kC> v;
-    int id[kV];
-    const auto load = [&](uint32_t k) {
-      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
-      load_ids<kV>(p, access, at, id, bad);
-      load_planes<kPhase == kSoftmaxBoth, X, kC>(p, access.x, at, v);
-    };
-    if (kAhead && steps) load(0);
-    for (uint32_t k = 0; k < steps; ++k) {
-      if (!kAhead) load(k);
-      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
-      SmallSoftmax<kC> a;
-      float slope[kV];
-#pragma unroll
-      for (int i = 0; i < kV; ++i) a.id[i] = id[i];
-      if (kAll && k < cached) {
-#pragma unroll
-        for (int c = 0; c < kC; ++c) {
-          if (c >= p.channels) break;
-          kept[(k * p.channels + c) * blockDim.x + threadIdx.x].chunk[0] = v[c].chunk[0];
-        }
-        Vector<uint8_t, kV> own;
-#pragma unroll
-        for (int i = 0; i < kV; ++i) own.x[i] = static_cast<uint8_t>(a.id[i]);
-        classes[k * blockDim.x + threadIdx.x].chunk[0] = own.chunk[0];
-      }
-      a.template set<X>(p, access.brain, v);
-      if (kAhead && k + 1 < steps) load(k + 1);
-      if (kPhase == kSoftmaxSums && p.keying) {
-        store_keys(p, s, at, a);
-        continue;
-      }
-      count_targets(a, sums);
-      if (kPhase != kSoftmaxBoth && s.terms.region) add_classes(p, a, sums);
-      if (s.terms.count) add_terms<true, kPhase == kSoftmaxBoth>(s, a, points, slope);
-      if constexpr (kPhase == kSoftmaxBoth) store_gradient<X>(p, s, access, at, a, slope);
-      if (k % kTilesPerFlush == kTilesPerFlush - 1) sums.flush(s);
+    small_sums<X, kC>(p, tiles(), s, counter);
+    if (p.phase == kSoftmaxKeys) return;
+    if (p.selecting) {
+      select<X, kC>(p, s, counter, *reinterpret_cast<Found*>(memory + sizeof(counter)), tiles());
+      add_picked<X, kC>(s, tiles());
     }
-    if (kPhase == kSoftmaxSums && p.keying) return;
-    sums.flush(s);
-    write_record(p, s, points, bad);
-  }
-  if constexpr (kAll) {
-    if (alone) {
-      __syncthreads();
-      finish(p, ending);
-    } else {
-      meet();
-      if (p.is_reduced) {
-        reduce_records(p, p.reduced, blockIdx.x, gridDim.x - 1);
-        meet();
-      }
+    __syncthreads();
+    if (blockIdx.x < p.parts * p.blocks) write_record(p, s, tiles().points);
+    if (gridDim.x > 1 && !p.cooperative) return;
+    meet();
+    if (p.is_reduced) {
+      reduce_records(p, p.reduced, blockIdx.x, gridDim.x);
       meet();
     }
-    set_slopes(p, p.dsums + row_at, true, s);
-  }
-  if constexpr (kPhase == kSoftmaxGrad || kAll) {
-    Planes<X, kC> v;
-    int id[kV];
-    const auto load = [&](uint32_t k) {
-      if (kAll && k < cached) {
-        Vector<uint8_t, kV> own;
-        own.chunk[0] = classes[k * blockDim.x + threadIdx.x].chunk[0];
-#pragma unroll
-        for (int i = 0; i < kV; ++i) id[i] = static_cast<int8_t>(own.x[i]);
-#pragma unroll
-        for (int c = 0; c < kC; ++c) {
-          if (c >= p.channels) break;
-          v[c].chunk[0] = kept[(k * p.channels + c) * blockDim.x + threadIdx.x].chunk[0];
-        }
-      } else {
-        const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
-        load_ids<kV>(p, access, at, id, bad);
-        load_planes<true, X, kC>(p, access.x, at, v);
-      }
-    };
-    if (kAhead && steps) load(steps - 1);
-    for (uint32_t k = steps; k-- > 0;) {
-      if (!kAhead) load(k);
-      const SmallPlace at = small_place<kV>(p, part.sample, first + k * step);
-      SmallSoftmax<kC> a;
-      float slope[kV];
-#pragma unroll
-      for (int i = 0; i < kV; ++i) a.id[i] = id[i];
-      a.template set<X>(p, access.brain, v);
-      if (kAhead && k) load(k - 1);
-      add_terms<false, true>(s, a, points, slope);
-      store_gradient<X>(p, s, access, at, a, slope);
+    if (blockIdx.x == gridDim.x - 1) finish(p, *reinterpret_cast<FinishScratch*>(memory));
+    if (p.phase != kSoftmaxAll) return;
+    if (!p.at_once) {
+      meet();
+      set_slopes(p, row(), true, s);
     }
   }
+  small_gradient<X, kC>(p, tiles(), s);
 }
 
 }  // namespace fl_cuda

@@ -5,17 +5,23 @@
 
 namespace fl_cuda {
 
-// 168 registers a thread in the kernel of all phases and for more than eight classes, else 128: none of them spills.
-template <SoftmaxPhase kPhase, int kC>
-constexpr int kSmallThreads = kPhase == kSoftmaxAll ? 384 : (kC > 8 ? 192 : 256);
+// 128 registers a thread, 168 for more than eight classes: none of them spills. Where the block holds pixels it has the
+// multiprocessor to itself; where pixels only pass, two blocks share it.
+template <int kC>
+constexpr int kHoldingThreads = kC > 8 ? 384 : 512;
+template <int kC>
+constexpr int kPassingThreads = kHoldingThreads<kC> / 2;
+constexpr int kSomeThreads = 256;  // of a block, whatever its size
 constexpr int kTilesPerFlush = 8;  // packed counts hold 255 pixels of a class
 
 template <int kC>
 struct SmallShared {
   PointTerms<float> terms;
+  SmallAccess access;
   float weight[fl::kMaxTerms][kC];  // of classes, by term
   float pred[kC], inter[kC];        // slopes of the sums
   double sums[3][kC][kMaxWarps], totals[fl::kMaxTerms];
+  int bad;  // whether a label is
 };
 
 // What a thread has added up since the last flush.
@@ -68,10 +74,10 @@ __device__ __forceinline__ void count_targets(const SmallSoftmax<kC>& a, SmallSu
     for (int k = 0; k < (kC + 7) / 8; ++k) sums.target[k] += a.id[i] >> 3 == k ? uint64_t(1) << (a.id[i] % 8 * 8) : 0;
 }
 
-// The pointwise terms: their sums, and the slope dL/d(log p_t) into `slope`.
+// The pointwise terms: their sums, and the slope dL/d(log p_t) into `slope`. unpicked: without those of top-k.
 template <bool kValues, bool kGrads, int kC>
-__device__ __forceinline__ void add_terms(const SmallShared<kC>& s, const SmallSoftmax<kC>& a, double* points,
-                                          float (&slope)[SmallSoftmax<kC>::kV]) {
+__device__ __forceinline__ void add_terms(const SmallShared<kC>& s, const SmallSoftmax<kC>& a, bool unpicked,
+                                          double* points, float (&slope)[SmallSoftmax<kC>::kV]) {
   constexpr int kV = SmallSoftmax<kC>::kV;
   float miss[kV];
 #pragma unroll
@@ -82,6 +88,7 @@ __device__ __forceinline__ void add_terms(const SmallShared<kC>& s, const SmallS
 #pragma unroll 1
   for (int j = 0; j < s.terms.count; ++j) {
     const PointTerm<float>& t = s.terms.term[j];
+    if (kValues && unpicked && t.picks) continue;
     t.visit([&](const auto& element) {
       float total = 0.0f;
 #pragma unroll
@@ -97,24 +104,11 @@ __device__ __forceinline__ void add_terms(const SmallShared<kC>& s, const SmallS
   }
 }
 
-template <int kC>
-__device__ __forceinline__ void store_keys(const Params& p, const SmallShared<kC>& s, const SmallPlace& at,
-                                           const SmallSoftmax<kC>& a) {
-  int j = 0;
-  while (!s.terms.term[j].picks) ++j;  // all terms of top-k order the pixels alike
-  uint32_t* keys = static_cast<uint32_t*>(p.keys) + at.sample * p.pixels + at.at;
-#pragma unroll
-  for (int i = 0; i < SmallSoftmax<kC>::kV; ++i) {
-    const float value = fl::ce(a.nll[i], s.weight[j][a.id[i] < 0 ? 0 : a.id[i]]);
-    if (i < at.count) keys[i] = a.id[i] < 0 ? 0 : fl::topk_key(value);
-  }
-}
-
 // g_c = p_c (dL/dp_c - dot - slope) + y_c slope
 template <class X, int kC>
-__device__ __forceinline__ void store_gradient(const Params& p, const SmallShared<kC>& s,
-                                               const SmallAccess<X, kSmallWidth<kC>>& access, const SmallPlace& at,
-                                               const SmallSoftmax<kC>& a, const float (&slope)[kSmallWidth<kC>]) {
+__device__ __forceinline__ void store_gradient(const Params& p, const SmallShared<kC>& s, const SmallAccess& access,
+                                               const SmallPlace& at, const SmallSoftmax<kC>& a,
+                                               const float (&slope)[kSmallWidth<kC>]) {
   constexpr int kV = kSmallWidth<kC>;
   using Row = Vector<X, kV>;
   float dot[kV];
@@ -170,8 +164,7 @@ __device__ __forceinline__ void set_slopes(const Params& p, const double* row, b
 
 // The block's record: [C][columns + 4], then the bad targets.
 template <int kC>
-__device__ __forceinline__ void write_record(const Params& p, SmallShared<kC>& s, const double* points, bool bad) {
-  const bool any_bad = __syncthreads_or(bad);
+__device__ __forceinline__ void write_record(const Params& p, SmallShared<kC>& s, const double* points) {
   add_up_points(points, s.terms.count, s.totals);
   const int columns = sum_columns(p), warps = blockDim.x / kWarp;
   const int width = columns + 4, size = static_cast<int>(record_size(p));
@@ -186,7 +179,7 @@ __device__ __forceinline__ void write_record(const Params& p, SmallShared<kC>& s
     const int c = i / width, column = i % width;
     double v = 0.0;
     if (i == size - 1) {
-      v = any_bad ? 1.0 : 0.0;
+      v = s.bad;
     } else if (column == fl::kValid) {
       for (int k = 0; k < p.channels; ++k) v += sum_of(2, k);
     } else if (column <= fl::kTarget) {

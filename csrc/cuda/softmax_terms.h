@@ -7,9 +7,6 @@
 
 namespace fl_cuda {
 
-// Sums; the gradient, from them; both at once, where no sum enters the gradient; one after the other in one launch.
-enum SoftmaxPhase { kSoftmaxSums, kSoftmaxGrad, kSoftmaxBoth, kSoftmaxAll };
-
 template <class T>
 struct PointTerm {
   using Key = typename fl::KeyOf<T>::type;
@@ -78,13 +75,13 @@ __device__ __noinline__ void fill_terms(const Params& p, const double* row, bool
     out.keep = static_cast<T>(1.0 - t.label_smoothing);
     out.spread = static_cast<T>(t.label_smoothing / static_cast<double>(p.channels));
     out.picks = t.kind == fl::kTopk;
-    const double* aux = out.picks ? p.aux + i * fl::kAuxColumns : nullptr;
-    out.threshold = out.picks ? fl::topk_key(static_cast<T>(aux[fl::kThreshold])) : 0;
-    out.tie = out.picks ? static_cast<T>(aux[fl::kTieWeight]) : T(1);
+    const bool found = out.picks && (row || !p.selecting);  // else they are searched for in this launch
+    const double* aux = found ? p.aux + i * fl::kAuxColumns : nullptr;
+    out.threshold = found ? fl::topk_key(static_cast<T>(aux[fl::kThreshold])) : 0;
+    out.tie = found ? static_cast<T>(aux[fl::kTieWeight]) : T(1);
     double scale = 0.0;
     if (slopes && row) scale = row[fl::kFixedSums + i];
-    if (slopes && !row)
-      scale = weight_of(p, i) * fl::pointwise_scale(t, out.picks ? aux[fl::kDenominator] : p.known_valid);
+    if (slopes && !row) scale = weight_of(p, i) * fl::pointwise_scale(t, found ? aux[fl::kDenominator] : p.known_valid);
     out.scale = static_cast<T>(up * scale);
   }
   terms.count = count;

@@ -69,25 +69,29 @@ struct Found {
   int digit;
 };
 
-// By a block of kSelectThreads. want: the rank from the top; found.total: of all bins, right also for a rank beyond it.
+// By a block of at least kThreads. want: the rank from the top; found.total: of all bins, right also for a rank beyond
+// it.
+template <int kThreads = kSelectThreads>
 __device__ __forceinline__ void find_digit(const unsigned long long* histogram, long long want, Found& found) {
-  constexpr int kOwn = fl::kRadixBins / kSelectThreads;
+  constexpr int kOwn = fl::kRadixBins / kThreads;
+  const bool takes_part = threadIdx.x < kThreads;
   const int top = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * kOwn;  // thread 0 has the highest bins
   unsigned long long own[kOwn], sum = 0;
 #pragma unroll
-  for (int i = 0; i < kOwn; ++i) own[i] = __ldcg(histogram + top - i), sum += own[i];
-  found.above[threadIdx.x] = sum;
+  for (int i = 0; i < kOwn; ++i) own[i] = takes_part ? __ldcg(histogram + top - i) : 0, sum += own[i];
+  if (takes_part) found.above[threadIdx.x] = sum;
   __syncthreads();
-  for (int d = 1; d < kSelectThreads; d *= 2) {  // inclusive sums from the top
-    const unsigned long long more = threadIdx.x >= static_cast<unsigned>(d) ? found.above[threadIdx.x - d] : 0;
+  for (int d = 1; d < kThreads; d *= 2) {  // inclusive sums from the top
+    const bool adds = takes_part && threadIdx.x >= static_cast<unsigned>(d);
+    const unsigned long long more = adds ? found.above[threadIdx.x - d] : 0;
     __syncthreads();
-    found.above[threadIdx.x] += more;
+    if (adds) found.above[threadIdx.x] += more;
     __syncthreads();
   }
   const unsigned long long rank = static_cast<unsigned long long>(want);
-  unsigned long long before = found.above[threadIdx.x] - sum;
-  const bool mine = before < rank && found.above[threadIdx.x] >= rank;
-  if (threadIdx.x == kSelectThreads - 1) found.total = found.above[threadIdx.x];
+  unsigned long long before = takes_part ? found.above[threadIdx.x] - sum : rank;
+  const bool mine = before < rank && before + sum >= rank;
+  if (threadIdx.x == kThreads - 1) found.total = before + sum;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     if (mine && before < rank && before + own[i] >= rank)
@@ -100,6 +104,53 @@ __device__ __forceinline__ void find_digit(const unsigned long long* histogram, 
 template <class Key>
 __device__ __forceinline__ Key longer(Key prefix, int bits, int digit, bool first) {
   return (first ? Key(0) : static_cast<Key>(prefix << bits)) | static_cast<Key>(digit);
+}
+
+// What a term of top-k selects of the keys: the `top` largest; `left` of the `ties` that lie on the threshold.
+template <class T>
+struct Pick {
+  typename fl::KeyOf<T>::type key = 0;
+  long long top = 0, left = 0, ties = 1;
+
+  __device__ __forceinline__ typename fl::KeyOf<T>::type threshold() const { return top ? key : fl::topk_key(T(0)); }
+  __device__ __forceinline__ double tie() const { return static_cast<double>(left) / static_cast<double>(ties); }
+};
+template <class T>
+__device__ __forceinline__ void store_pick(const Params& p, int term, const Pick<T>& pick) {
+  double* aux = p.aux + term * fl::kAuxColumns;
+  aux[fl::kTopCount] = aux[fl::kDenominator] = static_cast<double>(pick.top);
+  aux[fl::kThreshold] = static_cast<double>(fl::topk_value<T>(pick.threshold())), aux[fl::kTieWeight] = pick.tie();
+}
+
+__device__ __forceinline__ void clear_histograms(const Params& p) {
+  const int n = histograms_of(p.spec, p.wide) * fl::kRadixBins, step = gridDim.x * blockDim.x;
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) p.histogram[i] = 0;
+}
+
+// By all blocks of a cooperative launch. first: the histogram of the first digit, complete; the next ones, behind
+// `further`, are empty. count() gives the block's keys to the counter.
+template <class T, int kThreads, class F>
+__device__ __forceinline__ Pick<T> find_threshold(const fl::Term& term, const unsigned long long* first,
+                                                  unsigned long long*& further, DigitCounter<T>& counter, Found& found,
+                                                  const F& count) {
+  Pick<T> pick;
+  find_digit<kThreads>(first, 0, found);
+  pick.top = pick.left = fl::topk_count(static_cast<long long>(found.total), term.k_num, term.k_den);
+#pragma unroll 1
+  for (int level = 0; level < kLevels<T>; ++level) {
+    if (level > 0) {
+      counter.begin(level, pick.key);
+      count();
+      further += fl::kRadixBins;
+      counter.flush(further);
+      meet();
+    }
+    if (pick.top == 0) continue;  // nothing takes part, in any block
+    find_digit<kThreads>(level == 0 ? first : further, pick.left, found);
+    pick.key = longer(pick.key, Digit<T>(level).bits, found.digit, level == 0);
+    pick.left = found.left, pick.ties = static_cast<long long>(found.ties);
+  }
+  return pick;
 }
 
 // One block: takes the digit off the histogram and leaves that empty for the next level. The last level writes the

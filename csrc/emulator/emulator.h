@@ -2,7 +2,7 @@
 // ordering of memory between threads (a missing fence), the time anything takes, streams.
 //
 // Environment: FASTLOSS_EMULATOR_SEED (order of the threads), FASTLOSS_EMULATOR_SMS (multiprocessors, 3),
-// FASTLOSS_EMULATOR_COOPERATIVE=0 (refuses cooperative launches).
+// FASTLOSS_EMULATOR_COOPERATIVE (0: there are no cooperative launches, 2: there are, but each is refused).
 #pragma once
 #include "intrinsics.h"
 #include "runtime.h"

@@ -29,7 +29,7 @@ cudaError_t check(const void* kernel, const fl_emulator::Launch& l) {
   const auto found = allowed().find(kernel);
   if (l.shared_bytes > (found == allowed().end() ? kSharedDefault : found->second)) return cudaErrorInvalidValue;
   if (l.cooperative) {
-    if (!setting("FASTLOSS_EMULATOR_COOPERATIVE", 1)) return cudaErrorCooperativeLaunchTooLarge;
+    if (setting("FASTLOSS_EMULATOR_COOPERATIVE", 1) != 1) return cudaErrorCooperativeLaunchTooLarge;
     const int fit = fl_emulator::blocks_per_multiprocessor(static_cast<int>(threads), l.shared_bytes);
     if (blocks > static_cast<uint64_t>(fit) * multiprocessors()) return cudaErrorCooperativeLaunchTooLarge;
   }
@@ -125,7 +125,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = 0;
       break;
     case cudaDevAttrCooperativeLaunch:
-      *value = setting("FASTLOSS_EMULATOR_COOPERATIVE", 1);
+      *value = setting("FASTLOSS_EMULATOR_COOPERATIVE", 1) != 0;
       break;
     default:
       return last = cudaErrorInvalidValue;

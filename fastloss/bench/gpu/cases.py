@@ -94,14 +94,17 @@ class Problem:
 
         `resident` and `small` read once and write once, as does a pointwise loss in any way. `split` reads logits and
         targets for the sums and once more for the gradient; each digit of a top-k selection is another such read, of
-        which the first goes with the sums.
+        which the first goes with the sums. With classes, keys of four bytes are written and read for three digits, in
+        a pass of their own before the sums.
         """
         if path in ("resident", "small") or not (self.region or self.topk):
             return self.least_bytes
-        if path != "split" or (self.topk and self.case.mode == "multiclass"):
+        if path != "split":
             return None
-        reads = 4 if self.topk else 2
-        return self.least_bytes + (reads - 1) * (self.least_bytes - self.one_gradient)
+        classes = self.case.mode == "multiclass"
+        reads = 2 + self.region if classes and self.topk else 4 if self.topk else 2
+        keys = 16 * sum(part.pixels for part in self.parts) if classes and self.topk else 0
+        return self.least_bytes + (reads - 1) * (self.least_bytes - self.one_gradient) + keys
 
 
 def _problem(size, loss, dtype="float32", target="uint8", levels=1, peers="", paths=False, mode="", dry=False):
@@ -136,8 +139,9 @@ def full(dry: bool = False) -> list[Problem]:
     add("8mpx", "dice", "topk", dtype="bfloat16", peers=COMPILED, paths=True)
     add("2mpx", "dice", "topk", dtype="bfloat16", paths=True)
     add("8mpx", "dice+focal", "focal", "dice+bce", "bce", "iou+topk", peers=COMPILED)
-    add("c14", "topk", peers=COMPILED)
-    add("c9", "topk", peers=EAGER)
+    add("c14", "topk", peers=COMPILED, paths=True)
+    add("c9", "topk", peers=EAGER, paths=True)
+    add("c9", "iou+topk", paths=True)
     add("268mpx", "topk", "dice+focal", peers=EAGER, paths=True)
     add("c14", "dice+ce", levels=4, peers=COMPILED)
     add("c9", "dice+focal", levels=4, peers=EAGER)

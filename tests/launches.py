@@ -1,0 +1,40 @@
+"""How many kernels forward launches, in a process whose "cuda" is the emulator: prints {call: launches} as JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+
+import torch
+from cases import logits, target
+
+import fastloss as fl
+
+TOPK, IOU = fl.TopKLoss("multiclass", k=0.3), fl.IoULoss("multiclass")
+ENTROPY, FOCAL = fl.CrossEntropyLoss(), fl.FocalLoss("multiclass")
+FEW = (2, 5, 33, 31)
+CALLS = {
+    "pointwise": (ENTROPY + FOCAL, FEW),
+    "region": (IOU, FEW),
+    "topk": (TOPK, FEW),
+    "topk and others": (IOU + ENTROPY + TOPK, FEW),
+    "two topk": (TOPK + fl.TopKLoss("multiclass", k=0.7), FEW),
+    "region, more than fits": (IOU, (1, 9, 200, 200)),
+    "topk, more than fits": (TOPK, (1, 9, 200, 200)),
+    "topk of many classes": (TOPK, (2, 20, 33, 31)),
+}
+
+
+def count(loss: fl.CompoundLoss, shape: tuple[int, ...], grads: bool) -> int:
+    x, y = logits(shape).requires_grad_(grads), target("multiclass", shape)
+    launches = ctypes.CDLL(os.environ["FASTLOSS_EMULATED"]).fastloss_emulator_launches
+    before = launches()
+    with fl.backends.use("cuda"):
+        loss(x, y)
+    return launches() - before
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    print(json.dumps({name: [count(*call, grads) for grads in (True, False)] for name, call in CALLS.items()}))

@@ -136,7 +136,7 @@ if asked tests; then
         -k "not ($exclusive)" &
 fi
 if asked sanitizer; then
-    for pair in "memcheck resident" "memcheck split" "memcheck small" "racecheck resident" "racecheck split" "synccheck resident"; do
+    for pair in "memcheck resident" "memcheck shared" "memcheck split" "memcheck small" "racecheck resident" "racecheck split" "synccheck resident"; do
         [ -n "$dry" ] && [ "$pair" != "memcheck resident" ] && continue
         # shellcheck disable=SC2086
         step "$pair" "$checks" sanitizer.log bash -c 'sanitize "$@"' - $pair &

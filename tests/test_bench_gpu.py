@@ -41,7 +41,7 @@ def test_the_issues_sizes_and_losses_are_all_there():
 
 
 def test_a_forced_path_only_where_it_can_work():
-    fits = {(p.size, path) for p in FULL.values() for path in ("resident", "split", "small") if p.fits(path)}
+    fits = {(p.size, path) for p in FULL.values() for path in ("resident", "shared", "split", "small") if p.fits(path)}
     assert ("64", "small") in fits and ("2mpx", "small") not in fits
     assert ("8mpx", "resident") in fits and ("268mpx", "resident") not in fits
     assert ways.path_of("cuda split") == "split" and ways.path_of("cuda") == ways.path_of("triton") == "auto"

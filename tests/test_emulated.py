@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(emulated.reason() is not None, reason=str(emulat
 
 VALUES = "test_loss or test_soft_targets or test_whole_vectors or test_numbers_of_classes"
 MANY_TILES = "selection and 0.6-multiclass and (plain or masked)"  # of multiclass top-k: more than fit on the chip
-SHARED = f"({VALUES}) and float32"  # what every path is tried with
+COMMON = f"({VALUES}) and float32"  # what every path is tried with
 RUNS = {
     # path: [(file, which of its tests)]
     "auto": [
@@ -26,14 +26,15 @@ RUNS = {
         ("test_edges.py", "not fresh_memory and not everything"),
     ],
     "resident": [
-        ("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and bfloat16"),
+        ("test_parity.py", f"{COMMON} or test_whole_vectors or test_long_plane or test_loss and bfloat16"),
         ("test_topk.py", f"ties_by_the_thousand and float32 or two_topk or {MANY_TILES}"),
     ],
+    "shared": [("test_parity.py", "(test_loss or test_whole_vectors or test_long_plane) and (float32 or bfloat16)")],
     "split": [
-        ("test_parity.py", f"{SHARED} or test_whole_vectors or test_loss and float16"),
+        ("test_parity.py", f"{COMMON} or test_whole_vectors or test_loss and float16"),
         ("test_topk.py", "ties_by_the_thousand and float32 or two_topk"),
     ],
-    "small": [("test_parity.py", SHARED), ("test_topk.py", "ties_by_the_thousand and float32")],
+    "small": [("test_parity.py", COMMON), ("test_topk.py", "ties_by_the_thousand and float32")],
 }
 CASES = [(path, *selection) for path, selections in RUNS.items() for selection in selections]
 

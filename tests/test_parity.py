@@ -47,6 +47,14 @@ def test_whole_vectors(name, dtype, compiled):
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("name", [n for n in LOSSES if n.split(":")[1] in FAST and LOSSES[n][0] == "binary"])
+def test_long_plane(name, dtype, compiled):
+    """More pixels than registers and shared memory of the emulator's three multiprocessors hold."""
+    shape = (1, 1, 512, 641)
+    check(build(name), logits(shape, dtype), target("binary", shape, torch.uint8), compiled)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("name", LOSSES)
 def test_soft_targets(name, dtype, backend):
     mode = LOSSES[name][0]

@@ -21,24 +21,11 @@ needs_disassembler = pytest.mark.skipif(sass.cuobjdump() is None, reason="neithe
 # five minutes on two cores.
 BUDGET = 80
 
-FAST = r"(sigmoid_resident|sigmoid_stream|sigmoid_topk_resident|softmax_small)<.*"
-HALF = "__(?:half|nv_bfloat16)"
-# Fast kernels that spill all the same, and how many bytes a thread stores and loads so, at most, on any architecture.
-# The others spill nothing.
-SPILLS = {
-    rf"sigmoid_resident<{HALF}, HotBce>": 840,
-    rf"sigmoid_resident<{HALF}, HotFocal>": 592,
-    rf"sigmoid_resident<{HALF}, NoElement>": 12,
-    r"sigmoid_resident<float, HotBce>": 20,
-    r"sigmoid_resident<float, HotFocal>": 116,
-    rf"sigmoid_stream<{HALF}, HotBce, .*>": 228,
-    rf"sigmoid_stream<{HALF}, HotFocal, .*>": 148,
-    rf"sigmoid_topk_resident<{HALF}, true>": 148,
-}
+FAST = r"(sigmoid_(resident|stream|pointwise|topk_resident)|softmax_small)<.*"
 # The end of the sums, which one block runs, keeps a term in local memory.
 FINISH = "finish_sums"
 # Kernels that call it out of line, and how many bytes of registers a thread then saves.
-CALLS = {r"sigmoid_stream<.*, 0>": 192, r"softmax_small<.*>": 96}
+CALLS = {r"sigmoid_stream<.*>": 200, r"softmax_small<.*>": 96}
 
 
 def fast():
@@ -67,9 +54,9 @@ def test_the_number_of_instances():
     assert count <= BUDGET, f"{count} instances: measure the build before you raise the budget"
 
 
-def test_what_the_fast_kernels_spill():
-    assert len({kernel.name for kernel in fast()}) > 40
-    assert not {f"{k.arch} {k.name}": k.spilled for k in fast() if k.spilled > limit(SPILLS, k)}
+def test_the_fast_kernels_spill_nothing():
+    assert len({kernel.name for kernel in fast()}) > 30
+    assert not {f"{k.arch} {k.name}": k.spilled for k in fast() if k.spilled}
 
 
 def test_fast_kernels_use_no_local_memory_of_their_own():
@@ -77,7 +64,7 @@ def test_fast_kernels_use_no_local_memory_of_their_own():
     used = {}
     for kernel in fast():
         own = kernel.stack - finish[kernel.arch] - limit(CALLS, kernel)
-        if own > max(24, limit(SPILLS, kernel)):  # 24: registers saved around the call
+        if own > 24:  # 24: registers saved around the call
             used[f"{kernel.arch} {kernel.name}"] = own
     assert not used
 
@@ -89,8 +76,7 @@ def test_fast_kernels_read_and_write_sixteen_bytes_at_a_time():
         if not kernel.code:
             continue  # another architecture
         wide = [name.split(".")[0] for name in kernel.code if ".128" in name]
-        sums = re.fullmatch(r".*\b0>", kernel.name)  # they write no gradient
-        if kernel.name.startswith("sigmoid") and ("LDG" not in wide or ("STG" not in wide and not sums)):
+        if kernel.name.startswith("sigmoid") and ("LDG" not in wide or "STG" not in wide):
             wrong.append(f"{kernel.arch} {kernel.name}")
     assert not wrong
 

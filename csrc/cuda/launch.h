@@ -13,8 +13,9 @@ struct Device {
 };
 const Device& device();  // the current one, asked for once
 
-// How forward and backward of a region loss run; FASTLOSS_CUDA_PATH forces one where it can.
-enum Path { kAuto, kResident, kSplit, kSmall };
+// How forward and backward of a region loss run; FASTLOSS_CUDA_PATH forces one where it can. kShared: resident, in
+// registers only what shared memory does not hold.
+enum Path { kAuto, kResident, kShared, kSplit, kSmall };
 Path forced_path();
 
 // The choice of path by size, in one place. Estimates: none of these has met a card yet.
@@ -49,8 +50,8 @@ inline bool refused(cudaError_t e) {
   return true;
 }
 
-// Whether the planes of an array are contiguous, and begin at multiples of `bytes`.
-bool packed(const Params& p, const Array& a, int64_t bytes);
+// Whether the planes of an array are contiguous, and those of so many samples begin at multiples of `bytes`.
+bool packed(const Params& p, const Array& a, int64_t samples, int64_t bytes);
 int64_t bytes_of(int dtype);
 
 // Hard labels, nothing masked: the fast kernels of one logit type. False in `done`: they do not apply.

@@ -77,12 +77,9 @@ __device__ __forceinline__ Place<Offset> place_of(const Params& p, const Part& p
           tile < p.tiles && static_cast<int64_t>(at) + kWidth <= p.pixels};
 }
 
-// Missing elements become -inf, whose sigmoid, with label 0, adds nothing to any sum.
 template <class X, bool kOnce, class Offset>
 __device__ __forceinline__ Pack<X> load_logits(const Params& p, const Part& part, const Place<Offset>& at) {
   Pack<X> pack;
-#pragma unroll
-  for (int i = 0; i < kVector<X>; ++i) pack.x[i] = narrow<X>(-INFINITY);
   const uint4* from = reinterpret_cast<const uint4*>(static_cast<const X*>(p.x.data) + at.in(p.x, part.channel));
   if (at.there) pack.raw = kOnce ? __ldcs(from) : *from;
   return pack;

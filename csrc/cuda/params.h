@@ -29,6 +29,9 @@ struct FastDivisor {
   }
 };
 
+// What a launch of a fast kernel does. kBothPhases: the gradient leaves with the sums. kAllPhases: one after the other.
+enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases };
+
 struct Params {
   Array x, y, mask, pixel_weight, out;
   int64_t samples, channels, space[3], pixels;  // pixels: of a plane
@@ -51,8 +54,9 @@ struct Params {
   int64_t planes;   // of a part: 1, or one per sample
   uint32_t tiles;   // of a part
   FastDivisor tiles_per_plane;
-  int cached;     // tiles that a block keeps in shared memory, beyond those in registers
-  int pointwise;  // index of the only pointwise term of a hot kernel, else -1
+  Phase phase;
+  int held, cached;  // tiles that a block keeps in registers, and beyond those in shared memory
+  int pointwise;     // index of the only pointwise term of a hot kernel, else -1
   bool cooperative, is_reduced, settling;
   bool counting;  // also tp, fp, fn, tn, for the statistics
   SoftmaxPhase phase;

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "../math/elements.h"
 #include "finish.h"
@@ -154,7 +155,11 @@ Path forced_path() {
   static const Path path = [] {
     const char* name = std::getenv("FASTLOSS_CUDA_PATH");
     const std::string wish = name ? name : "";
-    return wish == "resident" ? kResident : wish == "split" ? kSplit : wish == "small" ? kSmall : kAuto;
+    const std::pair<const char*, Path> names[] = {
+        {"resident", kResident}, {"shared", kShared}, {"split", kSplit}, {"small", kSmall}};
+    for (const auto& known : names)
+      if (wish == known.first) return known.second;
+    return kAuto;
   }();
   return path;
 }
@@ -184,11 +189,11 @@ int64_t bytes_of(int dtype) {
   }
 }
 
-bool packed(const Params& p, const Array& a, int64_t bytes) {
+bool packed(const Params& p, const Array& a, int64_t samples, int64_t bytes) {
   const int64_t size = bytes_of(a.dtype);
   const auto axis = [&](int i, int64_t stride) { return p.space[i] == 1 || a.space[i] == stride; };
   if (!axis(2, 1) || !axis(1, p.space[2]) || !axis(0, p.space[1] * p.space[2])) return false;
-  const bool sample = p.samples <= 1 || a.sample * size % bytes == 0;
+  const bool sample = samples <= 1 || a.sample * size % bytes == 0;
   const bool channel = p.channels <= 1 || a.channel * size % bytes == 0;
   return reinterpret_cast<uintptr_t>(a.data) % bytes == 0 && sample && channel;
 }

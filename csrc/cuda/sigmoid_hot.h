@@ -10,10 +10,6 @@ namespace fl_cuda {
 constexpr int kHotThreads = 512;
 constexpr int kBatch = 4;  // vectors in flight: 32 KiB an SM
 
-// kBothPhases: the gradient leaves with the sums. kAllPhases: one launch, which reads twice; small inputs, in one
-// block.
-enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases };
-
 struct NoElement {
   static constexpr bool kThere = false;
   __device__ __forceinline__ NoElement(const Params&, int64_t) {}

@@ -20,25 +20,28 @@ bool is_hot(Params& p) {
     p.pointwise = i;
   }
   const int64_t label_bytes = kVector<X> * bytes_of(p.y.dtype);
-  if (!packed(p, p.x, 16) || !packed(p, p.y, label_bytes < 16 ? label_bytes : 16)) return false;
-  if (p.out.data && !packed(p, p.out, 16)) return false;
   const bool one_plane = p.by_sample || p.samples == 1;
   const auto dense = [&](const Array& a) { return !a.data || a.sample == p.pixels; };
-  if (!one_plane && p.channels == 1 && dense(p.x) && dense(p.y) && dense(p.out)) {
-    p.pixels *= p.samples, p.planes = 1;  // the batch is one long plane
-    return true;
-  }
-  return one_plane || p.pixels % kVector<X> == 0;
+  const bool joins = !one_plane && p.channels == 1 && dense(p.x) && dense(p.y) && dense(p.out);
+  const int64_t starts = joins ? 1 : p.samples;
+  if (!packed(p, p.x, starts, 16) || !packed(p, p.y, starts, label_bytes < 16 ? label_bytes : 16)) return false;
+  if (p.out.data && !packed(p, p.out, starts, 16)) return false;
+  if (joins) p.pixels *= p.samples, p.planes = 1;  // the batch is one long plane
+  return one_plane || joins || p.pixels % kVector<X> == 0;
 }
 
-template <class X, class Element, bool kRegion, Phase kPhase>
-cudaError_t launch_stream(Call& c, bool cooperative) {
+// sigmoid_stream or, for both phases at once, sigmoid_pointwise.
+template <class X, class Element>
+cudaError_t launch_stream(Call& c, Phase phase, bool cooperative) {
   Params& p = c.p;
-  divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, stream_blocks(kPhase) * device().processors);
-  if (kPhase == kAllPhases && !cooperative) p.blocks = 1;
-  p.cooperative = cooperative;
+  auto kernel = sigmoid_stream<X, Element>;
+  int blocks = kStreamBlocks;
+  if constexpr (Element::kThere)
+    if (phase == kBothPhases) kernel = sigmoid_pointwise<X, Element>, blocks = kPointwiseBlocks;
+  divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, blocks * device().processors);
+  if (phase == kAllPhases && !cooperative) p.blocks = 1;
+  p.phase = phase, p.cooperative = cooperative;
   const int64_t grid = p.parts * p.blocks;
-  const auto kernel = sigmoid_stream<X, Element, kRegion, kPhase>;
   if (cooperative) return FL_LAUNCH_COOPERATIVE(kernel, grid, kStreamThreads, 0, c.stream, p);
   return FL_LAUNCH(kernel, grid, kStreamThreads, 0, c.stream, p);
 }
@@ -48,8 +51,8 @@ inline bool can_meet(const Params& p, int64_t blocks) {
   return device().cooperative && p.parts <= blocks && forced_path() != kSplit;
 }
 
-// One block a multiprocessor, its pixels in `held` vectors of registers and as much shared memory as there is beyond
-// `own` bytes. False: this call does not run so.
+// One block a multiprocessor, its pixels in registers and in as much shared memory as there is beyond `own` bytes.
+// False: this call does not run so.
 template <class X>
 bool try_resident(Call& c, void (*kernel)(const Params), int held, size_t own, cudaError_t& error) {
   Params& p = c.p;
@@ -63,9 +66,15 @@ bool try_resident(Call& c, void (*kernel)(const Params), int held, size_t own, c
   const int64_t least = (p.tiles + kLeastTiles - 1) / kLeastTiles;
   if (path == kAuto && least < p.blocks) p.blocks = static_cast<uint32_t>(least);
   const int rows = static_cast<int>((device().shared - own) / kCacheRow) / kBatch * kBatch;
-  const int64_t each = (p.tiles + p.blocks - 1) / p.blocks, over = each - held;
+  const int64_t each = (p.tiles + p.blocks - 1) / p.blocks;
   if (path == kAuto && each > kOverflow * (held + rows)) return false;
-  p.cached = over <= 0 ? 0 : static_cast<int>(over < rows ? (over + kBatch - 1) / kBatch * kBatch : rows);
+  const auto take = [](int64_t wanted, int most) {
+    return static_cast<int>(wanted < most ? (wanted + kBatch - 1) / kBatch * kBatch : most);
+  };
+  if (path == kShared)
+    p.cached = take(each, rows), p.held = take(each - p.cached, held);
+  else
+    p.held = take(each, held), p.cached = take(each - p.held, rows);
   const size_t shared = own + p.cached * kCacheRow;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error != cudaSuccess) return true;
@@ -78,20 +87,21 @@ template <class X, class Element>
 cudaError_t hot_region(Call& c) {
   Params& p = c.p;
   cudaError_t error = cudaSuccess;
-  const bool meet = can_meet(p, stream_blocks(kSumPhase) * device().processors);
+  const bool meet = can_meet(p, kStreamBlocks * device().processors);
   if (p.out.data && forced_path() != kSplit) {
     divide(p, p.parts, p.planes, kStreamThreads * kVector<X>, 1);
     const bool small = p.parts == 1 && (p.tiles <= kSmallTiles || forced_path() == kSmall);
-    if (small && forced_path() != kResident) return launch_stream<X, Element, true, kAllPhases>(c, false);
-    if (try_resident<X>(c, sigmoid_resident<X, Element>, kHeld<X, Element>, 0, error)) return error;
+    if (small && forced_path() != kResident && forced_path() != kShared)
+      return launch_stream<X, Element>(c, kAllPhases, false);
+    if (try_resident<X>(c, sigmoid_resident<X, Element>, kHeld, 0, error)) return error;
   }
   if (meet && !p.out.data) {
-    error = launch_stream<X, Element, true, kSumPhase>(c, true);
+    error = launch_stream<X, Element>(c, kSumPhase, true);
     if (!refused(error)) return error;
   }
-  error = launch_stream<X, Element, true, kSumPhase>(c, false);
+  error = launch_stream<X, Element>(c, kSumPhase, false);
   if (error == cudaSuccess && p.parts * p.blocks > 1) error = launch_finish(p, c.stream);
-  if (error == cudaSuccess && p.out.data) error = launch_stream<X, Element, true, kGradPhase>(c, false);
+  if (error == cudaSuccess && p.out.data) error = launch_stream<X, Element>(c, kGradPhase, false);
   return error;
 }
 
@@ -99,11 +109,11 @@ template <class X, class Element>
 cudaError_t hot_pointwise(Call& c) {
   Params& p = c.p;
   if (!p.out.data) return hot_region<X, Element>(c);
-  if (can_meet(p, stream_blocks(kBothPhases) * device().processors)) {
-    const cudaError_t error = launch_stream<X, Element, false, kBothPhases>(c, true);
+  if (can_meet(p, kPointwiseBlocks * device().processors)) {
+    const cudaError_t error = launch_stream<X, Element>(c, kBothPhases, true);
     if (!refused(error)) return error;
   }
-  const cudaError_t error = launch_stream<X, Element, false, kBothPhases>(c, false);
+  const cudaError_t error = launch_stream<X, Element>(c, kBothPhases, false);
   return error == cudaSuccess && p.parts * p.blocks > 1 ? launch_finish(p, c.stream) : error;
 }
 
@@ -116,8 +126,7 @@ const char* sigmoid_hot_forward(Call& c, bool& done) {
   const bool region = p.spec.any_region();
   if (p.pointwise >= 0 && p.spec.terms[p.pointwise].kind == fl::kTopk) {
     cudaError_t error = cudaSuccess;
-    done = p.out.data && try_resident<X>(c, region ? sigmoid_topk_resident<X, true> : sigmoid_topk_resident<X, false>,
-                                         kTopkHeld, kCounterBytes, error);
+    done = p.out.data && try_resident<X>(c, sigmoid_topk_resident<X>, kTopkHeld<X>, kCounterBytes, error);
     if (!done) p = before;
     return fault(error);
   }
@@ -133,9 +142,9 @@ const char* sigmoid_hot_backward(Call& c, bool& done) {
   const Params before = p;
   done = is_hot<X>(p) && !p.spec.any(fl::kTopk);
   if (!done) return p = before, nullptr;
-  if (p.pointwise < 0) return fault(launch_stream<X, NoElement, true, kGradPhase>(c, false));
-  if (p.spec.terms[p.pointwise].kind == fl::kBce) return fault(launch_stream<X, HotBce, true, kGradPhase>(c, false));
-  return fault(launch_stream<X, HotFocal, true, kGradPhase>(c, false));
+  if (p.pointwise < 0) return fault(launch_stream<X, NoElement>(c, kGradPhase, false));
+  if (p.spec.terms[p.pointwise].kind == fl::kBce) return fault(launch_stream<X, HotBce>(c, kGradPhase, false));
+  return fault(launch_stream<X, HotFocal>(c, kGradPhase, false));
 }
 
 }  // namespace fl_cuda

@@ -6,14 +6,28 @@
 
 namespace fl_cuda {
 
-// Vectors that a thread keeps in registers, four registers each; as many as the compiler fits without spilling.
-template <class X, class Element>
-constexpr int kHeld = Element::kThere || sizeof(X) == 2 ? 8 : 16;
+template <class X, class Offset>
+struct Batch {
+  Place<Offset> at[kBatch];
+  Pack<X> x[kBatch];
+  uint32_t labels;
+
+  __device__ __forceinline__ uint32_t bits(int i) const { return labels >> (i * kVector<X>); }
+};
+
+constexpr int kHeld = 16;  // vectors that a thread can keep in registers, four registers each
 
 template <class X, int kHeld>
 struct Held {
   Pack<X> x[kHeld];
   uint32_t labels[kHeld / kBatch];
+
+  __device__ __forceinline__ void put(int i, const Batch<X, uint32_t>& b) {
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) x[i + k] = b.x[k];
+    labels[i / kBatch] = b.labels;
+  }
+  __device__ __forceinline__ uint32_t bits(int i) const { return labels[i / kBatch] >> (i % kBatch * kVector<X>); }
 };
 
 // Shared memory: [cached] rows of one vector a thread, then as many rows of one byte of labels a thread.
@@ -23,17 +37,18 @@ struct Cache {
   uint8_t* labels;
   __device__ __forceinline__ Cache(unsigned char* memory, int rows)
       : x(reinterpret_cast<Pack<X>*>(memory)), labels(memory + static_cast<size_t>(rows) * kHotThreads * 16) {}
+
+  __device__ __forceinline__ void put(int i, const Batch<X, uint32_t>& b) {
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      x[(i + k) * kHotThreads + threadIdx.x] = b.x[k];
+      labels[(i + k) * kHotThreads + threadIdx.x] = static_cast<uint8_t>(b.bits(k));
+    }
+  }
+  __device__ __forceinline__ const Pack<X>& pack(int i) const { return x[i * kHotThreads + threadIdx.x]; }
+  __device__ __forceinline__ uint32_t bits(int i) const { return labels[i * kHotThreads + threadIdx.x]; }
 };
 constexpr size_t kCacheRow = kHotThreads * (16 + 1);  // bytes
-
-template <class X, class Offset>
-struct Batch {
-  Place<Offset> at[kBatch];
-  Pack<X> x[kBatch];
-  uint32_t labels;
-
-  __device__ __forceinline__ uint32_t bits(int i) const { return labels >> (i * kVector<X>); }
-};
 
 // The vectors of kBatch tiles, `step` apart; tiles beyond the part are empty.
 template <bool kOnce, class X, class Offset>
@@ -51,7 +66,8 @@ template <class Element, bool kRegion, class X, class Offset>
 __device__ __forceinline__ void add_batch(const Element& element, const Batch<X, Offset>& b, HotTotal& total) {
   HotSums sums;
 #pragma unroll
-  for (int i = 0; i < kBatch; ++i) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
+  for (int i = 0; i < kBatch; ++i)
+    if (b.at[i].there) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
   total.on += __popc(b.labels);
   total.add(sums);
 }
@@ -61,7 +77,7 @@ __device__ __forceinline__ void store_batch(const Params& p, const Part& part, c
                                             const Batch<X, Offset>& b, const HotSlopes& d) {
 #pragma unroll
   for (int i = 0; i < kBatch; ++i)
-    store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
+    if (b.at[i].there) store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
 }
 
 // The pixels of a single plane that do not fill a vector, one a thread.
@@ -85,47 +101,45 @@ __device__ __forceinline__ void tail(const Params& p, const Part& part, const El
         narrow<X>(slope_of_one<Element, kRegion>(element, widen(x), on, d));
 }
 
+inline __device__ __noinline__ void finish_between(const Params& p, FinishScratch& s) {
+  meet();
+  finish(p, s);
+  meet();
+}
+
 // The last block has no pixels: it finishes the sums between two barriers, while the others hold theirs.
 template <class X, class Element>
 __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID_CONSTANT Params p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ FinishScratch s;
-  if (blockIdx.x == gridDim.x - 1) {
-    meet();
-    finish(p, s);
-    return meet();
-  }
-  const Cache<X> cache(memory, p.cached);
-  const uint32_t step = p.blocks;
+  if (blockIdx.x == gridDim.x - 1) return finish_between(p, s);
+  Cache<X> cache(memory, p.cached);
+  const uint32_t step = p.blocks, kept = p.held + p.cached;
   uint32_t block = blockIdx.x, self = block % step;
   Part part = part_of(p, block / step);
   Element element(p, part.channel);
-  constexpr int kHeld = fl_cuda::kHeld<X, Element>;
   Held<X, kHeld> held;
   HotTotal total;
-#pragma unroll
-  for (int i = 0; i < kHeld; i += kBatch) {
-    Batch<X, uint32_t> b;
-    load_batch<true>(p, part, self + i * step, step, b, total.bad);
-    add_batch<Element, true>(element, b, total);
-#pragma unroll
-    for (int k = 0; k < kBatch; ++k) held.x[i + k] = b.x[k];
-    held.labels[i / kBatch] = b.labels;
-  }
-  for (int i = 0; i < p.cached; i += kBatch) {
-    Batch<X, uint32_t> b;
-    load_batch<true>(p, part, self + (kHeld + i) * step, step, b, total.bad);
-    add_batch<Element, true>(element, b, total);
-#pragma unroll
-    for (int k = 0; k < kBatch; ++k) {
-      cache.x[(i + k) * kHotThreads + threadIdx.x] = b.x[k];
-      cache.labels[(i + k) * kHotThreads + threadIdx.x] = static_cast<uint8_t>(b.bits(k));
-    }
-  }
-  for (uint32_t tile = self + (kHeld + p.cached) * step; tile < p.tiles; tile += kBatch * step) {
+  // What stays in registers comes last here, and first after the barrier: no other pixels are live beside it.
+  for (uint32_t tile = self + kept * step; tile < p.tiles; tile += kBatch * step) {
     Batch<X, uint32_t> b;
     load_batch<false>(p, part, tile, step, b, total.bad);
     add_batch<Element, true>(element, b, total);
+  }
+  for (int i = 0; i < p.cached; i += kBatch) {
+    Batch<X, uint32_t> b;
+    load_batch<true>(p, part, self + (p.held + i) * step, step, b, total.bad);
+    add_batch<Element, true>(element, b, total);
+    cache.put(i, b);
+  }
+#pragma unroll
+  for (int i = 0; i < kHeld; i += kBatch) {
+    held.labels[i / kBatch] = 0;
+    if (i >= p.held) continue;
+    Batch<X, uint32_t> b;
+    load_batch<true>(p, part, self + i * step, step, b, total.bad);
+    add_batch<Element, true>(element, b, total);
+    held.put(i, b);
   }
   if (self == 0) tail<X, Element, true, kSumPhase>(p, part, element, total, HotSlopes{});
   write_record(p, total, s, p.records + blockIdx.x * record_size(p));
@@ -138,21 +152,21 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
 
   const HotSlopes d = slopes_of(p, p.dsums + row_at(p, part));
   if (self == 0) tail<X, Element, true, kGradPhase>(p, part, element, total, d);
-  const uint32_t rest = self + (kHeld + p.cached) * step;
+  const auto put = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
+    const auto at = place_of<kVector<X>, uint32_t>(p, part, self + i * step);
+    if (at.there) store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
+  };
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i)
+    if (i < p.held) put(i, held.x[i], held.bits(i));
+  for (int i = 0; i < p.cached; ++i) put(p.held + i, cache.pack(i), cache.bits(i));
+  const uint32_t rest = self + kept * step;
   if (rest < p.tiles)
     for (uint32_t k = (p.tiles - 1 - rest) / (kBatch * step) + 1; k-- > 0;) {
       Batch<X, uint32_t> b;
       load_batch<true>(p, part, rest + k * kBatch * step, step, b, total.bad);
       store_batch<Element, true>(p, part, element, b, d);
     }
-  const auto put = [&](int i, const Pack<X>& x, uint32_t bits) {
-    const auto at = place_of<kVector<X>, uint32_t>(p, part, self + i * step);
-    store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
-  };
-  for (int i = 0; i < p.cached; ++i)
-    put(kHeld + i, cache.x[i * kHotThreads + threadIdx.x], cache.labels[i * kHotThreads + threadIdx.x]);
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) put(i, held.x[i], held.labels[i / kBatch] >> (i % kBatch * kVector<X>));
 }
 
 }  // namespace fl_cuda

@@ -6,69 +6,88 @@
 namespace fl_cuda {
 
 constexpr int kStreamThreads = 256;
-// Blocks of a multiprocessor, which the registers of a phase allow.
-constexpr int stream_blocks(Phase phase) { return phase == kSumPhase || phase == kGradPhase ? 3 : 2; }
+// Blocks of a multiprocessor, which the registers allow.
+constexpr int kStreamBlocks = 3, kPointwiseBlocks = 2;
 
-template <class Element, bool kRegion, class X, class Offset>
-__device__ __forceinline__ void add_and_store_batch(const Params& p, const Part& part, const Element& element,
-                                                    const Batch<X, Offset>& b, const HotSlopes& d, HotTotal& total) {
-  HotSums sums;
-#pragma unroll
-  for (int k = 0; k < kBatch; ++k) {
-    Pack<X> g;
-#pragma unroll
-    for (int i = 0; i < kVector<X>; ++i) {
-      const float x = widen(b.x[k].x[i]);
-      const bool on = b.bits(k) >> i & 1;
-      add_one<Element, kRegion>(element, x, on, sums);
-      g.x[i] = narrow<X>(slope_of_one<Element, kRegion>(element, x, on, d));
-    }
-    store_gradient(p, part, b.at[k], g);
-  }
-  total.on += __popc(b.labels);
-  total.add(sums);
-}
+// What a block works on: a part's tiles, kBatch at a time.
+struct Share {
+  Part part;
+  uint32_t self, step, count;
+  __device__ __forceinline__ Share(const Params& p, uint32_t block)
+      : part(part_of(p, block / p.blocks)),
+        self(block % p.blocks),
+        step(kBatch * p.blocks),
+        count(p.tiles > self ? (p.tiles - 1 - self) / step + 1 : 0) {}
+};
 
-template <class X, class Element, bool kRegion, Phase kPhase>
-__global__ void __launch_bounds__(kStreamThreads, stream_blocks(kPhase))
-    sigmoid_stream(const FL_GRID_CONSTANT Params p) {
+// One instance for the phases, which differ from launch to launch: code beside the loop that runs costs nothing.
+template <class X, class Element>
+__global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(const FL_GRID_CONSTANT Params p) {
   __shared__ FinishScratch s;
-  if (kPhase == kGradPhase && is_settled(p)) return;
-  const uint32_t blocks = p.blocks, self = blockIdx.x % blocks, step = kBatch * blocks;
-  const uint32_t steps = p.tiles > self ? (p.tiles - 1 - self) / step + 1 : 0;
-  const Part part = part_of(p, blockIdx.x / blocks);
-  const Element element(p, part.channel);
-  HotTotal total;
-  if constexpr (kPhase != kGradPhase) {
-    HotSlopes d{0.0f, 0.0f, 0.0f};
-    if (kPhase == kBothPhases) d = known_slopes(p);
-    for (uint32_t k = 0; k < steps; ++k) {
+  if (p.phase == kGradPhase && is_settled(p)) return;
+  if (p.phase != kGradPhase) {
+    const Share own(p, blockIdx.x);
+    const Element element(p, own.part.channel);
+    HotTotal total;
+    for (uint32_t k = 0; k < own.count; ++k) {
       Batch<X, int64_t> b;
-      load_batch<kPhase == kBothPhases>(p, part, self + k * step, blocks, b, total.bad);
-      if constexpr (kPhase == kBothPhases)
-        add_and_store_batch<Element, kRegion>(p, part, element, b, d, total);
-      else
-        add_batch<Element, kRegion>(element, b, total);
+      load_batch<false>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+      add_batch<Element, true>(element, b, total);
     }
-    if (self == 0)
-      tail<X, Element, kRegion, kPhase == kBothPhases ? kBothPhases : kSumPhase>(p, part, element, total, d);
+    if (own.self == 0) tail<X, Element, true, kSumPhase>(p, own.part, element, total, HotSlopes{});
     write_record(p, total, s, p.records + blockIdx.x * record_size(p));
-  }
-  if constexpr (kPhase != kGradPhase) {
     if (gridDim.x > 1 && !p.cooperative) return;
     meet();
     if (blockIdx.x == 0) finish(p, s);
-    if (kPhase == kAllPhases) meet();
+    if (p.phase == kSumPhase) return;
+    meet();
   }
-  if constexpr (kPhase == kGradPhase || kPhase == kAllPhases) {
-    const HotSlopes d = slopes_of(p, p.dsums + row_at(p, part));
-    if (self == 0) tail<X, Element, kRegion, kGradPhase>(p, part, element, total, d);
-    for (uint32_t k = steps; k-- > 0;) {
-      Batch<X, int64_t> b;
-      load_batch<true>(p, part, self + k * step, blocks, b, total.bad);
-      store_batch<Element, kRegion>(p, part, element, b, d);
+  uint32_t block = blockIdx.x;
+  renew(block);
+  const Share own(p, block);
+  const Element element(p, own.part.channel);
+  const HotSlopes d = slopes_of(p, p.dsums + row_at(p, own.part));
+  HotTotal total;
+  if (own.self == 0) tail<X, Element, true, kGradPhase>(p, own.part, element, total, d);
+  for (uint32_t k = own.count; k-- > 0;) {
+    Batch<X, int64_t> b;
+    load_batch<true>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+    store_batch<Element, true>(p, own.part, element, b, d);
+  }
+}
+
+template <class X, class Element>
+__global__ void __launch_bounds__(kStreamThreads, kPointwiseBlocks) sigmoid_pointwise(const FL_GRID_CONSTANT Params p) {
+  __shared__ FinishScratch s;
+  const Share own(p, blockIdx.x);
+  const Element element(p, own.part.channel);
+  const HotSlopes d = known_slopes(p);
+  HotTotal total;
+  for (uint32_t k = 0; k < own.count; ++k) {
+    Batch<X, int64_t> b;
+    load_batch<true>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+    HotSums sums;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (!b.at[i].there) continue;
+      Pack<X> g;
+#pragma unroll
+      for (int j = 0; j < kVector<X>; ++j) {
+        const float x = widen(b.x[i].x[j]);
+        const bool on = b.bits(i) >> j & 1;
+        add_one<Element, false>(element, x, on, sums);
+        g.x[j] = narrow<X>(slope_of_one<Element, false>(element, x, on, d));
+      }
+      store_gradient(p, own.part, b.at[i], g);
     }
+    total.on += __popc(b.labels);
+    total.add(sums);
   }
+  if (own.self == 0) tail<X, Element, false, kBothPhases>(p, own.part, element, total, d);
+  write_record(p, total, s, p.records + blockIdx.x * record_size(p));
+  if (gridDim.x > 1 && !p.cooperative) return;
+  meet();
+  if (blockIdx.x == 0) finish(p, s);
 }
 
 }  // namespace fl_cuda

@@ -7,8 +7,10 @@
 
 namespace fl_cuda {
 
-constexpr int kTopkHeld = 8;  // vectors in registers
 constexpr size_t kCounterBytes = (sizeof(DigitCounter<float>) + sizeof(Found) + 15) / 16 * 16;
+
+template <class X>
+constexpr int kTopkHeld = sizeof(X) == 4 ? 12 : 8;  // as kHeld, of which the compiler would spill some here
 
 // What every thread must know of the selection.
 struct Picked {
@@ -23,148 +25,148 @@ __device__ __forceinline__ uint32_t margin_key(float x, bool on) {
   return fl::topk_key(fl::topk_margin(x, on ? 1.0f : 0.0f));
 }
 
-template <bool kRegion>
 __device__ __forceinline__ void add_picked(const HotBce& element, float x, bool on, const Picked& picked, HotSums& s) {
   const float weight = picked.weight(margin_key(x, on));
   if (weight == 0.0f) return;
   const fl::Sigmoid<float> a = fl::sigmoid<true>(x);
   s.point += weight * element.value(a.p, a.q, a.nlp, a.nlq, on ? 1.0f : 0.0f);
 }
-template <bool kRegion>
 __device__ __forceinline__ float slope_of_picked(const HotBce& element, float x, bool on, const Picked& picked,
                                                  const HotSlopes& d) {
   const fl::Sigmoid<float> a = fl::sigmoid<false>(x);
-  const float region = kRegion ? a.p * a.q * (on ? d.pred + d.inter : d.pred) : 0.0f;
+  const float region = a.p * a.q * (on ? d.pred + d.inter : d.pred);
   const float weight = picked.weight(margin_key(x, on));
   const float slope = element.slope(a.p, a.q, 0.0f, 0.0f, on ? 1.0f : 0.0f);
   return weight == 0.0f ? region : fl::fma_(weight * d.point, slope, region);
 }
 
-// The worker's pixels, wherever they are kept: f(place, vector, labels) for each vector.
+// The worker's pixels, wherever they are kept: f(place, vector, labels) for each vector that is there. Where it works
+// is computed anew for each pass: registers hold pixels.
 template <class X>
 struct Pixels {
+  static constexpr int kHeld = kTopkHeld<X>;
   const Params& p;
-  const Part part;
-  const uint32_t step;
-  uint32_t self;
-  Held<X, kTopkHeld> held;
+  uint32_t block, bad = 0;
+  Held<X, kHeld> held;
   Cache<X> cache;
 
+  struct Share {
+    const Part part;
+    const uint32_t self, step;
+    __device__ __forceinline__ Share(const Params& p, uint32_t block)
+        : part(part_of(p, block / p.blocks)), self(block % p.blocks), step(p.blocks) {}
+  };
   __device__ __forceinline__ Pixels(const Params& q, unsigned char* memory)
-      : p(q),
-        part(part_of(q, blockIdx.x / q.blocks)),
-        step(q.blocks),
-        self(blockIdx.x % q.blocks),
-        cache(memory, q.cached) {}
+      : p(q), block(blockIdx.x), cache(memory, q.cached) {}
+  __device__ __forceinline__ Share share() {
+    renew(block);
+    return Share(p, block);
+  }
 
+  // In this order the registers that hold pixels are taken last.
   template <class F>
-  __device__ __forceinline__ void load(uint32_t& bad, const F& f) {
-#pragma unroll
-    for (int i = 0; i < kTopkHeld; i += kBatch) {
-      Batch<X, uint32_t> b;
-      load_batch<true>(p, part, self + i * step, step, b, bad);
-      f(b);
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k) held.x[i + k] = b.x[k];
-      held.labels[i / kBatch] = b.labels;
-    }
+  __device__ __forceinline__ void load(const F& f) {
+    const Share own = share();
+    rest(own, f);
     for (int i = 0; i < p.cached; i += kBatch) {
       Batch<X, uint32_t> b;
-      load_batch<true>(p, part, self + (kTopkHeld + i) * step, step, b, bad);
+      load_batch<true>(p, own.part, own.self + (p.held + i) * own.step, own.step, b, bad);
       f(b);
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k) {
-        cache.x[(i + k) * kHotThreads + threadIdx.x] = b.x[k];
-        cache.labels[(i + k) * kHotThreads + threadIdx.x] = static_cast<uint8_t>(b.bits(k));
-      }
+      cache.put(i, b);
     }
-    rest(bad, f);
+#pragma unroll
+    for (int i = 0; i < kHeld; i += kBatch) {
+      held.labels[i / kBatch] = 0;
+      if (i >= p.held) continue;
+      Batch<X, uint32_t> b;
+      load_batch<true>(p, own.part, own.self + i * own.step, own.step, b, bad);
+      f(b);
+      held.put(i, b);
+    }
   }
   template <class F>
-  __device__ __forceinline__ void rest(uint32_t& bad, const F& f) const {
-    for (uint32_t tile = self + (kTopkHeld + p.cached) * step; tile < p.tiles; tile += kBatch * step) {
+  __device__ __forceinline__ void rest(const Share& own, const F& f) {
+    for (uint32_t tile = own.self + (p.held + p.cached) * own.step; tile < p.tiles; tile += kBatch * own.step) {
       Batch<X, uint32_t> b;
-      load_batch<false>(p, part, tile, step, b, bad);
+      load_batch<false>(p, own.part, tile, own.step, b, bad);
       f(b);
     }
   }
   template <class F>
   __device__ __forceinline__ void again(const F& f) {
-    renew(self);
+    const Share own = share();
+    const auto visit = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
+      const auto at = place_of<kVector<X>, uint32_t>(p, own.part, own.self + i * own.step);
+      if (at.there) f(own.part, at, x, bits);
+    };
 #pragma unroll
-    for (int i = 0; i < kTopkHeld; ++i) {
+    for (int i = 0; i < kHeld; ++i) {
       renew(held.x[i].raw), renew(held.labels[i / kBatch]);
-      f(place_of<kVector<X>, uint32_t>(p, part, self + i * step), held.x[i],
-        held.labels[i / kBatch] >> (i % kBatch * kVector<X>));
+      if (i < p.held) visit(i, held.x[i], held.bits(i));
     }
-    for (int i = 0; i < p.cached; ++i)
-      f(place_of<kVector<X>, uint32_t>(p, part, self + (kTopkHeld + i) * step), cache.x[i * kHotThreads + threadIdx.x],
-        cache.labels[i * kHotThreads + threadIdx.x]);
-    uint32_t bad = 0;
-    rest(bad, [&](const Batch<X, uint32_t>& b) {
+    for (int i = 0; i < p.cached; ++i) visit(p.held + i, cache.pack(i), cache.bits(i));
+    rest(own, [&](const Batch<X, uint32_t>& b) {
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) f(b.at[k], b.x[k], b.bits(k));
+      for (int k = 0; k < kBatch; ++k)
+        if (b.at[k].there) f(own.part, b.at[k], b.x[k], b.bits(k));
     });
   }
-};
 
-// The element of the tail that is this thread's, if any (of the part's first block).
-template <class X>
-struct TailElement {
-  bool there;
-  float x = 0.0f;
-  uint32_t label = 0;
-  X* out = nullptr;
-
-  __device__ __forceinline__ TailElement(const Params& p, const Part& part, bool first) {
+  // The pixels of the plane that do not fill a vector, one a thread of the part's first block: f(x, label, out).
+  template <class F>
+  __device__ __forceinline__ void tail(const F& f) {
+    const Share own = share();
     const int64_t at = p.pixels - p.pixels % kVector<X> + threadIdx.x;
-    there = first && at < p.pixels;
-    if (!there) return;
-    x = widen(static_cast<const X*>(p.x.data)[part.sample * p.x.sample + part.channel * p.x.channel + at]);
-    const int64_t y = part.sample * p.y.sample + part.channel * p.y.channel + at;
-    label = static_cast<uint32_t>(visit(p.y, y, [](auto v) { return v == 0 ? 0 : (v == 1 ? 1 : 2); }));
-    out = static_cast<X*>(p.out.data) + part.sample * p.out.sample + part.channel * p.out.channel + at;
+    if (own.self != 0 || at >= p.pixels) return;
+    const auto in = [&](const Array& a) { return own.part.sample * a.sample + own.part.channel * a.channel + at; };
+    const uint32_t label =
+        static_cast<uint32_t>(visit(p.y, in(p.y), [](auto v) { return v == 0 ? 0 : (v == 1 ? 1 : 2); }));
+    f(widen(static_cast<const X*>(p.x.data)[in(p.x)]), label, static_cast<X*>(p.out.data) + in(p.out));
   }
 };
 
-template <class X, bool kRegion>
+// What the block without pixels does, meanwhile.
+inline __device__ __noinline__ void finish_after_levels(const Params& p, FinishScratch& s) {
+  constexpr int kAll = kLevels<float>;
+  for (int i = threadIdx.x; i < kAll * fl::kRadixBins; i += blockDim.x) p.histogram[i] = 0;
+  for (int i = 0; i < kAll + 2; ++i) meet();
+  finish(p, s);
+  if (p.spec.any_region()) meet();
+}
+
+template <class X>
 __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL_GRID_CONSTANT Params p) {
   constexpr int kAll = kLevels<float>;
   FL_DYNAMIC_SHARED(memory);
   __shared__ FinishScratch s;
-  if (blockIdx.x == gridDim.x - 1) {
-    for (int i = threadIdx.x; i < kAll * fl::kRadixBins; i += blockDim.x) p.histogram[i] = 0;
-    for (int i = 0; i < kAll + 2; ++i) meet();
-    finish(p, s);
-    if (kRegion) meet();
-    return;
-  }
+  const bool region = p.spec.any_region();
+  if (blockIdx.x == gridDim.x - 1) return finish_after_levels(p, s);
   DigitCounter<float>& counter = *reinterpret_cast<DigitCounter<float>*>(memory);
   Found& found = *reinterpret_cast<Found*>(memory + sizeof(counter));
   Pixels<X> pixels(p, memory + kCounterBytes);
-  const Part& part = pixels.part;
-  const HotBce element(p, part.channel);
   const NoElement none(p, 0);
-  const TailElement<X> tail(p, part, pixels.self == 0);
   HotTotal total;
 
   counter.begin(0, 0);
   const auto count = [&](float x, bool on) { counter.count(margin_key(x, on)); };
-  pixels.load(total.bad, [&](const Batch<X, uint32_t>& b) {
-    if (kRegion) add_batch<NoElement, true>(none, b, total);
+  const auto count_all = [&](const Pack<X>& x, uint32_t bits) {
+#pragma unroll
+    for (int i = 0; i < kVector<X>; ++i) count(widen(x.x[i]), bits >> i & 1);
+  };
+  pixels.load([&](const Batch<X, uint32_t>& b) {
+    if (region) add_batch<NoElement, true>(none, b, total);
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
-#pragma unroll
-      for (int i = 0; i < kVector<X>; ++i)
-        if (b.at[k].there) count(widen(b.x[k].x[i]), b.bits(k) >> i & 1);
+      if (b.at[k].there) count_all(b.x[k], b.bits(k));
   });
-  if (tail.there) {
+  total.bad = pixels.bad;
+  pixels.tail([&](float x, uint32_t label, X*) {
     HotSums sums;
-    if (kRegion) add_one<NoElement, true>(none, tail.x, tail.label & 1, sums);
+    if (region) add_one<NoElement, true>(none, x, label & 1, sums);
     total.add(sums);
-    total.on += tail.label & 1, total.bad |= tail.label > 1;
-    count(tail.x, tail.label & 1);
-  }
+    total.on += label & 1, total.bad |= label > 1;
+    count(x, label & 1);
+  });
   meet();  // the histograms are zero
 
   const fl::Term& term = p.spec.terms[p.pointwise];
@@ -174,12 +176,8 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
   for (int level = 0; level < kAll; ++level) {
     if (level > 0) {
       counter.begin(level, prefix);
-      pixels.again([&](const Place<uint32_t>& at, const Pack<X>& x, uint32_t bits) {
-#pragma unroll
-        for (int i = 0; i < kVector<X>; ++i)
-          if (at.there) count(widen(x.x[i]), bits >> i & 1);
-      });
-      if (tail.there) count(tail.x, tail.label & 1);
+      pixels.again([&](const Part&, const auto&, const Pack<X>& x, uint32_t bits) { count_all(x, bits); });
+      pixels.tail([&](float x, uint32_t label, X*) { count(x, label & 1); });
     }
     counter.flush(p.histogram + level * fl::kRadixBins);
     meet();
@@ -195,39 +193,38 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
     aux[fl::kTieWeight] = static_cast<double>(left) / static_cast<double>(found.ties);
   }
 
-  HotSlopes d{0.0f, 0.0f, 0.0f};
-  const auto store = [&](const Place<uint32_t>& at, const Pack<X>& x, uint32_t bits) {
-    Pack<X> g;
+  const HotBce element(p, pixels.share().part.channel);
+  pixels.again([&](const Part&, const auto&, const Pack<X>& x, uint32_t bits) {
+    HotSums sums;
 #pragma unroll
-    for (int i = 0; i < kVector<X>; ++i)
-      g.x[i] = narrow<X>(slope_of_picked<kRegion>(element, widen(x.x[i]), bits >> i & 1, picked, d));
-    store_gradient(p, part, at, g);
-  };
-  if (!kRegion) {  // its denominator is known: the gradient goes out with the sums
+    for (int i = 0; i < kVector<X>; ++i) add_picked(element, widen(x.x[i]), bits >> i & 1, picked, sums);
+    total.add(sums);
+  });
+  pixels.tail([&](float x, uint32_t label, X*) {
+    HotSums sums;
+    add_picked(element, x, label & 1, picked, sums);
+    total.add(sums);
+  });
+  write_record(p, total, s, p.records + blockIdx.x * record_size(p));
+  meet();
+
+  HotSlopes d{0.0f, 0.0f, 0.0f};
+  if (region) {
+    meet();
+    d = slopes_of(p, p.dsums + row_at(p, pixels.share().part));
+  } else {  // its denominator is known: the gradient goes out while the sums are finished
     const double scale = fl::pointwise_scale(term, static_cast<double>(top));
     d.point = static_cast<float>(upstream_of(p) * (weight_of(p, p.pointwise) * scale));
   }
-  pixels.again([&](const Place<uint32_t>& at, const Pack<X>& x, uint32_t bits) {
-    HotSums sums;
+  pixels.again([&](const Part& part, const auto& at, const Pack<X>& x, uint32_t bits) {
+    Pack<X> g;
 #pragma unroll
     for (int i = 0; i < kVector<X>; ++i)
-      if (at.there) add_picked<kRegion>(element, widen(x.x[i]), bits >> i & 1, picked, sums);
-    total.add(sums);
-    if (!kRegion) store(at, x, bits);
+      g.x[i] = narrow<X>(slope_of_picked(element, widen(x.x[i]), bits >> i & 1, picked, d));
+    store_gradient(p, part, at, g);
   });
-  if (tail.there) {
-    HotSums sums;
-    add_picked<kRegion>(element, tail.x, tail.label & 1, picked, sums);
-    total.add(sums);
-  }
-  write_record(p, total, s, p.records + blockIdx.x * record_size(p));
-  meet();
-  if (kRegion) {
-    meet();
-    d = slopes_of(p, p.dsums + row_at(p, part));
-    pixels.again(store);
-  }
-  if (tail.there) *tail.out = narrow<X>(slope_of_picked<kRegion>(element, tail.x, tail.label & 1, picked, d));
+  pixels.tail(
+      [&](float x, uint32_t label, X* out) { *out = narrow<X>(slope_of_picked(element, x, label & 1, picked, d)); });
 }
 
 }  // namespace fl_cuda

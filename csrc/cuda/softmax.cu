@@ -17,7 +17,7 @@ bool is_small(const Params& p) {
   constexpr int kMost = 16;
   if (p.wide || p.pixel_weight.data || p.channels > kMost || is_general(p, p.counting)) return false;
   for (const Array* a : {&p.x, &p.y, &p.mask, &p.out})
-    if (a->data && !packed(p, *a, bytes_of(a->dtype))) return false;
+    if (a->data && !packed(p, *a, p.samples, bytes_of(a->dtype))) return false;
   return true;
 }
 

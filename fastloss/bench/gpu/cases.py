@@ -84,20 +84,20 @@ class Problem:
         return sum(part.logits_bytes for part in self.parts)
 
     def fits(self, path: str) -> bool:
-        """Whether it makes sense to force a path: `small` is one block, `resident` holds everything on the chip."""
+        """Whether it makes sense to force a path: `small` is one block, `resident` and `shared` hold all on the chip."""
         if path == "small":
             return self.case.numel <= 1 << 16
-        return path != "resident" or self.one_gradient <= 64 << 20
+        return path not in ("resident", "shared") or self.one_gradient <= 64 << 20
 
     def path_bytes(self, path: str) -> int | None:
         """What a path moves between the chip and its memory if no cache helps; None where that is not one number.
 
-        `resident` and `small` read once and write once, as does a pointwise loss in any way. `split` reads logits and
-        targets for the sums and once more for the gradient; each digit of a top-k selection is another such read, of
-        which the first goes with the sums. With classes, keys of four bytes are written and read for three digits, in
-        a pass of their own before the sums.
+        `resident`, `shared` and `small` read once and write once, as does a pointwise loss in any way. `split` reads
+        logits and targets for the sums and once more for the gradient; each digit of a top-k selection is another such
+        read, of which the first goes with the sums. With classes, keys of four bytes are written and read for three
+        digits, in a pass of their own before the sums.
         """
-        if path in ("resident", "small") or not (self.region or self.topk):
+        if path in ("resident", "shared", "small") or not (self.region or self.topk):
             return self.least_bytes
         if path != "split":
             return None

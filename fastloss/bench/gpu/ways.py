@@ -19,7 +19,7 @@ from ..peers import Loss, NotOffered, Offer, natural
 from ..providers import ours
 from .cases import COMPILED, Problem, own_target
 
-FORCED = ("cuda resident", "cuda split", "cuda small")
+FORCED = ("cuda resident", "cuda shared", "cuda split", "cuda small")
 OURS = ("cuda", *FORCED, "triton")
 DRY_OURS = ("cuda", "cuda split", "triton")
 DRY_BACKENDS = {"cuda": "cpu", "triton": "reference"}

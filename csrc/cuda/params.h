@@ -11,9 +11,9 @@
 
 namespace fl_cuda {
 
-// What a launch of a multiclass kernel does: the sums; the gradient, from them; both at once, where no sum enters the
-// gradient; one after the other; what top-k orders the pixels by; the values of a single term.
-enum SoftmaxPhase { kSoftmaxSums, kSoftmaxGrad, kSoftmaxBoth, kSoftmaxAll, kSoftmaxKeys, kSoftmaxValues };
+// What a launch of the kernels for several phases does: the sums; the gradient, from them; both at once, where no sum
+// enters the gradient; one after the other; what top-k orders the pixels by; the values of a single term.
+enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases, kKeyPhase, kValuePhase };
 
 constexpr int kPool = 160;  // numbers of class vectors that travel inside the argument; more go through the workspace
 
@@ -28,9 +28,6 @@ struct FastDivisor {
     return static_cast<uint32_t>((static_cast<uint64_t>(x) * magic >> 32) + x) >> shift;
   }
 };
-
-// What a launch of a fast kernel does. kBothPhases: the gradient leaves with the sums. kAllPhases: one after the other.
-enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases };
 
 struct Params {
   Array x, y, mask, pixel_weight, out;
@@ -54,12 +51,11 @@ struct Params {
   int64_t planes;   // of a part: 1, or one per sample
   uint32_t tiles;   // of a part
   FastDivisor tiles_per_plane;
-  Phase phase;
   int held, cached;  // tiles that a block keeps in registers, and beyond those in shared memory
   int pointwise;     // index of the only pointwise term of a hot kernel, else -1
   bool cooperative, is_reduced, settling;
   bool counting;  // also tp, fp, fn, tn, for the statistics
-  SoftmaxPhase phase;
+  Phase phase;
   bool selecting;  // the thresholds of top-k are found between the barriers of this launch
   bool at_once;    // no sum enters the gradient
   int head;        // bytes of shared memory for what comes before the sums and after them

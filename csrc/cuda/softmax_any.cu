@@ -7,7 +7,7 @@ namespace {
 constexpr int kMostBlocks = 3;  // a multiprocessor
 
 template <class T, bool kGeneral>
-cudaError_t launch_any(Call& c, SoftmaxPhase phase) {
+cudaError_t launch_any(Call& c, Phase phase) {
   Params& p = c.p;
   p.phase = phase;
   divide(p, p.parts, p.planes, tile_lanes(p), kMostBlocks * device().processors);
@@ -27,7 +27,7 @@ cudaError_t launch_any(Call& c, SoftmaxPhase phase) {
 
 // Double logits have the general kernel only.
 template <class T>
-cudaError_t launch_form(Call& c, SoftmaxPhase phase, bool general) {
+cudaError_t launch_form(Call& c, Phase phase, bool general) {
   if constexpr (std::is_same<T, float>::value)
     if (!general) return launch_any<T, false>(c, phase);
   return launch_any<T, true>(c, phase);
@@ -37,7 +37,7 @@ cudaError_t launch_form(Call& c, SoftmaxPhase phase, bool general) {
 
 template <class T>
 cudaError_t softmax_any_keys(Call& c, bool general) {
-  return launch_form<T>(c, kSoftmaxKeys, general);
+  return launch_form<T>(c, kKeyPhase, general);
 }
 
 template <class T>
@@ -65,20 +65,20 @@ cudaError_t softmax_select(Call& c) {
 template <class T>
 cudaError_t softmax_any_forward(Call& c, bool general, bool at_once) {
   const bool both = at_once && c.p.out.data && !general && std::is_same<T, float>::value;
-  cudaError_t error = launch_form<T>(c, both ? kSoftmaxBoth : kSoftmaxSums, general);
+  cudaError_t error = launch_form<T>(c, both ? kBothPhases : kSumPhase, general);
   if (error == cudaSuccess) error = launch_finish(c.p, c.stream);
-  if (error == cudaSuccess && c.p.out.data && !both) error = launch_form<T>(c, kSoftmaxGrad, general);
+  if (error == cudaSuccess && c.p.out.data && !both) error = launch_form<T>(c, kGradPhase, general);
   return error;
 }
 
 template <class T>
 cudaError_t softmax_any_backward(Call& c, bool general) {
-  return launch_form<T>(c, kSoftmaxGrad, general);
+  return launch_form<T>(c, kGradPhase, general);
 }
 
 template <class T>
 cudaError_t softmax_any_values(Call& c) {
-  return c.p.parts == 0 ? cudaSuccess : launch_any<T, true>(c, kSoftmaxValues);
+  return c.p.parts == 0 ? cudaSuccess : launch_any<T, true>(c, kValuePhase);
 }
 
 #define FL_INSTANCES(T)                                           \

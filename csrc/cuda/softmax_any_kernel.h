@@ -7,12 +7,12 @@ namespace fl_cuda {
 
 // Dynamic shared memory: a slot per thread and pointwise term; of a general gradient what each thread's pixel weighs in
 // each term; then the sums, or the slopes, of all classes where they fit (p.cached).
-inline int64_t any_shared(const Params& p, bool general, SoftmaxPhase phase, bool classes) {
+inline int64_t any_shared(const Params& p, bool general, Phase phase, bool classes) {
   int64_t terms = 0;
   for (int i = 0; i < p.spec.n_terms; ++i) terms += p.spec.terms[i].kind != fl::kTversky;
   const int64_t size = p.wide ? 8 : 4, own = terms * kPixelThreads * (8 + (general ? size : 0));
-  if (!classes || phase == kSoftmaxKeys || phase == kSoftmaxValues) return own;
-  return own + (phase == kSoftmaxGrad ? p.channels * kSlopes * size : slot_bytes(p));
+  if (!classes || phase == kKeyPhase || phase == kValuePhase) return own;
+  return own + (phase == kGradPhase ? p.channels * kSlopes * size : slot_bytes(p));
 }
 
 // f(sample, pixel) for every tile of the block, with the pixel of this thread.
@@ -117,7 +117,7 @@ __device__ __forceinline__ void store_general(const Params& p, const Pixel<T>& x
 // The keys of top-k, or the values of a single term.
 template <class T>
 __device__ __forceinline__ void store_value(const Params& p, const Pixel<T>& x, T value, bool bad) {
-  if (p.phase == kSoftmaxKeys)
+  if (p.phase == kKeyPhase)
     static_cast<typename fl::KeyOf<T>::type*>(p.keys)[x.n * p.pixels + x.at] = x.valid ? fl::topk_key(value) : 0;
   else
     Column<T>(p, p.out, x.n, x.at).put(0, bad ? static_cast<T>(NAN) : value);
@@ -133,8 +133,8 @@ template <class T, bool kGeneral>
 __global__ void __launch_bounds__(kPixelThreads, kAnyBlocks<T, kGeneral>) softmax_any(const FL_GRID_CONSTANT Params p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ AnyShared<T> s;
-  const bool grads = p.phase == kSoftmaxGrad, both = !kGeneral && p.phase == kSoftmaxBoth;
-  const bool each = p.phase == kSoftmaxKeys || (kGeneral && p.phase == kSoftmaxValues);
+  const bool grads = p.phase == kGradPhase, both = !kGeneral && p.phase == kBothPhases;
+  const bool each = p.phase == kKeyPhase || (kGeneral && p.phase == kValuePhase);
   if (grads && is_settled(p)) return;
   const int lanes = tile_lanes(p);
   const Part part = part_of(p, blockIdx.x / p.blocks);
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kPixelThreads, kAnyBlocks<T, kGeneral>) softma
   }
   if (each) {
     int own = 0;  // all terms of top-k order the pixels alike
-    while (p.phase == kSoftmaxKeys && !s.terms.term[own].picks) ++own;
+    while (p.phase == kKeyPhase && !s.terms.term[own].picks) ++own;
     each_tile(p, part.sample, lanes, false, [&](int64_t n, int64_t at) {
       Pixel<T> x;
       bool own_bad = false;

@@ -20,7 +20,7 @@ template <class X, int kC>
 cudaError_t launch_small(Call& c, int threads, int64_t cached_bytes, bool spare) {
   Params& p = c.p;
   const int64_t grid = p.parts * p.blocks + spare, scratch = (sizeof(FinishScratch) + 15) / 16 * 16;
-  const bool finishes = p.phase != kSoftmaxGrad && p.phase != kSoftmaxKeys && (p.cooperative || grid == 1);
+  const bool finishes = p.phase != kGradPhase && p.phase != kKeyPhase && (p.cooperative || grid == 1);
   const int64_t before = p.selecting ? kSelectBytes : 0, after = finishes && !spare ? scratch : 0;
   p.head = static_cast<int>(before > after ? before : after);
   int64_t shared = p.head + point_bytes(p, threads) + cached_bytes;
@@ -40,7 +40,7 @@ cudaError_t launch_small(Call& c, int threads, int64_t cached_bytes, bool spare)
 
 // Pixels pass: they are read, and written where this phase does.
 template <class X, int kC>
-cudaError_t stream_small(Call& c, SoftmaxPhase phase, bool cooperative = false) {
+cudaError_t stream_small(Call& c, Phase phase, bool cooperative = false) {
   Params& p = c.p;
   constexpr int kThreads = kPassingThreads<kC>;
   divide(p, p.parts, p.planes, kThreads * kSmallWidth<kC>, kSmallBlocks * device().processors);
@@ -51,12 +51,12 @@ cudaError_t stream_small(Call& c, SoftmaxPhase phase, bool cooperative = false) 
 // Pixels stay: forward and backward in one launch, or forward with top-k. A single block, or as many as there are
 // multiprocessors but one, which finishes the sums. False: the call does not run so.
 template <class X, int kC>
-bool hold_small(Call& c, SoftmaxPhase phase, cudaError_t& error) {
+bool hold_small(Call& c, Phase phase, cudaError_t& error) {
   Params& p = c.p;
   const Path path = forced_path();
   if (path == kSplit) return false;
   constexpr int kThreads = kHoldingThreads<kC>, kV = kSmallWidth<kC>;
-  const int64_t logits = phase == kSoftmaxAll ? p.channels * static_cast<int64_t>(sizeof(X)) + 1 : 0;
+  const int64_t logits = phase == kAllPhases ? p.channels * static_cast<int64_t>(sizeof(X)) + 1 : 0;
   const int64_t row = kThreads * kV * (logits + (p.selecting ? 4 : 0));
   const int64_t room = device().block_shared - static_cast<int64_t>(sizeof(SmallShared<kC>)) - point_bytes(p, kThreads);
   int64_t rows = 0;
@@ -77,7 +77,7 @@ bool hold_small(Call& c, SoftmaxPhase phase, cudaError_t& error) {
   if (path == kSmall || !device().cooperative || p.parts > workers || p.tiles == 0) return false;
   divide(p, p.parts, p.planes, kThreads * kV, workers);
   const bool fits = keep(p.selecting ? kSelectBytes : 0) <= kOverflow * static_cast<double>(rows);
-  if (!fits && path == kAuto && phase == kSoftmaxAll) return false;
+  if (!fits && path == kAuto && phase == kAllPhases) return false;
   p.cooperative = true;
   const cudaError_t outcome = launch_small<X, kC>(c, kThreads, p.cached * row, true);
   if (refused(outcome)) return false;
@@ -89,7 +89,7 @@ bool hold_small(Call& c, SoftmaxPhase phase, cudaError_t& error) {
 template <class X, int kC>
 cudaError_t small_sums(Call& c) {
   Params& p = c.p;
-  const SoftmaxPhase phase = p.at_once ? kSoftmaxBoth : kSoftmaxSums;
+  const Phase phase = p.at_once ? kBothPhases : kSumPhase;
   if (device().cooperative && p.parts <= kSmallBlocks * device().processors && forced_path() != kSplit) {
     const cudaError_t error = stream_small<X, kC>(c, phase, true);
     if (!refused(error)) return error;
@@ -104,18 +104,18 @@ cudaError_t small_forward(Call& c, bool at_once) {
   cudaError_t error = cudaSuccess;
   const bool grads = p.out.data;
   p.at_once = grads && at_once, p.selecting = p.spec.any(fl::kTopk);
-  if (grads && (p.selecting || !at_once) && hold_small<X, kC>(c, kSoftmaxAll, error)) return error;
+  if (grads && (p.selecting || !at_once) && hold_small<X, kC>(c, kAllPhases, error)) return error;
   if (p.selecting) {
     p.at_once = false;
-    const bool done = hold_small<X, kC>(c, kSoftmaxSums, error);
+    const bool done = hold_small<X, kC>(c, kSumPhase, error);
     p.selecting = false;
-    if (done) return error == cudaSuccess && grads ? stream_small<X, kC>(c, kSoftmaxGrad) : error;
+    if (done) return error == cudaSuccess && grads ? stream_small<X, kC>(c, kGradPhase) : error;
     p.at_once = grads && at_once;
-    error = stream_small<X, kC>(c, kSoftmaxKeys);
+    error = stream_small<X, kC>(c, kKeyPhase);
     if (error == cudaSuccess) error = softmax_select<float>(c);
   }
   if (error == cudaSuccess) error = small_sums<X, kC>(c);
-  return error == cudaSuccess && grads && !at_once ? stream_small<X, kC>(c, kSoftmaxGrad) : error;
+  return error == cudaSuccess && grads && !at_once ? stream_small<X, kC>(c, kGradPhase) : error;
 }
 
 template <class X>
@@ -126,9 +126,9 @@ cudaError_t softmax_small_forward(Call& c, bool at_once) {
 }
 template <class X>
 cudaError_t softmax_small_backward(Call& c) {
-  if (c.p.channels <= 4) return stream_small<X, 4>(c, kSoftmaxGrad);
-  if (c.p.channels <= 8) return stream_small<X, 8>(c, kSoftmaxGrad);
-  return stream_small<X, 16>(c, kSoftmaxGrad);
+  if (c.p.channels <= 4) return stream_small<X, 4>(c, kGradPhase);
+  if (c.p.channels <= 8) return stream_small<X, 8>(c, kGradPhase);
+  return stream_small<X, 16>(c, kGradPhase);
 }
 
 }  // namespace fl_cuda

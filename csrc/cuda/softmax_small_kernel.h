@@ -18,7 +18,7 @@ __device__ __forceinline__ void small_sums(const Params& p, const SmallTiles<X, 
   constexpr int kV = kSmallWidth<kC>;
   constexpr bool kAhead = kLoadsAhead<X, kC>;
   const SmallAccess& access = s.access;
-  const bool both = p.phase == kSoftmaxBoth, keying = p.phase == kSoftmaxKeys;
+  const bool both = p.phase == kBothPhases, keying = p.phase == kKeyPhase;
   SmallSums<kC> sums;
   sums.clear();
   Planes<X, kC> v;
@@ -81,7 +81,7 @@ template <class X, int kC>
 __global__ void __launch_bounds__(kHoldingThreads<kC>, 1) softmax_small(const FL_GRID_CONSTANT Params p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ SmallShared<kC> s;
-  const bool late = p.phase == kSoftmaxGrad;
+  const bool late = p.phase == kGradPhase;
   if (late && is_settled(p)) return;
   const auto tiles = [&] {  // made anew each time, so that nothing of it stays in registers from barrier to barrier
     uint32_t block = blockIdx.x;
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kHoldingThreads<kC>, 1) softmax_small(const FL
     if (p.selecting) clear_histograms(p), counter.begin(0, 0);
     __syncthreads();
     small_sums<X, kC>(p, tiles(), s, counter);
-    if (p.phase == kSoftmaxKeys) return;
+    if (p.phase == kKeyPhase) return;
     if (p.selecting) {
       select<X, kC>(p, s, counter, *reinterpret_cast<Found*>(memory + sizeof(counter)), tiles());
       add_picked<X, kC>(s, tiles());
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kHoldingThreads<kC>, 1) softmax_small(const FL
       meet();
     }
     if (blockIdx.x == gridDim.x - 1) finish(p, *reinterpret_cast<FinishScratch*>(memory));
-    if (p.phase != kSoftmaxAll) return;
+    if (p.phase != kAllPhases) return;
     if (!p.at_once) {
       meet();
       set_slopes(p, row(), true, s);

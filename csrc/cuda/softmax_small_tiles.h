@@ -30,7 +30,7 @@ struct SmallTiles {
     kept = memory + p.head + terms * blockDim.x * sizeof(double);
   }
 
-  __device__ __forceinline__ bool holds() const { return p.phase == kSoftmaxAll; }
+  __device__ __forceinline__ bool holds() const { return p.phase == kAllPhases; }
   __device__ __forceinline__ SmallPlace place(uint32_t k) const {
     return small_place<kV>(p, part.sample, first + k * p.blocks);
   }

@@ -84,7 +84,7 @@ class Problem:
         return sum(part.logits_bytes for part in self.parts)
 
     def fits(self, path: str) -> bool:
-        """Whether it makes sense to force a path: `small` is one block, `resident` and `shared` hold all on the chip."""
+        """Whether it makes sense to force a path: `small` is one block, `resident` and `shared` stay on the chip."""
         if path == "small":
             return self.case.numel <= 1 << 16
         return path not in ("resident", "shared") or self.one_gradient <= 64 << 20

@@ -162,6 +162,19 @@ def test_losses_of_probabilities_have_the_same_second_derivative(name, settings)
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6 * theirs.abs().max().item())
 
 
+def test_plain_focal_takes_any_label_and_has_the_same_second_derivative():
+    x, targets = inputs("binary")
+    for y in (targets["soft"], targets["soft"] * 3 - 1):
+        check("FocalLoss", x, y, mode="binary", normalized=True)
+        second = []
+        for space in (smp, T):
+            leaf = x.clone().requires_grad_()
+            loss = space.FocalLoss("binary", normalized=True)(leaf, y)
+            (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+            second.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+        torch.testing.assert_close(*second, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("value", (0.0, 1.0))
 def test_divisions_by_nothing_are_the_same(value):
     p = torch.full((2, 1, 4, 5), value)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
-from ._common import Vector, check_mode, tensor
+from ._common import Vector, bce, check_mode, tensor
 
 REDUCED = {"mean": "mean", "sum": "sum", "batchwise_mean": "sum"}
 
@@ -173,7 +172,7 @@ class FocalLoss(CompatLoss):
     def _elements(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, focal weight) of each element."""
         y = y.to(dtype=x.dtype, device=x.device)
-        b = F.binary_cross_entropy_with_logits(x, y, reduction="none")
+        b = bce(x, y)
         pt = torch.exp(-b)
         r = self.reduced_threshold
         focus = (1.0 - pt if r is None else (1.0 - pt) / r) ** self.gamma

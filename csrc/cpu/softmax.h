@@ -126,9 +126,19 @@ inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_strid
     const T* __restrict p = s.p;
     const int32_t* __restrict id = s.id;
     const int32_t stride = static_cast<int32_t>(s.stride), n = static_cast<int32_t>(k.n);
+    if (k.channels <= 8) {  // a comparison for each of a few channels costs less than a gather
+      for (int32_t c = 0; c < k.channels; ++c) {
+        const T* __restrict row = p + c * stride;
 #pragma omp simd
-    for (int32_t i = 0; i < n; ++i)  // a gather: cheaper than a comparison for each channel
-      nll[i] = p[(id[i] < 0 ? 0 : id[i]) * stride + i];
+        for (int32_t i = 0; i < n; ++i) {
+          const T v = row[i];
+          nll[i] = id[i] == c ? v : nll[i];
+        }
+      }
+    } else {
+#pragma omp simd
+      for (int32_t i = 0; i < n; ++i) nll[i] = p[(id[i] < 0 ? 0 : id[i]) * stride + i];
+    }
     for (int64_t i = 0; finite && i < k.n; ++i) nll[i] = max[i] - nll[i];
     for (int64_t i = 0; !finite && i < k.n; ++i) nll[i] = -softmax_shift<true>(nll[i], max[i]);
   }

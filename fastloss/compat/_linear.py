@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -108,8 +109,17 @@ def representable(y: Tensor, ignore_index: int | None) -> bool:
     """Whether a label of this type can be the ignored one."""
     if ignore_index is None or y.is_floating_point():
         return ignore_index is not None
-    info = torch.iinfo(y.dtype)
-    return info.min <= ignore_index <= info.max
+    if torch.compiler.is_compiling():
+        return _fits(y.dtype, ignore_index)
+    return _fits_cached(y.dtype, ignore_index)
+
+
+def _fits(dtype: torch.dtype, label: int) -> bool:
+    info = torch.iinfo(dtype)
+    return info.min <= label <= info.max
+
+
+_fits_cached = lru_cache(maxsize=256)(_fits)
 
 
 def may_ignore(y: Tensor, ignore_index: int | None) -> bool:

@@ -42,7 +42,7 @@ def test_the_loss_has_the_same_bits_with_and_without_gradient(name, dtype, compi
 CLASSES = [(name, 6144) for name in LOSSES if name in ("multiclass:ce", "multiclass:topk", "multiclass:iou+topk")]
 
 
-@pytest.mark.parametrize("name,pixels", [(name, 777) for name in CORE] + CLASSES)
+@pytest.mark.parametrize("name,pixels", [(name, n) for name in CORE for n in (777, 800)] + CLASSES)
 def test_hit_and_miss_of_the_predicted_scale_give_the_same_bits(name, pixels, compiled):
     """A gradient that was written in forward and one computed in backward, scaled by a power of two or not at all."""
     mode = LOSSES[name][0]

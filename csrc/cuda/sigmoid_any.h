@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kAnyThreads) sigmoid_any_gradient(const FL_GRI
       if (weight != T(0)) g = fl::fma_(scale, t.slope, g);
     }
     if (region && e.valid)
-      g = fl::fma_(e.a.p * e.a.q, fl::region_slope<false, true>(e.a.p, e.y, inter, pred, square, diff), g);
+      g = fl::fma_(e.a.slope, fl::region_slope<false, true>(e.a.p, e.y, inter, pred, square, diff), g);
     const int64_t at = n * p.out.sample + part.channel * p.out.channel + offset_of(p.out, p.space, pixel);
     static_cast<X*>(p.out.data)[at] = narrow<X>(g);
   });

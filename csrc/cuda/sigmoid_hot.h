@@ -40,12 +40,13 @@ __device__ __forceinline__ void add_one(const Element& element, float x, bool on
   if (kRegion) s.pred += a.p, s.inter += on ? a.p : 0.0f;
   if constexpr (Element::kThere) s.point += element.value(a.p, a.q, a.nlp, a.nlq, on ? 1.0f : 0.0f);
 }
+// In the order of sigmoid_any.h: the two may do forward and backward of one call.
 template <class Element, bool kRegion>
 __device__ __forceinline__ float slope_of_one(const Element& element, float x, bool on, const HotSlopes& d) {
   const fl::Sigmoid<float> a = fl::sigmoid<Element::kThere>(x);
-  float v = kRegion ? a.p * a.q * (on ? d.pred + d.inter : d.pred) : 0.0f;
-  if constexpr (Element::kThere) v = fl::fma_(d.point, element.slope(a.p, a.q, a.nlp, a.nlq, on ? 1.0f : 0.0f), v);
-  return v;
+  float v = 0.0f;
+  if constexpr (Element::kThere) v = d.point * element.slope(a.p, a.q, a.nlp, a.nlq, on ? 1.0f : 0.0f);
+  return kRegion ? fl::fma_(a.slope, on ? d.pred + d.inter : d.pred, v) : v;
 }
 
 template <class Element, bool kRegion, class X>

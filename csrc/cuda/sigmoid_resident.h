@@ -67,7 +67,7 @@ __device__ __forceinline__ void add_batch(const Element& element, const Batch<X,
   HotSums sums;
 #pragma unroll
   for (int i = 0; i < kBatch; ++i)
-    if (b.at[i].there) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
+    if (b.at[i].there()) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
   total.on += __popc(b.labels);
   total.add(sums);
 }
@@ -77,7 +77,7 @@ __device__ __forceinline__ void store_batch(const Params& p, const Part& part, c
                                             const Batch<X, Offset>& b, const HotSlopes& d) {
 #pragma unroll
   for (int i = 0; i < kBatch; ++i)
-    if (b.at[i].there) store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
+    if (b.at[i].there()) store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
 }
 
 // The pixels of a single plane that do not fill a vector, one a thread.
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   if (self == 0) tail<X, Element, true, kGradPhase>(p, part, element, total, d);
   const auto put = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
     const auto at = place_of<kVector<X>, uint32_t>(p, part, self + i * step);
-    if (at.there) store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
+    if (at.there()) store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
   };
 #pragma unroll
   for (int i = 0; i < kHeld; ++i)

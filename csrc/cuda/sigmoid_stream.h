@@ -9,15 +9,12 @@ constexpr int kStreamThreads = 256;
 // Blocks of a multiprocessor, which the registers allow.
 constexpr int kStreamBlocks = 3, kPointwiseBlocks = 2;
 
-// What a block works on: a part's tiles, kBatch at a time.
+// What a block works on: a part's tiles from `self` on, kBatch of them at each step.
 struct Share {
   Part part;
-  uint32_t self, step, count;
+  int32_t self, step;
   __device__ __forceinline__ Share(const Params& p, uint32_t block)
-      : part(part_of(p, block / p.blocks)),
-        self(block % p.blocks),
-        step(kBatch * p.blocks),
-        count(p.tiles > self ? (p.tiles - 1 - self) / step + 1 : 0) {}
+      : part(part_of(p, block / p.blocks)), self(block % p.blocks), step(kBatch * p.blocks) {}
 };
 
 // One instance for the phases, which differ from launch to launch: code beside the loop that runs costs nothing.
@@ -29,9 +26,9 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(
     const Share own(p, blockIdx.x);
     const Element element(p, own.part.channel);
     HotTotal total;
-    for (uint32_t k = 0; k < own.count; ++k) {
+    for (uint32_t tile = own.self; tile < p.tiles; tile += own.step) {
       Batch<X, int64_t> b;
-      load_batch<false>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+      load_batch<false>(p, own.part, tile, p.blocks, b, total.bad);
       add_batch<Element, true>(element, b, total);
     }
     if (own.self == 0) tail<X, Element, true, kSumPhase>(p, own.part, element, total, HotSlopes{});
@@ -49,9 +46,10 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(
   const HotSlopes d = slopes_of(p, p.dsums + row_at(p, own.part));
   HotTotal total;
   if (own.self == 0) tail<X, Element, true, kGradPhase>(p, own.part, element, total, d);
-  for (uint32_t k = own.count; k-- > 0;) {
+  const int32_t last = static_cast<int32_t>(p.tiles) - 1;
+  for (int32_t tile = last < own.self ? -1 : last - (last - own.self) % own.step; tile >= 0; tile -= own.step) {
     Batch<X, int64_t> b;
-    load_batch<true>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+    load_batch<true>(p, own.part, tile, p.blocks, b, total.bad);
     store_batch<Element, true>(p, own.part, element, b, d);
   }
 }
@@ -63,13 +61,13 @@ __global__ void __launch_bounds__(kStreamThreads, kPointwiseBlocks) sigmoid_poin
   const Element element(p, own.part.channel);
   const HotSlopes d = known_slopes(p);
   HotTotal total;
-  for (uint32_t k = 0; k < own.count; ++k) {
+  for (uint32_t tile = own.self; tile < p.tiles; tile += own.step) {
     Batch<X, int64_t> b;
-    load_batch<true>(p, own.part, own.self + k * own.step, p.blocks, b, total.bad);
+    load_batch<true>(p, own.part, tile, p.blocks, b, total.bad);
     HotSums sums;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (!b.at[i].there) continue;
+      if (!b.at[i].there()) continue;
       Pack<X> g;
 #pragma unroll
       for (int j = 0; j < kVector<X>; ++j) {

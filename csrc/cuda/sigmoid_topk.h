@@ -34,10 +34,9 @@ __device__ __forceinline__ void add_picked(const HotBce& element, float x, bool 
 __device__ __forceinline__ float slope_of_picked(const HotBce& element, float x, bool on, const Picked& picked,
                                                  const HotSlopes& d) {
   const fl::Sigmoid<float> a = fl::sigmoid<false>(x);
-  const float region = a.p * a.q * (on ? d.pred + d.inter : d.pred);
   const float weight = picked.weight(margin_key(x, on));
-  const float slope = element.slope(a.p, a.q, 0.0f, 0.0f, on ? 1.0f : 0.0f);
-  return weight == 0.0f ? region : fl::fma_(weight * d.point, slope, region);
+  const float slope = weight * d.point * element.slope(a.p, a.q, 0.0f, 0.0f, on ? 1.0f : 0.0f);
+  return fl::fma_(a.slope, on ? d.pred + d.inter : d.pred, weight == 0.0f ? 0.0f : slope);
 }
 
 // The worker's pixels, wherever they are kept: f(place, vector, labels) for each vector that is there. Where it works
@@ -97,7 +96,7 @@ struct Pixels {
     const Share own = share();
     const auto visit = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
       const auto at = place_of<kVector<X>, uint32_t>(p, own.part, own.self + i * own.step);
-      if (at.there) f(own.part, at, x, bits);
+      if (at.there()) f(own.part, at, x, bits);
     };
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
@@ -108,7 +107,7 @@ struct Pixels {
     rest(own, [&](const Batch<X, uint32_t>& b) {
 #pragma unroll
       for (int k = 0; k < kBatch; ++k)
-        if (b.at[k].there) f(own.part, b.at[k], b.x[k], b.bits(k));
+        if (b.at[k].there()) f(own.part, b.at[k], b.x[k], b.bits(k));
     });
   }
 
@@ -157,7 +156,7 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
     if (region) add_batch<NoElement, true>(none, b, total);
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
-      if (b.at[k].there) count_all(b.x[k], b.bits(k));
+      if (b.at[k].there()) count_all(b.x[k], b.bits(k));
   });
   total.bad = pixels.bad;
   pixels.tail([&](float x, uint32_t label, X*) {

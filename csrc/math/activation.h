@@ -8,6 +8,7 @@ FL_NAMESPACE_BEGIN
 template <class T>
 struct Sigmoid {
   T p, q;      // sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy
+  T slope;     // dp/dx = p q
   T nlp, nlq;  // -log p = softplus(-x) and -log q = softplus(x); only set by sigmoid<true>
 };
 
@@ -20,6 +21,7 @@ FL_HD Sigmoid<T> sigmoid(T x) {
   Sigmoid<T> a;
   a.p = positive ? r : s;
   a.q = positive ? s : r;
+  a.slope = r * s;
   if (kLogs) {
     const T l = log1p_unit(e);
     a.nlp = l + relu(-x);

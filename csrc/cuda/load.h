@@ -50,10 +50,8 @@ union Pack {
 // where registers are scarce.
 template <class Offset>
 struct Place {
-  Offset sample, at;  // at: all ones where the plane does not reach so far
-
-  // Not a member of its own: predicates are scarcer than registers.
-  __device__ __forceinline__ bool there() const { return at != static_cast<Offset>(-1); }
+  Offset sample, at;
+  bool there;  // the plane reaches so far
 
   __device__ __forceinline__ Offset in(const Array& a, int64_t channel) const {
     return sample * static_cast<Offset>(a.sample) + static_cast<Offset>(channel) * static_cast<Offset>(a.channel) + at;
@@ -75,22 +73,21 @@ template <int kWidth, class Offset>
 __device__ __forceinline__ Place<Offset> place_of(const Params& p, const Part& part, uint32_t tile) {
   const uint32_t plane = tile < p.tiles_per_plane.d ? 0 : p.tiles_per_plane.divide(tile);
   const Offset at = (static_cast<Offset>(tile - plane * p.tiles_per_plane.d) * blockDim.x + threadIdx.x) * kWidth;
-  const bool there = tile < p.tiles && at + kWidth <= static_cast<Offset>(p.pixels);
-  return {static_cast<Offset>(part.sample) + plane, there ? at : static_cast<Offset>(-1)};
+  return {static_cast<Offset>(part.sample) + plane, at, tile < p.tiles && at + kWidth <= static_cast<Offset>(p.pixels)};
 }
 
 template <class X, bool kOnce, class Offset>
 __device__ __forceinline__ Pack<X> load_logits(const Params& p, const Part& part, const Place<Offset>& at) {
   Pack<X> pack;
   const uint4* from = reinterpret_cast<const uint4*>(static_cast<const X*>(p.x.data) + at.in(p.x, part.channel));
-  if (at.there()) pack.raw = kOnce ? __ldcs(from) : *from;
+  if (at.there) pack.raw = kOnce ? __ldcs(from) : *from;
   return pack;
 }
 
 template <class X, class Offset>
 __device__ __forceinline__ void store_gradient(const Params& p, const Part& part, const Place<Offset>& at,
                                                const Pack<X>& pack) {
-  if (at.there()) __stcs(reinterpret_cast<uint4*>(static_cast<X*>(p.out.data) + at.in(p.out, part.channel)), pack.raw);
+  __stcs(reinterpret_cast<uint4*>(static_cast<X*>(p.out.data) + at.in(p.out, part.channel)), pack.raw);
 }
 
 // Values that the compiler must take as new: else it keeps what it has computed from them before a barrier, in
@@ -142,7 +139,7 @@ __device__ __forceinline__ uint32_t load_labels(const Params& p, const Part& par
     using E = decltype(element);
     const Place<Offset> at = place_of<kWidth, Offset>(p, part, tile + i * step);
     const E* from = static_cast<const E*>(p.y.data) + at.in(p.y, part.channel);
-    return label_bits<E, kWidth>(from, at.there(), bad) << (i * kWidth);
+    return label_bits<E, kWidth>(from, at.there, bad) << (i * kWidth);
   };
   uint32_t bits = 0;
   const auto all = [&](auto element) {

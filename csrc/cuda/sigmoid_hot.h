@@ -49,25 +49,38 @@ __device__ __forceinline__ float slope_of_one(const Element& element, float x, b
   return kRegion ? fl::fma_(a.slope, on ? d.pred + d.inter : d.pred, v) : v;
 }
 
+// f(logit, label) for the elements of a vector, and the vector of what it returns. Four at a time: eight unrolled would
+// take twice the code and more registers than there are.
+template <class X, class F>
+__device__ __forceinline__ void each(Pack<X> own, uint32_t bits, const F& f) {
+#pragma unroll 1
+  for (int done = 0; done < kVector<X>; done += 4, bits >>= 4) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) f(widen(own.x[i]), (bits >> i & 1) != 0);
+    own.raw.x = own.raw.z, own.raw.y = own.raw.w;
+  }
+}
+template <class X, class F>
+__device__ __forceinline__ Pack<X> map(Pack<X> own, uint32_t bits, const F& f) {
+  Pack<X> result;
+#pragma unroll 1
+  for (int done = 0; done < kVector<X>; done += 4, bits >>= 4) {
+    result.raw.x = result.raw.z, result.raw.y = result.raw.w;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) result.x[kVector<X> - 4 + i] = narrow<X>(f(widen(own.x[i]), (bits >> i & 1) != 0));
+    own.raw.x = own.raw.z, own.raw.y = own.raw.w;
+  }
+  return result;
+}
+
 template <class Element, bool kRegion, class X>
 __device__ __forceinline__ void add_sums(const Element& element, const Pack<X>& pack, uint32_t bits, HotSums& s) {
-  Pack<X> own = pack;
-#pragma unroll
-  for (int i = 0; i < kVector<X>; ++i) {
-    if (i % 4 == 0) renew(own.raw);
-    add_one<Element, kRegion>(element, widen(own.x[i]), bits >> i & 1, s);
-  }
+  each(pack, bits, [&](float x, bool on) { add_one<Element, kRegion>(element, x, on, s); });
 }
 template <class Element, bool kRegion, class X>
 __device__ __forceinline__ Pack<X> gradient(const Element& element, const Pack<X>& pack, uint32_t bits,
                                             const HotSlopes& d) {
-  Pack<X> own = pack, g;
-#pragma unroll
-  for (int i = 0; i < kVector<X>; ++i) {
-    if (i % 4 == 0) renew(own.raw);
-    g.x[i] = narrow<X>(slope_of_one<Element, kRegion>(element, widen(own.x[i]), bits >> i & 1, d));
-  }
-  return g;
+  return map(pack, bits, [&](float x, bool on) { return slope_of_one<Element, kRegion>(element, x, on, d); });
 }
 
 // What a thread has added up, in double: floats only within a batch.

@@ -10,8 +10,9 @@ template <class X, class Offset>
 struct Batch {
   Place<Offset> at[kBatch];
   Pack<X> x[kBatch];
-  uint32_t labels;
+  uint32_t labels, here;  // here: bit i for the i-th vector. Predicates would not suffice for them and the labels.
 
+  __device__ __forceinline__ bool there(int i) const { return here >> i & 1; }
   __device__ __forceinline__ uint32_t bits(int i) const { return labels >> (i * kVector<X>); }
 };
 
@@ -54,11 +55,14 @@ constexpr size_t kCacheRow = kHotThreads * (16 + 1);  // bytes
 template <bool kOnce, class X, class Offset>
 __device__ __forceinline__ void load_batch(const Params& p, const Part& part, uint32_t tile, uint32_t step,
                                            Batch<X, Offset>& b, uint32_t& bad) {
+  b.here = 0;
 #pragma unroll
   for (int i = 0; i < kBatch; ++i) {
     b.at[i] = place_of<kVector<X>, Offset>(p, part, tile + i * step);
     b.x[i] = load_logits<X, kOnce>(p, part, b.at[i]);
+    b.here |= static_cast<uint32_t>(b.at[i].there) << i;
   }
+  renew(b.here);
   b.labels = load_labels<kVector<X>, kBatch, Offset>(p, part, tile, step, bad);
 }
 
@@ -67,7 +71,7 @@ __device__ __forceinline__ void add_batch(const Element& element, const Batch<X,
   HotSums sums;
 #pragma unroll
   for (int i = 0; i < kBatch; ++i)
-    if (b.at[i].there()) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
+    if (b.there(i)) add_sums<Element, kRegion, X>(element, b.x[i], b.bits(i), sums);
   total.on += __popc(b.labels);
   total.add(sums);
 }
@@ -77,7 +81,7 @@ __device__ __forceinline__ void store_batch(const Params& p, const Part& part, c
                                             const Batch<X, Offset>& b, const HotSlopes& d) {
 #pragma unroll
   for (int i = 0; i < kBatch; ++i)
-    if (b.at[i].there()) store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
+    if (b.there(i)) store_gradient(p, part, b.at[i], gradient<Element, kRegion>(element, b.x[i], b.bits(i), d));
 }
 
 // The pixels of a single plane that do not fill a vector, one a thread.
@@ -154,7 +158,7 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_resident(const FL_GRID
   if (self == 0) tail<X, Element, true, kGradPhase>(p, part, element, total, d);
   const auto put = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
     const auto at = place_of<kVector<X>, uint32_t>(p, part, self + i * step);
-    if (at.there()) store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
+    if (at.there) store_gradient(p, part, at, gradient<Element, true>(element, x, bits, d));
   };
 #pragma unroll
   for (int i = 0; i < kHeld; ++i)

@@ -67,15 +67,11 @@ __global__ void __launch_bounds__(kStreamThreads, kPointwiseBlocks) sigmoid_poin
     HotSums sums;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (!b.at[i].there()) continue;
-      Pack<X> g;
-#pragma unroll
-      for (int j = 0; j < kVector<X>; ++j) {
-        const float x = widen(b.x[i].x[j]);
-        const bool on = b.bits(i) >> j & 1;
+      if (!b.there(i)) continue;
+      const Pack<X> g = map(b.x[i], b.bits(i), [&](float x, bool on) {
         add_one<Element, false>(element, x, on, sums);
-        g.x[j] = narrow<X>(slope_of_one<Element, false>(element, x, on, d));
-      }
+        return slope_of_one<Element, false>(element, x, on, d);
+      });
       store_gradient(p, own.part, b.at[i], g);
     }
     total.on += __popc(b.labels);

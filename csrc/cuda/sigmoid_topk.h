@@ -96,7 +96,7 @@ struct Pixels {
     const Share own = share();
     const auto visit = [&](uint32_t i, const Pack<X>& x, uint32_t bits) {
       const auto at = place_of<kVector<X>, uint32_t>(p, own.part, own.self + i * own.step);
-      if (at.there()) f(own.part, at, x, bits);
+      if (at.there) f(own.part, at, x, bits);
     };
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
@@ -107,7 +107,7 @@ struct Pixels {
     rest(own, [&](const Batch<X, uint32_t>& b) {
 #pragma unroll
       for (int k = 0; k < kBatch; ++k)
-        if (b.at[k].there()) f(own.part, b.at[k], b.x[k], b.bits(k));
+        if (b.there(k)) f(own.part, b.at[k], b.x[k], b.bits(k));
     });
   }
 
@@ -148,15 +148,12 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
 
   counter.begin(0, 0);
   const auto count = [&](float x, bool on) { counter.count(margin_key(x, on)); };
-  const auto count_all = [&](const Pack<X>& x, uint32_t bits) {
-#pragma unroll
-    for (int i = 0; i < kVector<X>; ++i) count(widen(x.x[i]), bits >> i & 1);
-  };
+  const auto count_all = [&](const Pack<X>& x, uint32_t bits) { each(x, bits, count); };
   pixels.load([&](const Batch<X, uint32_t>& b) {
     if (region) add_batch<NoElement, true>(none, b, total);
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
-      if (b.at[k].there()) count_all(b.x[k], b.bits(k));
+      if (b.there(k)) count_all(b.x[k], b.bits(k));
   });
   total.bad = pixels.bad;
   pixels.tail([&](float x, uint32_t label, X*) {
@@ -195,8 +192,7 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
   const HotBce element(p, pixels.share().part.channel);
   pixels.again([&](const Part&, const auto&, const Pack<X>& x, uint32_t bits) {
     HotSums sums;
-#pragma unroll
-    for (int i = 0; i < kVector<X>; ++i) add_picked(element, widen(x.x[i]), bits >> i & 1, picked, sums);
+    each(x, bits, [&](float v, bool on) { add_picked(element, v, on, picked, sums); });
     total.add(sums);
   });
   pixels.tail([&](float x, uint32_t label, X*) {
@@ -216,11 +212,8 @@ __global__ void __launch_bounds__(kHotThreads, 1) sigmoid_topk_resident(const FL
     d.point = static_cast<float>(upstream_of(p) * (weight_of(p, p.pointwise) * scale));
   }
   pixels.again([&](const Part& part, const auto& at, const Pack<X>& x, uint32_t bits) {
-    Pack<X> g;
-#pragma unroll
-    for (int i = 0; i < kVector<X>; ++i)
-      g.x[i] = narrow<X>(slope_of_picked(element, widen(x.x[i]), bits >> i & 1, picked, d));
-    store_gradient(p, part, at, g);
+    store_gradient(p, part, at,
+                   map(x, bits, [&](float v, bool on) { return slope_of_picked(element, v, on, picked, d); }));
   });
   pixels.tail(
       [&](float x, uint32_t label, X* out) { *out = narrow<X>(slope_of_picked(element, x, label & 1, picked, d)); });

@@ -180,6 +180,16 @@ def test_robust_cross_entropy(reduction, weight, label_smoothing, ignored):
         agree(ours, theirs, logits(shape), labels(shape, ignored=ignored))
 
 
+@pytest.mark.parametrize("dtype", (torch.int16, torch.int32, torch.float32))
+def test_robust_cross_entropy_of_one_class(dtype):
+    """No kernel takes it: plain PyTorch, which reads int64 labels only."""
+    ours, theirs = both("RobustCrossEntropyLoss")
+    x, y = logits((2, 1, 6, 5)), torch.zeros(2, 1, 6, 5, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_value(ours(x, y), theirs(x, y), x.dtype, scale=1.0)
+
+
 @pytest.mark.parametrize("k", (1, 10, 33.3, 90, 100))
 @pytest.mark.parametrize("weight", (None, [0.5, 2.0, 1.25]))
 @pytest.mark.parametrize("label_smoothing", (0, 0.1))

@@ -39,10 +39,10 @@ def by_hand(y: Tensor) -> bool:
 def bce(x: Tensor, y: Tensor) -> Tensor:
     """`binary_cross_entropy_with_logits` of each element; the kernels make it where they can, several times as fast."""
     wide = x.dtype in (torch.float32, torch.float64) and x.shape == y.shape and x.numel() > 0
-    if wide and by_hand(y):
+    if wide and x.device.type == "cpu" and by_hand(y):
         try:
             return _Bce.apply(x, y)
-        except ValueError:  # a label outside [0, 1]: torch takes any
+        except ValueError:  # a label outside [0, 1]: torch takes any. A GPU would say so later, by a NaN
             pass
     return F.binary_cross_entropy_with_logits(x, y, reduction="none")
 

@@ -6,6 +6,14 @@
 
 namespace fl_cuda {
 
+// What a block works on: every step-th tile of a part, from `self` on.
+struct Share {
+  Part part;
+  uint32_t self, step;
+  __device__ __forceinline__ Share(const Params& p, uint32_t block)
+      : part(part_of(p, block / p.blocks)), self(block % p.blocks), step(p.blocks) {}
+};
+
 template <class X, class Offset>
 struct Batch {
   Place<Offset> at[kBatch];

@@ -9,14 +9,6 @@ constexpr int kStreamThreads = 256;
 // Blocks of a multiprocessor, which the registers allow.
 constexpr int kStreamBlocks = 3, kPointwiseBlocks = 2;
 
-// What a block works on: a part's tiles from `self` on, kBatch of them at each step.
-struct Share {
-  Part part;
-  int32_t self, step;
-  __device__ __forceinline__ Share(const Params& p, uint32_t block)
-      : part(part_of(p, block / p.blocks)), self(block % p.blocks), step(kBatch * p.blocks) {}
-};
-
 // One instance for the phases, which differ from launch to launch: code beside the loop that runs costs nothing.
 template <class X, class Element>
 __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(const FL_GRID_CONSTANT Params p) {
@@ -26,9 +18,9 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(
     const Share own(p, blockIdx.x);
     const Element element(p, own.part.channel);
     HotTotal total;
-    for (uint32_t tile = own.self; tile < p.tiles; tile += own.step) {
+    for (uint32_t tile = own.self; tile < p.tiles; tile += kBatch * own.step) {
       Batch<X, int64_t> b;
-      load_batch<false>(p, own.part, tile, p.blocks, b, total.bad);
+      load_batch<false>(p, own.part, tile, own.step, b, total.bad);
       add_batch<Element, true>(element, b, total);
     }
     if (own.self == 0) tail<X, Element, true, kSumPhase>(p, own.part, element, total, HotSlopes{});
@@ -46,10 +38,10 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) sigmoid_stream(
   const HotSlopes d = slopes_of(p, p.dsums + row_at(p, own.part));
   HotTotal total;
   if (own.self == 0) tail<X, Element, true, kGradPhase>(p, own.part, element, total, d);
-  const int32_t last = static_cast<int32_t>(p.tiles) - 1;
-  for (int32_t tile = last < own.self ? -1 : last - (last - own.self) % own.step; tile >= 0; tile -= own.step) {
+  const int32_t last = static_cast<int32_t>(p.tiles) - 1, self = own.self, step = kBatch * own.step;
+  for (int32_t tile = last < self ? -1 : last - (last - self) % step; tile >= 0; tile -= step) {
     Batch<X, int64_t> b;
-    load_batch<true>(p, own.part, tile, p.blocks, b, total.bad);
+    load_batch<true>(p, own.part, tile, own.step, b, total.bad);
     store_batch<Element, true>(p, own.part, element, b, d);
   }
 }
@@ -61,9 +53,9 @@ __global__ void __launch_bounds__(kStreamThreads, kPointwiseBlocks) sigmoid_poin
   const Element element(p, own.part.channel);
   const HotSlopes d = known_slopes(p);
   HotTotal total;
-  for (uint32_t tile = own.self; tile < p.tiles; tile += own.step) {
+  for (uint32_t tile = own.self; tile < p.tiles; tile += kBatch * own.step) {
     Batch<X, int64_t> b;
-    load_batch<true>(p, own.part, tile, p.blocks, b, total.bad);
+    load_batch<true>(p, own.part, tile, own.step, b, total.bad);
     HotSums sums;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {

@@ -49,12 +49,6 @@ struct Pixels {
   Held<X, kHeld> held;
   Cache<X> cache;
 
-  struct Share {
-    const Part part;
-    const uint32_t self, step;
-    __device__ __forceinline__ Share(const Params& p, uint32_t block)
-        : part(part_of(p, block / p.blocks)), self(block % p.blocks), step(p.blocks) {}
-  };
   __device__ __forceinline__ Pixels(const Params& q, unsigned char* memory)
       : p(q), block(blockIdx.x), cache(memory, q.cached) {}
   __device__ __forceinline__ Share share() {

@@ -24,6 +24,7 @@ RUNS = {
         ("test_parity.py", "test_ignore_index and not float64 or (test_target_dtype or test_class_id) and float16"),
         ("test_topk.py", "not saturated and not 0.001"),
         ("test_edges.py", "not fresh_memory and not everything"),
+        ("test_ops.py", "direct_call"),
     ],
     "resident": [
         ("test_parity.py", f"{COMMON} or test_whole_vectors or test_long_plane or test_loss and bfloat16"),

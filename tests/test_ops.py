@@ -97,3 +97,41 @@ def test_a_direct_call_with_other_shapes_raises(compiled):
         with pytest.raises((ValueError, RuntimeError)):
             loss(*given, [], ints, floats, 0, 0.5, 1.0)
             pytest.fail(f"{what}: no error")
+
+
+def test_a_direct_call_with_a_state_of_another_type_raises(compiled):
+    (x, y, *_), ints, floats = arguments("binary:dice+focal", "plain")
+    _, state, _ = op(compiled, "loss")(x, y, None, None, [], ints, floats, 0, 0.5, 1.0)
+    for wrong in (state.float(), state[:-2], state.repeat_interleave(2)[::2]):
+        with pytest.raises((ValueError, RuntimeError), match="state"):
+            op(compiled, "backward")(torch.tensor(1.0), wrong, x, y, None, None, ints, floats)
+
+
+WRONG = {
+    "predicted: float32": {"predicted": torch.ones((), dtype=torch.float32)},
+    "predicted: half": {"predicted": torch.ones((), dtype=torch.float16)},
+    "predicted: two numbers": {"predicted": torch.ones(2, dtype=torch.float64)},
+    "predicted: none": {"predicted": torch.ones(0, dtype=torch.float64)},
+    "grad: float64": {"grad": torch.ones(2, 1, 5, 4, dtype=torch.float64)},
+    "grad: half": {"grad": torch.ones(2, 1, 5, 4, dtype=torch.float16)},
+    "grad: smaller": {"grad": torch.ones(2, 1, 5, 3)},
+    "state: float32": {"state": torch.ones(100)},
+    "state: short": {"state": torch.ones(3, dtype=torch.float64)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_direct_call_of_settle_never_writes_elsewhere(wrong, compiled):
+    """`settle` writes through two of its arguments."""
+    if compiled == "cpu":
+        pytest.skip("the CPU has no such op")
+    (x, y, *_), ints, floats = arguments("binary:dice+focal", "plain")
+    predicted = torch.ones((), dtype=torch.float64)
+    _, state, grad = op(compiled, "loss")(x, y, None, None, [], ints, floats, _ops.WANT_GRAD, 0.5, 1.0, predicted)
+    settle, inputs = op(compiled, "settle"), (x, y, None, None, ints, floats)
+    given = {"grad": grad, "predicted": predicted, "state": state}
+    settle(torch.tensor(2.0), grad, predicted, state, *inputs)
+    assert predicted.item() == 2.0
+    given |= {name: t.to(x.device) for name, t in wrong.items()}
+    with pytest.raises((ValueError, RuntimeError)):
+        settle(torch.tensor(3.0), given["grad"], given["predicted"], given["state"], *inputs)

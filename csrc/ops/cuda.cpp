@@ -22,7 +22,11 @@ struct OnDevice {
 struct OnDevice {
   int32_t index;
   torch::stable::accelerator::DeviceGuard guard;
-  explicit OnDevice(const Tensor& x) : index(x.get_device_index()), guard(index) {}
+  explicit OnDevice(const Tensor& x) : index(cuda_index(x)), guard(index) {}
+  static int32_t cuda_index(const Tensor& x) {
+    require(x.is_cuda(), "the logits are not on a CUDA device");  // another tensor's device chose this op
+    return x.get_device_index();
+  }
   void* stream() const {
     void* found = nullptr;
     if (!aoti_torch_get_current_cuda_stream || aoti_torch_get_current_cuda_stream(index, &found))
@@ -37,6 +41,7 @@ struct Call {
   fl::Spec spec;
   Shape shape;
   Layout layout;
+  int32_t device;
   fl_cuda::Problem p;
   std::optional<Tensor> workspace;
 
@@ -44,14 +49,14 @@ struct Call {
        const Floats& floats)
       : on(x), spec(parse(ints, floats)), shape(x, spec.binary), layout(shape, spec) {
     read_inputs(p, spec, shape, x, y, mask, pixel_weight, ints, floats);
-    const auto device = x.get_device_index();
-    require(y.get_device_index() == device && (!mask || mask->get_device_index() == device) &&
-                (!pixel_weight || pixel_weight->get_device_index() == device),
+    device = x.get_device_index();
+    require(here(y) && (!mask || here(*mask)) && (!pixel_weight || here(*pixel_weight)),
             "the inputs are on different devices");
     p.stream = on.stream();
   }
 
   bool wide() const { return p.x.dtype == fl_cpu::kF64; }
+  bool here(const Tensor& t) const { return t.get_device_index() == device; }  // -1 on the CPU
 
   void run(const Tensor& like, const char* (*entry)(const fl_cuda::Problem&)) {
     workspace = torch::stable::new_empty(like, {fl_cuda::workspace_bytes(p)}, ScalarType::Byte);
@@ -103,8 +108,9 @@ std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, Ma
 
 void take_state(Call& call, const Tensor& state) {
   const Layout& at = call.layout;
-  require(dtype_of(state) == fl_cpu::kF64 && state.is_contiguous() && state.numel() >= at.counts_at(),
-          "backward got a state that is not of this loss");
+  require(
+      dtype_of(state) == fl_cpu::kF64 && state.is_contiguous() && state.numel() >= at.counts_at() && call.here(state),
+      "backward got a state that is not of this loss");
   double* memory = const_cast<double*>(static_cast<const double*>(state.const_data_ptr()));
   call.p.aux = memory + at.aux_at(), call.p.dsums = memory + at.dsums_at();
   call.p.scale = memory + state.numel() - 1;
@@ -126,7 +132,10 @@ void settle(Tensor upstream, Tensor grad, MaybeTensor predicted, Tensor state, T
   Call call(x, y, mask, pixel_weight, ints, floats);
   take_state(call, state);
   require(state.numel() > call.layout.counts_at(), "settle got a state that forward did not make");
-  require(dtype_of(grad) == call.p.x.dtype, "settle got a gradient that is not of these logits");
+  require(dtype_of(grad) == call.p.x.dtype && call.here(grad), "settle got a gradient that is not of these logits");
+  if (predicted)
+    require(predicted->numel() == 1 && dtype_of(*predicted) == fl_cpu::kF64 && call.here(*predicted),
+            "predicted must be a 0-d float64 tensor beside the logits");
   call.p.out = call.shape.array(grad, true);
   call.p.upstream = scalar(upstream, x);
   if (predicted) call.p.predicted = static_cast<double*>(predicted->mutable_data_ptr());

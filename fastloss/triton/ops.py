@@ -36,7 +36,7 @@ def loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, upstr
     counts_at = dsums_at + call.size
     state = call.doubles(counts_at + counts + 1)
     value = torch.empty((), dtype=torch.float64 if call.wide else torch.float32, device=x.device)
-    scale = predicted
+    scale = predicted if predicted is None else _scalar(predicted)
     if scale is None and upstream != 1.0:
         scale = torch.full((), upstream, dtype=torch.float64, device=x.device)
     if not call.elements:
@@ -66,6 +66,9 @@ def backward(upstream, state, x, y, mask, pixel_weight, ints, floats):
 
 
 def settle(upstream, grad, predicted, state, x, y, mask, pixel_weight, ints, floats):
+    require(grad.dtype is x.dtype, "settle got a gradient that is not of these logits")
+    good = predicted is None or (predicted.numel() == 1 and predicted.dtype is torch.float64)
+    require(good, "predicted must be a 0-d float64 tensor beside the logits")
     _gradient(upstream, grad, state[-1:], predicted, state, x, y, mask, pixel_weight, ints, floats)
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from fastloss._version import __version__
@@ -65,6 +66,10 @@ def _run(name: str, words: list[str]) -> int:
             raise
         message = f"{error.name} is not installed; run `pip install 'fastloss[{command.extra}]'`"
         return _fail(prog, message, 2, error)
+    except ImportError as error:  # of a library that asks for a package of its own only when it is used (MONAI)
+        if command.extra is None or (error.name or "").startswith("fastloss"):
+            raise
+        return _fail(prog, f"{error}; run `pip install 'fastloss[{command.extra}]'`", 2, error)
     except KeyboardInterrupt as error:
         return _fail(prog, "interrupted", 130, error)
     except BrokenPipeError:
@@ -77,6 +82,11 @@ def _run(name: str, words: list[str]) -> int:
         # Bad data mostly (no such file, a backend that cannot run here); if it is a bug, say how to see it.
         message = f"{str(error) or type(error).__name__} (FASTLOSS_TRACEBACK=1 shows where)"
         return _fail(prog, message, 2, error)
+
+
+def user_path(words: str) -> Path:
+    """The type of an argument that names a path: `--out=~/x` reaches us with the ~ that a shell leaves there."""
+    return Path(words).expanduser()
 
 
 def _fail(prog: str, message: str, status: int, error: BaseException) -> int:

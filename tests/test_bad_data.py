@@ -46,6 +46,32 @@ def half_label(path):
     nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
 
 
+def with_affine(change):
+    def damage(path):
+        image = nibabel.load(path)
+        written = nibabel.Nifti1Image(np.asarray(image.dataobj), None)
+        written.header.set_sform(change(image.affine.copy()), code=1)
+        nibabel.save(written, path)
+
+    return damage
+
+
+def lost_header(path):
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.eye(4)), path)
+
+
+def almost(path):
+    image = nibabel.load(path)
+    labels = np.asarray(image.dataobj).astype(np.float64)
+    labels.flat[7] = 1.001
+    nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+
+
+def again(path):
+    path.write_text(path.read_text() + path.read_text().split()[0])
+
+
 def not_finite(path):
     image = nibabel.load(path)
     volume = np.asarray(image.dataobj).astype(np.float32)
@@ -94,6 +120,14 @@ BROKEN = [
     ("msd-colon", "labelsTr/colon_002.nii.gz", other_shape, "both must be one 3D shape"),
     ("msd-colon", "labelsTr/colon_002.nii.gz", other_label, "holds the label 9, which is not in the map"),
     ("msd-colon", "labelsTr/colon_002.nii.gz", half_label, "holds the label 0.5, which is not in the map"),
+    ("msd-colon", "labelsTr/colon_002.nii.gz", almost, "holds the label 1.001, which is not in the map"),
+    ("msd-colon", "labelsTr/colon_002.nii.gz", lost_header,
+     "imagesTr/colon_002.nii.gz has the orientation RPS and the spacing 0.78x0.78x5 and its label"),
+    ("msd-colon", "labelsTr/colon_002.nii.gz", with_affine(lambda a: a * [-1, 1, 1, 1]), "the orientation LPS"),
+    ("msd-colon", "labelsTr/colon_002.nii.gz", with_affine(lambda a: a * [1, 1, 1.01, 1]), "0.78x0.78x5.05"),
+    ("msd-colon", "labelsTr/colon_002.nii.gz", with_affine(lambda a: a * 0), "does not map voxels to millimetres"),
+    ("msd-colon", "imagesTr/colon_002.nii.gz", with_affine(lambda a: a * 0), "does not map voxels to millimetres"),
+    ("msd-colon", "imagesTr/colon_002.nii.gz", with_affine(lambda a: a * np.nan), "does not map voxels"),
     ("msd-colon", "imagesTr/colon_002.nii.gz", not_finite, "an intensity that is not finite"),
     ("msd-colon", "dataset.json", text('{"training": [{"image": 1'), "cannot be read"),
     ("msd-colon", "dataset.json", text('{"name": "Colon"}'), 'must list the volumes under "training"'),
@@ -105,6 +139,11 @@ BROKEN = [
     ("synapse", "test_vol_h5/case0003.npy.h5", missing, "it does not exist"),
     ("synapse", "test_vol_h5/case0003.npy.h5", cut, "cannot be read"),
     ("synapse", "test_vol_h5/case0003.npy.h5", unequal_volume, "image and label must be of one 3D shape"),
+    ("synapse", "lists_Synapse/train.txt", text(""), "lists nothing"),
+    ("synapse", "lists_Synapse/test_vol.txt", text("\n"), "lists nothing"),
+    ("synapse", "lists_Synapse/train.txt", again, "lists case0001_slice000 twice"),
+    ("acdc", "training/patient001/patient001_frame01_gt.nii.gz", lost_header, "the spacing 1.52x1.52x10 and its label"),
+    ("acdc", "training/patient001/Info.cfg", replace("ES: 3", "ES: ³"), "must name the frame of ES by a number"),
     ("acdc", "training/patient001/Info.cfg", missing, "it does not exist"),
     ("acdc", "training/patient001/Info.cfg", replace("ES: 3", "ES: none"), "must name the frame of ES by a number"),
     ("acdc", "training/patient001/Info.cfg", replace("ES: 3", "ES: 4"), "frame04.nii.gz is missing"),
@@ -119,6 +158,8 @@ BROKEN = [
     ("uwmgi", "train.csv", replace("case1_day1_slice_0003,small_bowel,", "case1_day1_slice_0003,small_bowel,1 99999,"),
      "must be pairs within"),
     ("uwmgi", "train/case2/case2_day1/scans/slice_0003_*.png", missing, "is missing, which train.csv lists"),
+    ("uwmgi", "train/case2/case2_day1/scans/slice_0003_*.png",
+     lambda path: path.with_name("slice_0003.png").write_text(""), "are both slice 3"),
     ("uwmgi", "train/case2/case2_day1/scans/slice_0004_*.png", cut, "cannot be read"),
 ]  # fmt: skip
 
@@ -247,3 +288,59 @@ def test_a_patient_that_is_listed_twice_is_refused(roots, tmp_path):
     (root / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(CommandError, match="lists .*colon_001.nii.gz twice"):
         opened(root, "msd-colon", tmp_path / "c")
+
+
+def test_labels_a_rounding_error_off_are_their_integers(roots, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(roots["msd-colon"], root)
+    path = root / "labelsTr" / "colon_001.nii.gz"
+    image = nibabel.load(path)
+    labels = np.asarray(image.dataobj) * np.float32(1.0000001) - np.float32(1e-5)
+    nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+    assert (labels % 1 != 0).any()
+    stores = [opened(place, "msd-colon", tmp_path / "c") for place in (root, roots["msd-colon"])]
+    assert stores[0].fingerprint == stores[1].fingerprint and stores[0].folder != stores[1].folder
+
+
+def test_a_byte_order_mark_and_names_without_sizes_are_read(roots, tmp_path):
+    for kind, marked in (("acdc", "training/patient001/Info.cfg"), ("uwmgi", "train.csv"),
+                         ("msd-colon", "dataset.json"), ("synapse", "lists_Synapse/train.txt")):  # fmt: skip
+        root = tmp_path / kind
+        shutil.copytree(roots[kind], root)
+        (root / marked).write_text((root / marked).read_text(), encoding="utf-8-sig")
+        for path in root.glob("train/case2/case2_day1/scans/slice_0003_*.png"):
+            path.rename(path.with_name("slice_0003.png"))
+        stores = [opened(place, kind, tmp_path / "c") for place in (root, roots[kind])]
+        assert stores[0].fingerprint == stores[1].fingerprint
+
+
+def test_another_origin_is_a_note(roots, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(roots["msd-colon"], root)
+    path = root / "labelsTr" / "colon_001.nii.gz"
+    image = nibabel.load(path)
+    moved = image.affine + np.pad(np.full((3, 1), 7.0), ((0, 1), (3, 0)))
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), moved), path)
+    assert main(["data", "check", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "colon_001.nii.gz have different origins" in printed and printed.count("note:") == 1
+
+
+def test_training_slices_must_be_there(roots, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(roots["synapse"], root)
+    shutil.rmtree(root / "lists_Synapse")
+    for path in (root / "train_npz").iterdir():
+        path.unlink()
+    with pytest.raises(CommandError, match="train_npz holds no caseNNNN_sliceMMM.npz"):
+        opened(root, "synapse", tmp_path / "c")
+
+
+def test_a_tilde_is_the_home_folder(roots, tmp_path, monkeypatch):
+    """A shell leaves it in `FASTLOSS_CACHE="~/x"` and in `--out=~/x`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTLOSS_CACHE", "~/cache")
+    assert main(["data", "phantom", "--layout=acdc", "--patients=2", "--size=32", "--slices=4", "--out=~/acdc"]) == 0
+    assert main(["data", "prepare", "~/acdc", "--kind", "acdc"]) == 0
+    assert (tmp_path / "cache" / "stores").is_dir() and not (tmp_path / "~").exists()

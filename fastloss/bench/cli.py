@@ -10,7 +10,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from fastloss.cli import CommandError
+from fastloss.cli import CommandError, user_path
 
 from . import bars, cases, chart, compat, live, providers, record, regimes, render, warm
 from .peers import PEERS
@@ -34,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="fastloss backend: cpu, reference or auto (default: the device's)",
     )
-    add("--out", type=Path, metavar="DIR", help="where JSON, charts and table go (default runs/bench)")
-    add("--json", type=Path, metavar="FILE", help="write the record to this file too")
+    add("--out", type=user_path, metavar="DIR", help="where JSON, charts and table go (default runs/bench)")
+    add("--json", type=user_path, metavar="FILE", help="write the record to this file too")
     add("--gpu", action="store_true", help="measure the GPU backends instead (FASTLOSS_DRY=1: a dry run on a CPU)")
     add("--seconds", type=float, default=300.0, metavar="N", help="with --gpu: what the run may take (default 300)")
     add("--compat", action="store_true", help="the drop-in losses of fastloss.compat against their originals instead")
     add("--list", action="store_true", help="print the cases and stop")
     add(
         "--render",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="rewrite DIR/README.md and charts from its JSON records, measure nothing (with --gpu: a record's page)",
     )

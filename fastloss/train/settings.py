@@ -12,7 +12,7 @@ import torch
 
 import fastloss
 from fastloss import _library, backends
-from fastloss.cli import CommandError
+from fastloss.cli import CommandError, user_path
 
 from . import models
 from .checkpoint import read_json, write_json
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, metavar="N", help=f"side of the slices in pixels (default {FULL['size']})")
     parser.add_argument("--seeds", type=int, metavar="N", help=f"trainings of each method (default {FULL['seeds']})")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the results (default runs/demo)"
+        "--out", type=user_path, default=Path("runs/demo"), metavar="DIR", help="folder of results (default runs/demo)"
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue the interrupted demo in the folder, with its settings"

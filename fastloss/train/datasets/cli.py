@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from fastloss.cli import CommandError
+from fastloss.cli import CommandError, user_path
 
 from . import checking, opening, phantom
 from .kinds import KINDS
@@ -18,7 +17,7 @@ REAL = [kind for kind in KINDS if kind != "demo"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="check|prepare|phantom")
     check = actions.add_parser("check", help="say what is there, what is missing, where to get it, and the licence")
-    check.add_argument("path", nargs="?", type=Path, help="a dataset's folder; without it: where all of them come from")
+    check.add_argument("path", nargs="?", type=user_path, help="a dataset's folder; without it: where all come from")
     check.add_argument("--kind", choices=REAL, help="default: found out from the files")
     check.add_argument("--quick", action="store_true", help="names and headers only, do not read the volumes")
     prepare = actions.add_parser("prepare", help="write the slice store now; a run does it by itself otherwise")
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--jobs", type=int, help="threads (default: all cores)")
     generate = actions.add_parser("phantom", help="generate data in a real layout")
     generate.add_argument("--layout", choices=phantom.CLASSES, required=True)
-    generate.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    generate.add_argument("--out", type=user_path, required=True, help="a new or empty folder")
     generate.add_argument("--patients", type=int, default=12, help="default: 12")
     generate.add_argument("--labels", type=int, help="labelled classes (default: all of the layout)")
     generate.add_argument("--size", type=int, default=128, help="pixels of a side (default: 128)")

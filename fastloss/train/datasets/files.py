@@ -19,6 +19,10 @@ from fastloss.cli import CommandError
 BROKEN = (OSError, EOFError, ValueError, KeyError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
+SAME_AFFINE = 1e-3  # of a voxel, for each voxel along an axis
+SAME_ORIGIN = 1e-2  # of a voxel
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turns whatever a broken file raises into a CommandError that names it."""
@@ -32,17 +36,54 @@ def reading(path: Path) -> Iterator[None]:
         raise CommandError(f"{path} cannot be read: {' '.join(reason.split())[:200]}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_text(path: Path) -> str:
+    """UTF-8, with or without the byte order mark that some editors write."""
     with reading(path):
-        return json.loads(path.read_text())
+        return path.read_text(encoding="utf-8-sig")
 
 
-def nifti_shape(path: Path) -> tuple[int, ...]:
-    """Of the axes as stored, from the header alone."""
+def read_json(path: Path) -> Any:
+    text = read_text(path)
+    with reading(path):
+        return json.loads(text)
+
+
+def nifti_pair(image: Path, label: Path) -> tuple[tuple[int, int, int], list[str]]:
+    """(shape of the axes as stored, notes) of an image and its label, from their headers alone.
+
+    Raises:
+        CommandError: they are not of one 3D shape, or their affines turn or scale them differently: a label whose
+            header was lost lies elsewhere than its object.
+    """
+    shape, affine = _header(image)
+    other, theirs = _header(label)
+    if len(shape) != 3 or shape != other:
+        also = f"{label} the shape {list(other)}; both must be one 3D shape"
+        raise CommandError(f"{image} has the shape {list(shape)} and {also}")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if (np.abs(affine[:3, :3] - theirs[:3, :3]).max(0) > SAME_AFFINE * spacing).any():
+        raise CommandError(f"{image} has {_axes(affine)} and its label {label} {_axes(theirs)}; they must agree")
+    if (np.abs(affine[:3, 3] - theirs[:3, 3]) > SAME_ORIGIN * spacing.min()).any():
+        return shape, [f"{image} and its label {label} have different origins; voxels are paired as they are stored"]
+    return shape, []
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     import nibabel
 
     with reading(path):
-        return tuple(nibabel.load(path).shape)
+        found = nibabel.load(path)
+        affine = np.asarray(found.affine, np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise ValueError("its affine does not map voxels to millimetres")
+        return tuple(found.shape), affine
+
+
+def _axes(affine: np.ndarray) -> str:
+    import nibabel
+
+    spacing = "x".join([f"{side:.6g}" for side in np.linalg.norm(affine[:3, :3], axis=0)])
+    return f"the orientation {''.join(nibabel.aff2axcodes(affine))} and the spacing {spacing}"
 
 
 def nifti(path: Path, canonical: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from fastloss.cli import CommandError
 
 UNKNOWN = 255
+ROUNDING = 1e-4  # between a label and the integer that a resampling or a scale factor made it miss
 
 
 def normalised(volume: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
@@ -53,8 +54,11 @@ def mapped(labels: np.ndarray, ids: Mapping[int, int], where: object) -> np.ndar
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # NaN becomes some integer, and is then found to differ
             small = labels.astype(np.uint8)
-        if not np.array_equal(small, labels):
-            _refuse(labels[small != labels].flat[0], ids, where)
+            exact = np.array_equal(small, labels)
+            if not exact:
+                small = np.rint(labels).astype(np.uint8)
+        if not exact and (wrong := ~(np.abs(labels - small.astype(labels.dtype)) <= ROUNDING)).any():
+            _refuse(labels[wrong].flat[0], ids, where)
     classes = table[small]
     if (classes == UNKNOWN).any():
         _refuse(labels[classes == UNKNOWN].flat[0], ids, where)
@@ -63,7 +67,8 @@ def mapped(labels: np.ndarray, ids: Mapping[int, int], where: object) -> np.ndar
 
 def _refuse(label: Any, ids: Mapping[int, int], where: object) -> None:
     known = ", ".join(map(str, sorted(ids))) if len(ids) < 20 else f"{min(ids)}..{max(ids)}"
-    raise CommandError(f"{where} holds the label {label:g}, which is not in the map of labels ({known}); see `labels`")
+    words = f"which is not in the map of labels ({known}); see `labels`"
+    raise CommandError(f"{where} holds the label {label:.7g}, {words}")
 
 
 def sized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:

@@ -23,7 +23,8 @@ NAMES = ("phantom", "demo")
 def default_cache() -> Path:
     """$FASTLOSS_CACHE, else ~/.cache/fastloss (or $XDG_CACHE_HOME/fastloss)."""
     named = os.environ.get("FASTLOSS_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastloss"
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastloss"
+    return folder.expanduser()
 
 
 def open_dataset(
@@ -86,7 +87,7 @@ def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say
         from .phantom import Phantom, generated
 
         return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, say))
-    return readers.root_of(kind, Path(name_or_path))
+    return readers.root_of(kind, Path(name_or_path).expanduser())
 
 
 LAYOUTS = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi"}

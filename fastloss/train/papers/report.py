@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from fastloss.cli import CommandError
+from fastloss.cli import CommandError, user_path
 
 from . import discrepancies, figures, tables, tables1
 from .page import Block, Cell, Heading, Table, Words, write
@@ -20,8 +20,8 @@ TITLES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of `fastloss reproduce`")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report (default: the first of RUNS)")
+    parser.add_argument("runs", nargs="*", type=user_path, metavar="RUNS", help="folders of `fastloss reproduce`")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="folder of the report (default: first of RUNS)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from fastloss.cli import CommandError
+from fastloss.cli import CommandError, user_path
 
 from .. import settings as machine_settings
 from ..checkpoint import read_json, restore, write_json
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=PRESETS, default="paper", help="paper (default), short, or smoke: minutes on two cores")
     add("--plan", action="store_true", help="say what would be trained, how long and how much disk, and stop")
     add("--resume", action="store_true", help="continue in --out, with its settings; other rows or seeds are added")
-    add("--out", type=Path, metavar="DIR", help="folder of the results (default runs/PAPER-DATASET)")
+    add("--out", type=user_path, metavar="DIR", help="folder of the results (default runs/PAPER-DATASET)")
     add("--compare", metavar="PEERS", help=f"time other losses in the same steps: {','.join(PEERS)}")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     add("--workers", type=int, metavar="N", help="loader processes (default: 2 on a GPU, else none)")

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_shape, reading
+from ..files import nifti, nifti_pair, read_text
 from ..records import Case, Found
 
 EXPECTED = "training/patientNNN/ with Info.cfg and patientNNN_frameMM.nii.gz"
@@ -31,7 +31,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
                 unlabelled += 1
                 continue
             try:
-                found.cases += _cases(patient, part)
+                found.cases += _cases(patient, part, found)
             except CommandError as error:
                 found.problems.append(str(error))
     if unlabelled:
@@ -41,23 +41,20 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
 
 def info(path: Path) -> dict[str, str]:
     """The lines `key: value` of an Info.cfg."""
-    with reading(path):
-        lines = path.read_text().splitlines()
+    lines = read_text(path).splitlines()
     return {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
 
 
-def _cases(patient: Path, part: str) -> Iterator[Case]:
+def _cases(patient: Path, part: str, found: Found) -> Iterator[Case]:
     config = patient / "Info.cfg"
     values = info(config)
     for phase in PHASES:
-        if not values.get(phase, "").isdigit():
+        if not values.get(phase, "").isdecimal():
             raise CommandError(f"{config} must name the frame of {phase} by a number, got {values.get(phase)!r}")
         frame = f"{patient.name}_frame{int(values[phase]):02d}"
         image, label = (_nifti(patient, name) for name in (frame, f"{frame}_gt"))
-        shape, other = nifti_shape(image), nifti_shape(label)
-        if len(shape) != 3 or shape != other:
-            also = f"{label} the shape {list(other)}; both must be one 3D shape"
-            raise CommandError(f"{image} has the shape {list(shape)} and {also}")
+        shape, notes = nifti_pair(image, label)
+        found.notes += notes
         slices, size = tuple(range(shape[2])), (shape[1], shape[0])
         yield Case(
             patient.name,

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_shape, read_json
+from ..files import nifti, nifti_pair, read_json
 from ..records import Case, Found
 
 EXPECTED = "dataset.json beside imagesTr/ and labelsTr/"
@@ -31,14 +31,11 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
         if missing:
             continue
         try:
-            shape, other = nifti_shape(image), nifti_shape(label)
+            shape, notes = nifti_pair(image, label)
         except CommandError as error:
             found.problems.append(str(error))
             continue
-        if len(shape) != 3 or shape != other:
-            also = f"{label} the shape {list(other)}; both must be one 3D shape"
-            found.problems.append(f"{image} has the shape {list(shape)} and {also}")
-            continue
+        found.notes += notes
         # Sizes are those of the axes as stored; `read` says what the slices are after turning the patient upright.
         found.cases.append(Case(name, name, (image, label), tuple(range(shape[2])), (shape[1], shape[0])))
     extra = {path.name for path in (root / "imagesTr").glob("[!.]*.nii*")} - {image.name for image, _ in listed}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import reading
+from ..files import read_text, reading
 from ..records import MARKER, Case, Found
 
 EXPECTED = "train_npz/caseNNNN_sliceMMM.npz and test_vol_h5/caseNNNN.npy.h5"
@@ -46,6 +46,8 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
         _add(found, lambda case=case, numbers=numbers: _of_slices(root, case, sorted(numbers)))
     for name in sorted(volumes):
         _add(found, lambda name=name: _of_volume(root / "test_vol_h5" / f"{name}.npy.h5", name))
+    if not names:
+        found.problems.append(f"{root / 'train_npz'} holds no caseNNNN_sliceMMM.npz")
     if not (root / MARKER).exists():
         _compare(found)
     return found
@@ -55,8 +57,13 @@ def _names(root: Path, listed: str, folder: str, suffix: str) -> list[str]:
     for place in LISTS:
         path = root / place / listed
         if path.is_file():
-            with reading(path):
-                return path.read_text().split()
+            names = read_text(path).split()
+            if not names:
+                raise CommandError(f"{path} lists nothing; without it all of {folder}/ is read")
+            again = next((name for name, number in Counter(names).items() if number > 1), None)
+            if again is not None:
+                raise CommandError(f"{path} lists {again} twice")
+            return names
     return sorted(path.name.removesuffix(suffix) for path in (root / folder).glob(f"[!.]*{suffix}"))
 
 

@@ -18,6 +18,7 @@ from ..records import Case, Found
 
 EXPECTED = "train.csv and train/caseN/caseN_dayD/scans/slice_*.png"
 NAME = re.compile(r"((case\d+)_day\d+)_slice_(\d+)$")
+FILE = re.compile(r"slice_(\d+)(_.*)?\.png$")
 CLASSES = ("large_bowel", "small_bowel", "stomach")
 Masks = dict[int, list[str]]
 
@@ -48,7 +49,7 @@ def _order(day: str) -> tuple[int, ...]:
 def _table(path: Path) -> dict[str, Masks]:
     """{day: {slice number: runs of the three classes}}"""
     days: dict[str, Masks] = defaultdict(dict)
-    with reading(path), path.open(newline="") as file:
+    with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"id", "class", "segmentation"} <= set(rows.fieldnames or ()):
             raise CommandError(f"{path} must have the columns id, class, segmentation, got {rows.fieldnames}")
@@ -78,7 +79,11 @@ def _kept(days: dict[str, Masks], share: float, seed: int) -> dict[str, set[int]
 def _case(root: Path, day: str, numbers: list[int], masks: Masks, found: Found) -> None:
     patient = day.split("_")[0]
     folder = root / "train" / patient / day / "scans"
-    there = {int(path.name.split("_")[1]): path for path in folder.glob("slice_[0-9]*.png")}
+    there: dict[int, Path] = {}
+    for path in sorted(folder.glob("slice_*.png")):
+        match = FILE.match(path.name)
+        if match and there.setdefault(int(match[1]), path) != path:
+            found.problems.append(f"{there[int(match[1])]} and {path.name} are both slice {int(match[1])} of {day}")
     missing = [number for number in numbers if number not in there]
     if missing:
         also = f" (and {len(missing) - 1} more of {day})" if len(missing) > 1 else ""

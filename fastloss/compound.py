@@ -171,8 +171,8 @@ class CompoundLoss(Criterion):
         terms: pairs (weight, loss), at most 16 terms in all; a weight is a finite number or a 0-d floating tensor.
 
     Raises:
-        ValueError: losses of different mode, ignore_index, backend or process group, reduction="none", a top-k loss
-            with a process group, no or too many terms, or a weight that is not finite or not 0-d.
+        ValueError: losses of different mode, ignore_index, backend or process group (pointwise losses but top-k have
+            none), reduction="none", no or too many terms, or a weight that is not finite or not 0-d.
         TypeError: a weight is no number or floating-point tensor, or a loss is none of fastloss.
     """
 
@@ -219,20 +219,19 @@ def _checked(loss: object) -> Criterion:
 
 
 def _common(losses: list[Criterion]) -> tuple[str, int | None, str | None, Any]:
-    """The settings that all losses share; pointwise losses have no opinion about the process group."""
+    """The settings that all losses share; pointwise losses but top-k have no opinion about the process group."""
     first = losses[0]
     for loss in losses[1:]:
         for name in ("mode", "ignore_index", "backend"):
             a, b = getattr(first, name), getattr(loss, name)
             if a != b:
                 raise ValueError(f"losses of one compound must share their {name}, got {a!r} and {b!r}.")
-    groups = [loss.process_group for loss in losses if any([part.term.region for part in loss._parts])]
+    pooled = [loss for loss in losses if any([part.term.region or part.term.kind == "topk" for part in loss._parts])]
+    groups = [loss.process_group for loss in pooled]
     for group in groups[1:]:
         if group is not groups[0]:
             raise ValueError(f"losses of one compound must share their process_group, got {groups[0]!r} and {group!r}.")
     group = groups[0] if groups else None
-    if group is not None and any([part.term.kind == "topk" for loss in losses for part in loss._parts]):
-        raise ValueError("process_group cannot be used with TopKLoss: its threshold would need all elements.")
     return first.mode, first.ignore_index, first.backend, group
 
 

@@ -169,6 +169,7 @@ class TopKLoss(SingleLoss):
             nnU-Net's k counts percent.
         reduction: "mean" or "sum" of the selected elements.
         ignore_index: targets of this value are left out.
+        process_group: True or a torch.distributed group: the largest elements of the batch of all its processes.
         backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
 
     Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit.
@@ -182,11 +183,12 @@ class TopKLoss(SingleLoss):
         reduction: str = "mean",
         ignore_index: int | None = None,
         backend: str | None = None,
+        process_group: Any = None,
     ) -> None:
         check.mode(mode)
         term = Term("topk", reduction=check.reduction(reduction, ("mean", "sum")), k=check.fraction(k))
         shown = {"k": f"{float(k):g}", **_reduced(reduction)}
-        super().__init__("topk", term, mode, shown, ignore_index, backend)
+        super().__init__("topk", term, mode, shown, ignore_index, backend, process_group)
 
 
 def _numbers(vector: tuple[float, ...]) -> str | list[float] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import backends, distributed, reference, validate
+from .reference.inputs import per_pixel, select
 from .spec import Spec, encode
 
 _CACHED_CALLS = 64
@@ -22,14 +23,16 @@ _ops = backends._ops
 class Plan:
     """How one spec runs. Immutable but for its cache; shared by equal losses."""
 
-    __slots__ = ("backend", "calls", "elementwise", "encoding", "group", "spec")
+    __slots__ = ("backend", "calls", "elements", "elementwise", "encoding", "group", "spec", "summed")
 
     def __init__(self, spec: Spec, backend: str | None, group: Any) -> None:
         self.spec = spec
         self.backend = backend
         self.group = group
         self.elementwise = spec.elementwise
-        self.encoding = None if spec.by_channels else encode(spec, 0)
+        self.elements = None if group is None else distributed.elements_spec(spec)
+        self.summed = spec if self.elements is None else distributed.summed_spec(spec)
+        self.encoding = None if spec.by_channels else encode(self.summed, 0)
         self.calls: dict[tuple, validate.Call] = {}
 
     def __reduce__(self) -> tuple:
@@ -59,7 +62,7 @@ class Plan:
 
     def _prepare(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
         name, unsqueeze, channels = validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
-        ints, floats = self.encoding or encode(self.spec, int(channels))
+        ints, floats = self.encoding or encode(self.summed, int(channels))
         return validate.Call(name, unsqueeze, ints, floats)
 
     def run(
@@ -98,6 +101,9 @@ class Plan:
             weights = weights or []
             return _ops.loss(backend, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
         sums, aux = _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
+        if self.elements is not None:
+            elements = _ops.elementwise(backend, *self.elements.encode(x.shape[1]), x, y, mask, pixel_weight)
+            sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
         loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
@@ -134,6 +140,13 @@ class Plan:
             return reference.counts(self.spec, x, y, mask, threshold)
         return _ops.counts(backend, self.spec, x, y, mask, threshold)
 
+    def _put_topk(
+        self, x: Tensor, y: Tensor, mask: Tensor | None, sums: Tensor, aux: Tensor, elements: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        valid = select(self.spec, per_pixel(y, x), mask if mask is None else per_pixel(mask, x))
+        elements = per_pixel(elements, x)
+        return distributed.put_topk(self.spec, sums, aux, elements, valid, self.group)
+
     def _reference(
         self,
         x: Tensor,
@@ -149,7 +162,10 @@ class Plan:
         if self.elementwise:
             value = reference.elementwise(spec, x, y, mask, pixel_weight)
             return (value if spec.softmax else value.reshape(shape)), None, None
-        sums, aux = reference.sums(spec, x, y, mask, pixel_weight)
+        sums, aux = reference.sums(self.summed, x, y, mask, pixel_weight)
+        if self.elements is not None:
+            elements = reference.elementwise(self.elements, x, y, mask, pixel_weight)
+            sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
         loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
         return loss, values, reference.counts(spec, x, y, mask, threshold) if want_stats else None
 

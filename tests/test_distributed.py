@@ -2,6 +2,7 @@
 
 import os
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,14 @@ LOSSES = {
         + fl.FocalLoss(m, alpha=0.25, gamma=1.5, **k)
         - 0.2 * fl.DiceLoss(m, batch=False, empty="skip", process_group=g, **k)
         + crossentropy(m, reduction="sum", **k) / 100
+    ),
+    "topk": lambda m, g, **k: fl.TopKLoss(m, k=0.3, process_group=g, **k),
+    "topk-sum": lambda m, g, **k: fl.TopKLoss(m, k=0.01, reduction="sum", process_group=g, **k),
+    "dice+topk": lambda m, g, **k: (
+        fl.TopKLoss(m, k=0.05, process_group=g, **k)
+        + 0.5 * fl.DiceLoss(m, batch=False, empty="skip", process_group=g, **k)
+        + fl.FocalLoss(m, gamma=1.5, **k)
+        - 0.3 * fl.TopKLoss(m, k=0.6, process_group=g, **k)
     ),
     "weights": lambda m, g, **k: (
         fl.DiceLoss(m, process_group=g, **k)
@@ -69,6 +78,7 @@ def worker(rank, folder):
                 results[backend, mode, name, mask, split] = value.detach(), grad
             results[backend, "ddp"] = network(mine)
             results[backend, "bfloat16"] = half(mine)
+            results[backend, "ties"] = ties(mine)
             results[backend, "group"] = LOSSES["dice"]("binary", dist.group.WORLD)(*part("binary", mine))
             criterion = LOSSES["dice+crossentropy"]("binary", True)
             value, stats = criterion.with_stats(*part("binary", mine))
@@ -105,6 +115,22 @@ def half(mine):
     x = x[mine[3]].clone().requires_grad_()
     value = LOSSES["everything"]("multiclass", True)(x, y[mine[3]])
     return value.detach(), torch.autograd.grad(value * 1000, x)[0]
+
+
+TIES = {"levels": lambda x: x.round(), "flat": torch.zeros_like, "zeros": lambda x: x.round() * -0.0}
+
+
+def ties(mine):
+    """{name: (value, gradient, messages)} of float32 logits with many equal elements."""
+    found = {}
+    for name, change in TIES.items():
+        for mode in MODES:
+            x, y = part(mode, mine)
+            x = change(x.float()).requires_grad_()
+            with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as messages:
+                value = fl.TopKLoss(mode, k=0.2, process_group=True)(x, y)
+            found[name, mode] = value.detach(), torch.autograd.grad(value, x)[0], messages.call_count
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +190,23 @@ def test_group_statistics_and_double_backward(backend, ranks):
         assert_value(terms["dice"], expected, torch.float64)
         if backend != "reference":
             assert "double backward" in rank[backend, "twice"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ties_are_shared_by_all_processes(backend, ranks):
+    """Three messages find the threshold of float32, one more the sums."""
+    for name, change in TIES.items():
+        for mode in MODES:
+            x, y, _ = whole(mode, "all")
+            expected, expected_grad = oracle(fl.TopKLoss(mode, k=0.2), change(x.float()), y)
+            (v0, g0, messages), (v1, g1, _) = [rank[backend, "ties"][name, mode] for rank in ranks]
+            assert messages == 4 and torch.equal(v0, v1)
+            assert_value(v0, expected, torch.float32)
+            assert_vector(torch.cat([g0, g1]) / 2, expected_grad, torch.float32)
+
+
+def test_topk_shares_the_group_of_the_losses_beside_it():
+    dice = fl.DiceLoss("binary", process_group=True)
+    assert (dice + fl.TopKLoss("binary", process_group=True)).process_group is True
+    with pytest.raises(ValueError, match="must share their process_group, got True and None"):
+        dice + fl.TopKLoss("binary")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import backends
-from .reference.inputs import out_of_range, per_pixel, select
+from .reference.inputs import clamped, out_of_range, per_pixel, select
 from .spec import Spec
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -159,9 +159,9 @@ def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         ids = flat.expand_as(valid)[valid]
         wrong = ids[(ids < 0) | (ids >= x.shape[1])][0].item()
         raise ValueError(f"y must hold class ids from 0 to {x.shape[1] - 1}, got {wrong}.")
-    values = flat.expand_as(valid)[valid]
+    values = clamped(flat.expand_as(valid)[valid])
     wrong = values[~((values >= 0) & (values <= 1))][0].item()
-    raise ValueError(f"y must lie between 0 and 1, got {wrong}.")
+    raise ValueError(f"y must lie between 0 and 1, got {format(wrong, '.9g') if y.is_floating_point() else wrong}.")
 
 
 def _name(dtype: torch.dtype) -> str:

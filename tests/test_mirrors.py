@@ -12,7 +12,7 @@ import torch
 from cases import LOSSES, build
 
 from fastloss import _library, _ops, compound, spec
-from fastloss.reference import activation, pointwise, region, topk
+from fastloss.reference import activation, label, pointwise, region, topk
 
 ROOT = Path(__file__).resolve().parent.parent
 MATH = ROOT / "csrc" / "math"
@@ -55,6 +55,7 @@ def test_every_pointwise_term_has_f_and_its_derivative_and_a_mirror():
 
 MIRRORED = {
     ("activation.h", activation): ("sigmoid", "softmax"),
+    ("label.h", label): ("label_tolerance", "clamp_label"),
     ("region.h", region): ("tversky_score", "region_loss"),
     ("finalize.h", region): ("region_term",),
     ("topk.h", topk): ("topk_count", "topk_select"),
@@ -78,7 +79,7 @@ def test_triton_mirrors_every_term():
     found = set()
     for file in folder.glob("*.py"):
         found |= set(re.findall(r"^def (\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE))
-    wanted = public(pointwise) | {f"{name}_grad" for name in public(pointwise)}
+    wanted = public(label) | public(pointwise) | {f"{name}_grad" for name in public(pointwise)}
     assert wanted <= found, f"not in fastloss/triton: {sorted(wanted - found)}"
 
 

@@ -6,6 +6,7 @@
 #endif
 
 #include "../math/elementary.h"
+#include "../math/label.h"
 #include "problem.h"
 
 FL_NAMESPACE_BEGIN
@@ -37,6 +38,14 @@ template <class From>
 inline From widen(From v) {
   return v;
 }
+
+// Of targets of type E, in the type that the loops compute in.
+template <class E, class T>
+constexpr T tolerance_of = static_cast<T>(label_tolerance(0.0));
+template <class T>
+constexpr T tolerance_of<Half, T> = static_cast<T>(label_tolerance(0x1p-10));
+template <class T>
+constexpr T tolerance_of<BFloat16, T> = static_cast<T>(label_tolerance(0x1p-7));
 
 inline void narrow(float v, BFloat16* out) {
   const uint32_t bits = bit_cast<uint32_t>(v);

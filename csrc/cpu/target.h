@@ -63,10 +63,10 @@ inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignor
                         T* __restrict valid) {
   int bad = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const T v = static_cast<T>(widen(in[i * step]));
+    const T v = static_cast<T>(widen(in[i * step])), y = clamp_label(v, tolerance_of<E, T>);
     const bool use = !kIgnore || v != ignore;
-    bad |= use & !(v >= T(0) && v <= T(1));
-    out[i] = use ? v : T(0);
+    bad |= use & !(y >= T(0) && y <= T(1));
+    out[i] = use ? y : T(0);
     if (kIgnore) valid[i] = use ? T(1) : T(0);
   }
   return !bad;
@@ -182,19 +182,19 @@ struct TargetPlanes {
       for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? out[i] : -1;
   }
 
-  // Rows of probabilities, one per channel, `stride` apart; zero where not valid. Rounding may leave them a little
-  // outside [0, 1], so they are not checked.
+  // Rows of probabilities, one per channel, `stride` apart; zero where not valid. As in torch, any number is one.
   void probabilities(int64_t n, int64_t begin, int64_t count, int64_t stride, const T* __restrict valid,
                      T* rows) const {
     for (int64_t c = 0; c < p.channels; ++c) {
       T* __restrict out = rows + c * stride;
       visit_target(p.y.dtype, p.y.data, [&](auto* data) {
+        using E = std::decay_t<decltype(*data)>;
         data += n * p.y.sample + c * p.y.channel;
         runs.each(begin, count, [&](int64_t offset, int64_t step, int64_t length, int64_t at) {
           load_run(data + offset, step, length, out + at);
         });
+        for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? clamp_label(out[i], tolerance_of<E, T>) : T(0);
       });
-      for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? out[i] : T(0);
     }
   }
 
@@ -210,11 +210,13 @@ struct TargetPlanes {
   void report(bool good, int64_t n, int64_t c, int64_t begin, int64_t count, const T* valid) const {
     if (good) return;
     visit_target(p.y.dtype, p.y.data, [&](auto* data) {
+      using E = std::decay_t<decltype(*data)>;
       data += n * p.y.sample + c * p.y.channel;
       runs.each(begin, count, [&](int64_t offset, int64_t step, int64_t length, int64_t at) {
         for (int64_t i = 0; i < length; ++i) {
           const double v = static_cast<double>(widen(data[offset + i * step]));
-          const bool fits = p.ids ? v >= 0 && v < p.channels : v >= 0 && v <= 1;
+          const T y = clamp_label(static_cast<T>(v), tolerance_of<E, T>);
+          const bool fits = p.ids ? v >= 0 && v < p.channels : y >= T(0) && y <= T(1);
           const bool use = (!valid || valid[at + i] != T(0)) && !(ignore.on && v == static_cast<double>(ignore.index));
           if (fits || !use) continue;
           Problem& shared = const_cast<Problem&>(p);

@@ -1,6 +1,7 @@
 // Reading and writing pixels: sixteen bytes of logits at a time with the labels of the same pixels as bits, or one
 // element of anything, with whatever strides.
 #pragma once
+#include "../math/label.h"
 #include "params.h"
 
 namespace fl_cuda {
@@ -234,9 +235,12 @@ __device__ __forceinline__ Label<T> load_label(const Params& p, int64_t n, int64
       if (p.ids) l.valid = l.valid && !l.bad, l.id = l.valid ? static_cast<int32_t>(v) : -1;
       l.y = l.valid && !l.bad ? static_cast<T>(v) : T(0);
     } else {
-      const T y = static_cast<T>(v);
-      if (p.spec.activation != fl::kSoftmax) {  // rounding may leave probabilities a little outside
-        if (p.spec.has_ignore && y == static_cast<T>(p.spec.ignore_index)) l.valid = false;
+      const T tolerance = p.y.dtype == fl_cpu::kF16    ? T(fl::label_tolerance(0x1p-10))
+                          : p.y.dtype == fl_cpu::kBF16 ? T(fl::label_tolerance(0x1p-7))
+                                                       : T(fl::label_tolerance(0.0));
+      const T y = fl::clamp_label(static_cast<T>(v), tolerance);
+      if (p.spec.activation != fl::kSoftmax) {  // as in torch, any number is a probability
+        if (p.spec.has_ignore && static_cast<T>(v) == static_cast<T>(p.spec.ignore_index)) l.valid = false;
         l.bad = l.valid && !(y >= T(0) && y <= T(1));
       }
       l.y = l.valid ? y : T(0);

@@ -1,5 +1,7 @@
 // The ops of the `cpu` backend. Schemas: fastloss/_registry.py.
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 
 #include "problem.h"
 
@@ -48,11 +50,12 @@ struct Call {
   void check_targets() const {
     if (!p.bad_target) return;
     double v = p.bad_value;
-    std::string given = v == static_cast<int64_t>(v) ? std::to_string(static_cast<int64_t>(v)) : std::to_string(v);
+    char given[32];
+    std::snprintf(given, sizeof(given), std::trunc(v) == v ? "%.0f" : "%.9g", v);
     if (p.ids)
       throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " +
                                   given + ".");
-    throw std::invalid_argument("y must lie between 0 and 1, got " + given + ".");
+    throw std::invalid_argument(std::string("y must lie between 0 and 1, got ") + given + ".");
   }
 };
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..spec import Spec
 from . import activation
+from .label import clamp_label, label_tolerance
 
 
 @dataclass
@@ -42,6 +43,11 @@ def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
     return y == ignore_index
 
 
+def clamped(y: Tensor) -> Tensor:
+    """Float targets without what rounding left outside [0, 1]; integers as they are."""
+    return clamp_label(y, label_tolerance(torch.finfo(y.dtype).eps)) if y.is_floating_point() else y
+
+
 def select(spec: Spec, y: Tensor, mask: Tensor | None) -> Tensor:
     """The valid elements, bool, broadcastable to y [N, 1 or C, P]."""
     valid = torch.ones_like(y[:, :1] if spec.softmax else y, dtype=torch.bool) if mask is None else mask
@@ -59,6 +65,7 @@ def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
         return (valid & ((ids < 0) | (ids >= channels))).any()
     if y.dtype == torch.bool:
         return torch.zeros((), dtype=torch.bool, device=y.device)
+    y = clamped(y)
     return (valid & ~((y >= 0) & (y <= 1))).any()
 
 
@@ -77,7 +84,7 @@ def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight:
         channels = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1)
         y = ((ids == channels) & valid).to(dtype)
     else:
-        y = torch.where(valid, y, torch.zeros_like(y)).to(dtype)
+        y = torch.where(valid, clamped(y), torch.zeros_like(y)).to(dtype)
     if pixel_weight is not None:
         pixel_weight = torch.where(valid, pixel_weight, torch.zeros_like(pixel_weight)).to(dtype)
     if spec.softmax:

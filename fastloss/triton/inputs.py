@@ -49,6 +49,24 @@ def not_ignored(raw, ignore, T: tl.constexpr):
 
 
 @triton.jit
+def label_tolerance(raw):
+    """How far outside [0, 1] rounding may leave labels of this type: its own eps, 1e-5 for the wider ones."""
+    if raw.dtype == tl.float16:
+        return 0.0009765625
+    elif raw.dtype == tl.bfloat16:
+        return 0.0078125
+    else:
+        return 1e-5
+
+
+@triton.jit
+def clamp_label(y, tolerance):
+    """Labels within the tolerance of [0, 1] lie in it; anything else, NaN too, stays as it is."""
+    low = tl.where((y < 0) & (y >= -tolerance), 0.0, y)
+    return tl.where((low > 1) & (low <= 1 + tolerance), 1.0, low)
+
+
+@triton.jit
 def masked_in(mask, n, c, place, inside):
     """Which elements the mask keeps, if there is one."""
     if mask[0] is not None:
@@ -65,6 +83,8 @@ def labels(y, mask, n, c, place, inside, ignore, IGNORE: tl.constexpr, T: tl.con
     if IGNORE:
         valid = valid & not_ignored(raw, ignore, T)
     label = raw.to(T)
+    if raw.dtype.is_floating():
+        label = clamp_label(label, label_tolerance(raw))
     good = (label >= 0) & (label <= 1)
     return tl.where(valid, label, 0.0), valid, valid & (good == 0)
 
@@ -95,6 +115,13 @@ def logits(x, n, c, place, keep, T: tl.constexpr):
     """0 where not valid, so that an ignored NaN or infinity never enters the arithmetic. keep = (inside the plane,
     valid): a load whose mask hangs on data would not be a wide one."""
     return tl.where(keep[1], tl.load(address(x, n, c, place), mask=keep[0], other=0.0).to(T), 0.0)
+
+
+@triton.jit
+def probability(y, n, c, place, keep, T: tl.constexpr):
+    """As `logits`, of a target."""
+    raw = tl.load(address(y, n, c, place), mask=keep[0], other=0.0)
+    return tl.where(keep[1], clamp_label(raw.to(T), label_tolerance(raw)), 0.0)
 
 
 @triton.jit

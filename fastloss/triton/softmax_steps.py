@@ -15,6 +15,7 @@ from .inputs import (
     columns_of,
     logits,
     masked_in,
+    probability,
     store_rounded,
     vector_at,
 )  # fmt: skip
@@ -28,7 +29,7 @@ CE, FOCAL, TOPK, FIXED_SUMS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3),
 def softmax_labels(
     y, mask, n, place, inside, channels, ignore, IDS: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr
 ):
-    """(id, valid, bad); probabilities have no id, and may lie a little outside [0, 1]."""
+    """(id, valid, bad); probabilities have no id, and as in torch any number is one."""
     if IDS:
         return class_ids(y, mask, n, place, inside, channels, ignore, IGNORE, T)
     else:
@@ -42,7 +43,7 @@ def label_of(y, label, n, c, place, keep, IDS: tl.constexpr, T: tl.constexpr):
     if IDS:
         return (label == c).to(T)
     else:
-        return logits(y, n, c, place, keep, T)
+        return probability(y, n, c, place, keep, T)
 
 
 @triton.jit

@@ -89,7 +89,8 @@ class _Gradients:
     def loss(self, ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
         *inputs, state = ctx.saved_tensors
         grad = None if upstream is None else self.ops.backward.default(upstream, state, *inputs, ctx.ints, ctx.floats)
-        return grad, None, None, None, [None] * ctx.weights, *(None,) * 6
+        grads = grad, None, None, None, [None] * ctx.weights, *(None,) * 6
+        return grads[: len(ctx.needs_input_grad)]  # the dispatcher drops a last input that has its default
 
     def save_inputs(self, ctx: Any, inputs: tuple, output: Any) -> None:
         x, y, mask, pixel_weight, ctx.ints, ctx.floats = inputs

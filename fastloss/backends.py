@@ -7,10 +7,12 @@ Order of choice: the `backend=` argument, then `with backends.use(name)`, then t
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from . import _library, _ops, triton
@@ -23,8 +25,18 @@ DEVICES = {
 }
 _DEFAULTS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
+
+class _Thread(threading.local):
+    """What `use` sets, once more: before 2.14 torch.compile traces (and guards) this, but no ContextVar."""
+
+    def __init__(self) -> None:
+        self.override: str | None = None
+
+
 # Read by every call as part of the key of its cache (and guarded by torch.compile).
 override: ContextVar[str | None] = ContextVar("fastloss_backend", default=None)
+_thread = _Thread()
+_traces_context = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 checking: ContextVar[bool] = ContextVar("fastloss_debug", default=False)
 _environment = os.environ.get("FASTLOSS_BACKEND") or None
 
@@ -44,11 +56,12 @@ def use(name: str) -> Iterator[None]:
     why_not = _reason(name)
     if why_not is not None:
         raise RuntimeError(f"backend {name!r} cannot run here: {why_not}.")
-    token = override.set(name)
+    token, _thread.override, before = override.set(name), name, _thread.override
     try:
         yield
     finally:
         override.reset(token)
+        _thread.override = before
 
 
 @contextmanager
@@ -76,7 +89,8 @@ def choose(argument: str | None, x: Tensor) -> str:
     """
     name, source = argument, "backend="
     if name is None:
-        name, source = override.get(), "backends.use"
+        setting = override.get() if _traces_context or not torch.compiler.is_compiling() else _thread.override
+        name, source = setting, "backends.use"
     if name is None:
         name, source = _environment, "FASTLOSS_BACKEND"
     device = x.device.type

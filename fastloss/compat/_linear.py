@@ -17,7 +17,7 @@ from ..spec import Spec, Term
 
 @dataclass(frozen=True)
 class Linear:
-    """constant + sum of terms. Called with logits and a target, it computes both and the gradient in one pass.
+    """constant + sum of terms; `run` computes both and the gradient of logits and a target in one pass.
 
     `undefined`: NaN, as a mean of torch's, where every class id is ignored; the kernels give 0.
     """
@@ -48,7 +48,7 @@ class Linear:
         undefined = (self.undefined or other.undefined) and ignored[0] is not None
         return Linear(self.mode, terms, ignored[0], self.constant + other.constant, undefined)
 
-    def __call__(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
+    def run(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         ignores = representable(y, self.ignore_index)
         if ignores and self.mode != "multiclass":  # whose kernels look themselves
             ignores = may_ignore(y, self.ignore_index)
@@ -76,7 +76,7 @@ class Call(NamedTuple):
     pixel_weight: Tensor | None = None
 
     def run(self, scale: float) -> Tensor:
-        return self.loss.scaled(scale)(self.x, self.y, self.mask, self.pixel_weight)
+        return self.loss.scaled(scale).run(self.x, self.y, self.mask, self.pixel_weight)
 
 
 class Pending:

@@ -69,7 +69,7 @@ class Compound(CompatLoss):
         if dice is not None:
             both = replace(dice, ignore_index=pointwise.ignore_index).scaled(weights[0])
             both = both.plus(pointwise.scaled(weights[1]))
-            return None if both is None else both(x, y, mask, pixel_weight)
+            return None if both is None else both.run(x, y, mask, pixel_weight)
         terms = (*pointwise.terms, Term("tversky", batch=False, empty="score"))
         if any([term.reduction == "none" for term in terms]):
             return None

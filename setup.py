@@ -96,7 +96,7 @@ def find_cuda():
         toolkit, reason = setup_cuda.find()
     except setup_cuda.CudaError as error:
         stop(str(error))
-    if toolkit is not None and not list(ROOT.glob("csrc/cuda/*.cu")):
+    if toolkit is not None and not list(ROOT.glob("csrc/cuda/**/*.cu")):
         return None, "this version has no CUDA kernels"
     if toolkit is not None and SANITIZE:  # nvcc's objects cannot be instrumented
         return None, "an instrumented build leaves the CUDA kernels to the emulator"
@@ -168,7 +168,7 @@ def write_graph(folder, cxx, torch_dir, cuda):
             "  depfile = $out.d\n  deps = gcc\n"
             "  description = compiling $in for $archs"
         )
-        for source in sorted(ROOT.glob("csrc/cuda/*.cu")):
+        for source in sorted(ROOT.glob("csrc/cuda/**/*.cu")):
             objects.append(f"{out}/cuda.{source.stem}.o")
             lines.append(f"build {objects[-1]}: nvcc {source.relative_to(ROOT).as_posix()}")
             lines.append(f"  archs = {' '.join(cuda.archs)}")

@@ -6,7 +6,7 @@ FL_NAMESPACE_BEGIN
 
 template <class F>
 static void with_pass(Problem& p, const F& f) {
-  const bool wide = p.x.dtype == fl_cpu::kF64;
+  const bool wide = p.x.dtype == fl::kF64;
   if (p.ints[1] == kSoftmax) {
     if (wide)
       f(SoftmaxPass<double>(p));

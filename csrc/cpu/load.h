@@ -11,7 +11,6 @@
 
 FL_NAMESPACE_BEGIN
 
-using fl_cpu::Array;
 using fl_cpu::Problem;
 
 constexpr int kChunk = 1024;         // pixels that the loops see at a time: all their arrays stay in L1
@@ -145,7 +144,7 @@ struct FloatPlanes {
   bool direct;  // the memory itself is a run of T
   FloatPlanes(const Array& array, const int64_t* space)
       : a(array), runs(array, space), direct(dtype_of() == array.dtype && runs.contiguous()) {}
-  static constexpr int dtype_of() { return std::is_same<T, double>::value ? fl_cpu::kF64 : fl_cpu::kF32; }
+  static constexpr int dtype_of() { return std::is_same<T, double>::value ? kF64 : kF32; }
 
   template <class E>
   E* base(int64_t n, int64_t c) const {
@@ -166,13 +165,13 @@ struct FloatPlanes {
   const T* load(int64_t n, int64_t c, int64_t begin, int64_t count, T* buffer) const {
     if (direct) return base<const T>(n, c) + begin;
     switch (a.dtype) {
-      case fl_cpu::kF64:
+      case kF64:
         load_as<double>(n, c, begin, count, buffer);
         break;
-      case fl_cpu::kF16:
+      case kF16:
         load_as<Half>(n, c, begin, count, buffer);
         break;
-      case fl_cpu::kBF16:
+      case kBF16:
         load_as<BFloat16>(n, c, begin, count, buffer);
         break;
       default:
@@ -193,9 +192,9 @@ struct FloatPlanes {
       return store_as<double>(n, c, begin, count, in);
     else
       switch (a.dtype) {
-        case fl_cpu::kF16:
+        case kF16:
           return store_as<Half>(n, c, begin, count, in);
-        case fl_cpu::kBF16:
+        case kBF16:
           return store_as<BFloat16>(n, c, begin, count, in);
         default:
           return store_as<float>(n, c, begin, count, in);

@@ -14,33 +14,32 @@ struct IgnoreRule {
 template <class F>
 inline void visit_target(int dtype, const void* data, F&& f) {
   switch (dtype) {
-    case fl_cpu::kF32:
+    case kF32:
       return f(static_cast<const float*>(data));
-    case fl_cpu::kF64:
+    case kF64:
       return f(static_cast<const double*>(data));
-    case fl_cpu::kF16:
+    case kF16:
       return f(static_cast<const Half*>(data));
-    case fl_cpu::kBF16:
+    case kBF16:
       return f(static_cast<const BFloat16*>(data));
-    case fl_cpu::kI8:
+    case kI8:
       return f(static_cast<const int8_t*>(data));
-    case fl_cpu::kI16:
+    case kI16:
       return f(static_cast<const int16_t*>(data));
-    case fl_cpu::kI32:
+    case kI32:
       return f(static_cast<const int32_t*>(data));
-    case fl_cpu::kI64:
+    case kI64:
       return f(static_cast<const int64_t*>(data));
-    case fl_cpu::kU16:
+    case kU16:
       return f(static_cast<const uint16_t*>(data));
-    case fl_cpu::kU32:
+    case kU32:
       return f(static_cast<const uint32_t*>(data));
-    case fl_cpu::kU64:
+    case kU64:
       return f(static_cast<const uint64_t*>(data));
     default:
       return f(static_cast<const uint8_t*>(data));  // bool too
   }
 }
-inline bool is_float(int dtype) { return dtype <= fl_cpu::kBF16; }
 
 // Labels of one run as T. `valid` (0 or 1) is only written where the ignore rule is on. Returns whether all valid
 // labels are 0 or 1: their bits or-ed together tell, without widening.
@@ -109,7 +108,7 @@ struct TargetPlanes {
 
   // The labels themselves, where they are bytes in a row and none is invalid; null otherwise.
   const uint8_t* bytes(int64_t n, int64_t c, int64_t begin) const {
-    const bool narrow = p.y.dtype == fl_cpu::kU8 || p.y.dtype == fl_cpu::kBool;
+    const bool narrow = p.y.dtype == kU8 || p.y.dtype == kBool;
     if (!narrow || masked || !runs.contiguous()) return nullptr;
     return static_cast<const uint8_t*>(p.y.data) + n * p.y.sample + c * p.y.channel + begin;
   }

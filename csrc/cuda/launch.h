@@ -52,7 +52,6 @@ inline bool refused(cudaError_t e) {
 
 // Whether the planes of an array are contiguous, and those of so many samples begin at multiples of `bytes`.
 bool packed(const Params& p, const Array& a, int64_t samples, int64_t bytes);
-int64_t bytes_of(int dtype);
 
 // Hard labels, nothing masked: the fast kernels of one logit type. False in `done`: they do not apply.
 template <class X>

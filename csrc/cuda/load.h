@@ -148,16 +148,16 @@ __device__ __forceinline__ uint32_t load_labels(const Params& p, const Part& par
     for (int i = 0; i < kBatch; ++i) bits |= one(element, i);
   };
   switch (p.y.dtype) {
-    case fl_cpu::kI16:
-    case fl_cpu::kU16:
+    case fl::kI16:
+    case fl::kU16:
       all(uint16_t());
       break;
-    case fl_cpu::kI32:
-    case fl_cpu::kU32:
+    case fl::kI32:
+    case fl::kU32:
       all(uint32_t());
       break;
-    case fl_cpu::kI64:
-    case fl_cpu::kU64:
+    case fl::kI64:
+    case fl::kU64:
       all(uint64_t());
       break;
     default:
@@ -177,27 +177,27 @@ __device__ __forceinline__ int64_t offset_of(const Array& a, const int64_t (&spa
 template <class F>
 __device__ __forceinline__ auto visit(const Array& a, int64_t offset, F&& f) {
   switch (a.dtype) {
-    case fl_cpu::kF32:
+    case fl::kF32:
       return f(static_cast<const float*>(a.data)[offset]);
-    case fl_cpu::kF64:
+    case fl::kF64:
       return f(static_cast<const double*>(a.data)[offset]);
-    case fl_cpu::kF16:
+    case fl::kF16:
       return f(widen(static_cast<const __half*>(a.data)[offset]));
-    case fl_cpu::kBF16:
+    case fl::kBF16:
       return f(widen(static_cast<const __nv_bfloat16*>(a.data)[offset]));
-    case fl_cpu::kI8:
+    case fl::kI8:
       return f(static_cast<const int8_t*>(a.data)[offset]);
-    case fl_cpu::kI16:
+    case fl::kI16:
       return f(static_cast<const int16_t*>(a.data)[offset]);
-    case fl_cpu::kI32:
+    case fl::kI32:
       return f(static_cast<const int32_t*>(a.data)[offset]);
-    case fl_cpu::kI64:
+    case fl::kI64:
       return f(static_cast<const int64_t*>(a.data)[offset]);
-    case fl_cpu::kU16:
+    case fl::kU16:
       return f(static_cast<const uint16_t*>(a.data)[offset]);
-    case fl_cpu::kU32:
+    case fl::kU32:
       return f(static_cast<const uint32_t*>(a.data)[offset]);
-    case fl_cpu::kU64:
+    case fl::kU64:
       return f(static_cast<const uint64_t*>(a.data)[offset]);
     default:
       return f(static_cast<const uint8_t*>(a.data)[offset]);  // bool too

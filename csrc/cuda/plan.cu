@@ -77,7 +77,7 @@ const char* prepare(const Problem& q, Params& p) {
   p.samples = q.samples, p.channels = q.channels;
   p.pixels = 1;
   for (int i = 0; i < 3; ++i) p.space[i] = q.space[i], p.pixels *= q.space[i];
-  p.ids = q.ids, p.masked = q.mask.data || p.spec.has_ignore, p.wide = q.x.dtype == fl_cpu::kF64;
+  p.ids = q.ids, p.masked = q.mask.data || p.spec.has_ignore, p.wide = q.x.dtype == fl::kF64;
   p.groups = q.groups;
   for (int i = 0; i < p.spec.n_terms; ++i) p.weights[i] = q.weights[i];
   p.upstream = q.upstream, p.upstream_value = q.upstream_value;
@@ -170,27 +170,8 @@ const char* fault(cudaError_t error) {
   return cudaGetErrorString(error);
 }
 
-int64_t bytes_of(int dtype) {
-  switch (dtype) {
-    case fl_cpu::kF64:
-    case fl_cpu::kI64:
-    case fl_cpu::kU64:
-      return 8;
-    case fl_cpu::kF32:
-    case fl_cpu::kI32:
-    case fl_cpu::kU32:
-      return 4;
-    case fl_cpu::kBool:
-    case fl_cpu::kU8:
-    case fl_cpu::kI8:
-      return 1;
-    default:
-      return 2;
-  }
-}
-
 bool packed(const Params& p, const Array& a, int64_t samples, int64_t bytes) {
-  const int64_t size = bytes_of(a.dtype);
+  const int64_t size = fl::bytes_of(a.dtype);
   const auto axis = [&](int i, int64_t stride) { return p.space[i] == 1 || a.space[i] == stride; };
   if (!axis(2, 1) || !axis(1, p.space[2]) || !axis(0, p.space[1] * p.space[2])) return false;
   const bool sample = samples <= 1 || a.sample * size % bytes == 0;

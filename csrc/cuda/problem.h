@@ -1,41 +1,25 @@
 // One call as the CUDA backend takes it: device pointers, sizes, strides, a stream. No torch and no CUDA header, so
 // that the ops see it too.
 #pragma once
-#include <cstdint>
-
-#include "../cpu/problem.h"  // Array and Dtype
+#include "../problem.h"
 
 namespace fl_cuda {
-
-using fl_cpu::Array;
 
 struct Scalar {  // a number on the device; null: not there
   const void* data = nullptr;
   bool wide = false;  // double, else float
 };
 
+using fl::Array;
+
 constexpr int kMaxWeights = 16;
 
-struct Problem {
-  Array x, y, mask, pixel_weight;
-  Array out;  // the gradient, or the values of `elementwise`; null if not wanted
-  int64_t samples = 0, channels = 0, space[3] = {1, 1, 1};
-  bool ids = false;  // y holds class ids, not one value per channel
-  const int64_t* ints = nullptr;
-  const double* floats = nullptr;
-  int64_t n_ints = 0, n_floats = 0;
+struct Problem : fl::Arguments {
   Scalar weights[kMaxWeights];  // what the weight of each term is multiplied by, if anything
-  int64_t groups = 1;           // rows of sums: 1, or one per sample
   Scalar upstream;              // multiplies the gradient; without it `upstream_value` does
   double upstream_value = 1.0;
-  double threshold = 0.5;  // of the counts
 
-  // Results; null where not wanted. Layouts: math/sums.h. All but `loss` hold doubles.
-  void* loss = nullptr;  // float, double for double logits
-  double* values = nullptr;
-  double* sums = nullptr;
-  double* dsums = nullptr;      // an input of backward
-  double* aux = nullptr;        // likewise
+  void* loss = nullptr;         // float, double for double logits
   double* counts = nullptr;     // [N, C, 4]
   double* scale = nullptr;      // what the gradient was multiplied by; an input of settle
   double* predicted = nullptr;  // settle leaves the upstream gradient here

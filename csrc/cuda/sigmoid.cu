@@ -8,11 +8,11 @@ namespace {
 template <class F>
 const char* with_logits(const Params& p, const F& f) {
   switch (p.x.dtype) {
-    case fl_cpu::kF32:
+    case fl::kF32:
       return f(float());
-    case fl_cpu::kF64:
+    case fl::kF64:
       return f(double());
-    case fl_cpu::kF16:
+    case fl::kF16:
       return f(__half());
     default:
       return f(__nv_bfloat16());

@@ -54,7 +54,7 @@ __device__ __forceinline__ TermAt<T> term_at(const Params& p, int i, int64_t c, 
     return at_element(fl::BceElement<T>{pos_weight, static_cast<T>(t.label_smoothing)}, e);
   }
   const T off = t.vector_length ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
-  const bool margin = t.margin && p.y.dtype <= fl_cpu::kBF16;
+  const bool margin = t.margin && p.y.dtype <= fl::kBF16;
   if (t.gamma == 2.0) return focal_at<fl::kPower2>(e, gamma, on, off, margin);
   if (t.gamma == 1.0) return focal_at<fl::kPower1>(e, gamma, on, off, margin);
   if (t.gamma == 0.0) return focal_at<fl::kPower0>(e, gamma, on, off, margin);
@@ -62,7 +62,7 @@ __device__ __forceinline__ TermAt<T> term_at(const Params& p, int i, int64_t c, 
 }
 
 // Hard labels without pixel weights: the margin orders the elements, and no transcendental is taken.
-__device__ __forceinline__ bool by_margin(const Params& p) { return p.y.dtype > fl_cpu::kBF16 && !p.pixel_weight.data; }
+__device__ __forceinline__ bool by_margin(const Params& p) { return p.y.dtype > fl::kBF16 && !p.pixel_weight.data; }
 template <class T>
 __device__ __forceinline__ typename fl::KeyOf<T>::type key_of(const Params& p, const Element<T>& e, T value) {
   if (!e.valid) return 0;

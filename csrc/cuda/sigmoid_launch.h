@@ -9,7 +9,7 @@ namespace fl_cuda {
 // Prepares `p` for the fast kernels with blocks of `threads`, if they can do the call.
 template <class X>
 bool is_hot(Params& p) {
-  if (p.masked || p.counting || p.pixel_weight.data || p.y.dtype <= fl_cpu::kBF16) return false;
+  if (p.masked || p.counting || p.pixel_weight.data || p.y.dtype <= fl::kBF16) return false;
   p.pointwise = -1;
   for (int i = 0; i < p.spec.n_terms; ++i) {
     const fl::Term& t = p.spec.terms[i];
@@ -19,7 +19,7 @@ bool is_hot(Params& p) {
     if (t.kind == fl::kFocal && t.gamma != 2.0) return false;
     p.pointwise = i;
   }
-  const int64_t label_bytes = kVector<X> * bytes_of(p.y.dtype);
+  const int64_t label_bytes = kVector<X> * fl::bytes_of(p.y.dtype);
   const bool one_plane = p.by_sample || p.samples == 1;
   const auto dense = [&](const Array& a) { return !a.data || a.sample == p.pixels; };
   const bool joins = !one_plane && p.channels == 1 && dense(p.x) && dense(p.y) && dense(p.out);

@@ -17,7 +17,7 @@ bool is_small(const Params& p) {
   constexpr int kMost = 16;
   if (p.wide || p.pixel_weight.data || p.channels > kMost || is_general(p, p.counting)) return false;
   for (const Array* a : {&p.x, &p.y, &p.mask, &p.out})
-    if (a->data && !packed(p, *a, p.samples, bytes_of(a->dtype))) return false;
+    if (a->data && !packed(p, *a, p.samples, fl::bytes_of(a->dtype))) return false;
   return true;
 }
 
@@ -36,7 +36,7 @@ bool is_at_once(const Params& p) {
 const char* softmax_forward(Call& c) {
   Params& p = c.p;
   const bool at_once = is_at_once(p), general = is_general(p, p.counting), small = p.parts > 0 && is_small(p);
-  const bool single = p.x.dtype == fl_cpu::kF32;
+  const bool single = p.x.dtype == fl::kF32;
   if (small)
     return fault(single ? softmax_small_forward<float>(c, at_once) : softmax_small_forward<Half16>(c, at_once));
   if (p.spec.any(fl::kTopk) && p.parts > 0) {
@@ -54,7 +54,7 @@ const char* softmax_backward(Call& c) {
   p.counting = false;
   const bool general = is_general(p, false);
   if (p.parts > 0 && is_small(p))
-    return fault(p.x.dtype == fl_cpu::kF32 ? softmax_small_backward<float>(c) : softmax_small_backward<Half16>(c));
+    return fault(p.x.dtype == fl::kF32 ? softmax_small_backward<float>(c) : softmax_small_backward<Half16>(c));
   p.counting = counting;
   return fault(p.wide ? softmax_any_backward<double>(c, general) : softmax_any_backward<float>(c, general));
 }

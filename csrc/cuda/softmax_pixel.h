@@ -24,7 +24,7 @@ struct Column {
   int dtype;
   int64_t at, step;
 
-  __device__ __forceinline__ Column() : data(nullptr), dtype(fl_cpu::kNoDtype), at(0), step(0) {}
+  __device__ __forceinline__ Column() : data(nullptr), dtype(fl::kNoDtype), at(0), step(0) {}
   __device__ __forceinline__ Column(const Params& p, const Array& a, int64_t n, int64_t pixel)
       : data(a.data), dtype(a.dtype), at(n * a.sample + offset_of(a, p.space, pixel)), step(a.channel) {}
 
@@ -38,9 +38,9 @@ struct Column {
   __device__ __forceinline__ void load(int64_t c, int count, T (&v)[kClassChunk]) const {
     if constexpr (std::is_same<T, double>::value)
       read<double>(c, count, v);
-    else if (dtype == fl_cpu::kF32)
+    else if (dtype == fl::kF32)
       read<float>(c, count, v);
-    else if (dtype == fl_cpu::kF16)
+    else if (dtype == fl::kF16)
       read<__half>(c, count, v);
     else
       read<__nv_bfloat16>(c, count, v);
@@ -55,9 +55,9 @@ struct Column {
   __device__ __forceinline__ void store(int64_t c, int count, const T (&v)[kClassChunk]) const {
     if constexpr (std::is_same<T, double>::value)
       write<double>(c, count, v);
-    else if (dtype == fl_cpu::kF32)
+    else if (dtype == fl::kF32)
       write<float>(c, count, v);
-    else if (dtype == fl_cpu::kF16)
+    else if (dtype == fl::kF16)
       write<__half>(c, count, v);
     else
       write<__nv_bfloat16>(c, count, v);

@@ -49,7 +49,7 @@ struct SmallAccess {
   __device__ __forceinline__ void set(const Params& p) {
     label_bytes = size_of(p.y.dtype);
     x = even<kV>(p.x, sizeof(X)), y = even<kV>(p.y, label_bytes), out = even<kV>(p.out, sizeof(X));
-    brain = p.x.dtype == fl_cpu::kBF16;
+    brain = p.x.dtype == fl::kBF16;
     ignoring = p.spec.has_ignore && fits(p.spec.ignore_index, p.y.dtype);
   }
   template <int kV>
@@ -59,14 +59,14 @@ struct SmallAccess {
   }
   static __device__ __forceinline__ int size_of(int dtype) {
     switch (dtype) {
-      case fl_cpu::kI16:
-      case fl_cpu::kU16:
+      case fl::kI16:
+      case fl::kU16:
         return 2;
-      case fl_cpu::kI32:
-      case fl_cpu::kU32:
+      case fl::kI32:
+      case fl::kU32:
         return 4;
-      case fl_cpu::kI64:
-      case fl_cpu::kU64:
+      case fl::kI64:
+      case fl::kU64:
         return 8;
       default:
         return 1;
@@ -74,10 +74,10 @@ struct SmallAccess {
   }
   // An ignored label that the labels' type cannot hold ignores nothing.
   static __device__ __forceinline__ bool fits(int64_t v, int dtype) {
-    if (dtype == fl_cpu::kI64) return true;
-    const bool is_signed = dtype == fl_cpu::kI8 || dtype == fl_cpu::kI16 || dtype == fl_cpu::kI32;
+    if (dtype == fl::kI64) return true;
+    const bool is_signed = dtype == fl::kI8 || dtype == fl::kI16 || dtype == fl::kI32;
     if (v < 0) return is_signed && v >= -(int64_t(1) << (8 * size_of(dtype) - 1));
-    const int bits = dtype == fl_cpu::kBool ? 1 : 8 * size_of(dtype) - is_signed;
+    const int bits = dtype == fl::kBool ? 1 : 8 * size_of(dtype) - is_signed;
     return bits >= 63 || v < int64_t(1) << bits;
   }
 };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "../cpu/problem.h"
 #include "problem.h"
 
 #ifdef __linux__
@@ -45,7 +46,7 @@ struct Call {
     p.parallel = parallel;
   }
 
-  bool wide() const { return p.x.dtype == fl_cpu::kF64; }
+  bool wide() const { return p.x.dtype == fl::kF64; }
 
   void check_targets() const {
     if (!p.bad_target) return;
@@ -69,9 +70,9 @@ double scalar(const Tensor& t) {
   require(t.numel() == 1, "a weight or an upstream gradient must be a 0-d tensor");
   const void* data = t.const_data_ptr();
   switch (dtype_of(t)) {
-    case fl_cpu::kF32:
+    case fl::kF32:
       return *static_cast<const float*>(data);
-    case fl_cpu::kF64:
+    case fl::kF64:
       return *static_cast<const double*>(data);
     default:
       throw std::invalid_argument("fastloss: a 0-d weight must be float32 or float64");
@@ -123,7 +124,7 @@ Tensor backward(Tensor upstream, Tensor state, Tensor x, Tensor y, MaybeTensor m
   Call call(x, y, mask, pixel_weight, ints, floats);
   fl_cpu::Problem& p = call.p;
   const Layout& at = call.layout;
-  require(dtype_of(state) == fl_cpu::kF64 && state.is_contiguous() && state.numel() >= at.counts_at(),
+  require(dtype_of(state) == fl::kF64 && state.is_contiguous() && state.numel() >= at.counts_at(),
           "backward got a state that is not of this loss");
   Tensor grad = fresh(torch::stable::empty_like(x));
   p.out = call.shape.array(grad, true);

@@ -55,7 +55,7 @@ struct Call {
     p.stream = on.stream();
   }
 
-  bool wide() const { return p.x.dtype == fl_cpu::kF64; }
+  bool wide() const { return p.x.dtype == fl::kF64; }
   bool here(const Tensor& t) const { return t.get_device_index() == device; }  // -1 on the CPU
 
   void run(const Tensor& like, const char* (*entry)(const fl_cuda::Problem&)) {
@@ -69,8 +69,8 @@ fl_cuda::Scalar scalar(const Tensor& t, const Tensor& x) {
   require(t.numel() == 1, "a weight or an upstream gradient must be a 0-d tensor");
   require(t.get_device_index() == x.get_device_index(), "a weight or an upstream gradient is on another device");
   const int dtype = dtype_of(t);
-  require(dtype == fl_cpu::kF32 || dtype == fl_cpu::kF64, "a 0-d weight must be float32 or float64");
-  return {t.const_data_ptr(), dtype == fl_cpu::kF64};
+  require(dtype == fl::kF32 || dtype == fl::kF64, "a 0-d weight must be float32 or float64");
+  return {t.const_data_ptr(), dtype == fl::kF64};
 }
 
 Tensor doubles(const Tensor& like, std::vector<int64_t> sizes) {
@@ -108,9 +108,8 @@ std::tuple<Tensor, Tensor, Tensor> loss(Tensor x, Tensor y, MaybeTensor mask, Ma
 
 void take_state(Call& call, const Tensor& state) {
   const Layout& at = call.layout;
-  require(
-      dtype_of(state) == fl_cpu::kF64 && state.is_contiguous() && state.numel() >= at.counts_at() && call.here(state),
-      "backward got a state that is not of this loss");
+  require(dtype_of(state) == fl::kF64 && state.is_contiguous() && state.numel() >= at.counts_at() && call.here(state),
+          "backward got a state that is not of this loss");
   double* memory = const_cast<double*>(static_cast<const double*>(state.const_data_ptr()));
   call.p.aux = memory + at.aux_at(), call.p.dsums = memory + at.dsums_at();
   call.p.scale = memory + state.numel() - 1;
@@ -134,7 +133,7 @@ void settle(Tensor upstream, Tensor grad, MaybeTensor predicted, Tensor state, T
   require(state.numel() > call.layout.counts_at(), "settle got a state that forward did not make");
   require(dtype_of(grad) == call.p.x.dtype && call.here(grad), "settle got a gradient that is not of these logits");
   if (predicted)
-    require(predicted->numel() == 1 && dtype_of(*predicted) == fl_cpu::kF64 && call.here(*predicted),
+    require(predicted->numel() == 1 && dtype_of(*predicted) == fl::kF64 && call.here(*predicted),
             "predicted must be a 0-d float64 tensor beside the logits");
   call.p.out = call.shape.array(grad, true);
   call.p.upstream = scalar(upstream, x);

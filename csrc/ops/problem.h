@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/problem.h"
 #include "../math/spec.h"
 #include "../math/sums.h"
+#include "../problem.h"
 
 namespace fl_ops {
 
@@ -29,31 +29,31 @@ inline void require(bool good, const char* message) {
 inline int dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Float:
-      return fl_cpu::kF32;
+      return fl::kF32;
     case ScalarType::Double:
-      return fl_cpu::kF64;
+      return fl::kF64;
     case ScalarType::Half:
-      return fl_cpu::kF16;
+      return fl::kF16;
     case ScalarType::BFloat16:
-      return fl_cpu::kBF16;
+      return fl::kBF16;
     case ScalarType::Bool:
-      return fl_cpu::kBool;
+      return fl::kBool;
     case ScalarType::Byte:
-      return fl_cpu::kU8;
+      return fl::kU8;
     case ScalarType::Char:
-      return fl_cpu::kI8;
+      return fl::kI8;
     case ScalarType::Short:
-      return fl_cpu::kI16;
+      return fl::kI16;
     case ScalarType::Int:
-      return fl_cpu::kI32;
+      return fl::kI32;
     case ScalarType::Long:
-      return fl_cpu::kI64;
+      return fl::kI64;
     case ScalarType::UInt16:
-      return fl_cpu::kU16;
+      return fl::kU16;
     case ScalarType::UInt32:
-      return fl_cpu::kU32;
+      return fl::kU32;
     case ScalarType::UInt64:
-      return fl_cpu::kU64;
+      return fl::kU64;
     default:
       throw std::invalid_argument("fastloss: a tensor has a dtype that the kernels do not read");
   }
@@ -77,7 +77,7 @@ struct Shape {
   int64_t pixels() const { return space[0] * space[1] * space[2]; }
 
   // Any tensor of the same samples and space, with as many channels as the logits, one, or no channel axis.
-  fl_cpu::Array array(const Tensor& t, bool needs_channels) const {
+  fl::Array array(const Tensor& t, bool needs_channels) const {
     const auto sizes = t.sizes(), strides = t.strides();
     const int rank = static_cast<int>(sizes.size());
     require(rank == axes + 1 || rank == axes + 2, "an input has the wrong number of axes");
@@ -85,7 +85,7 @@ struct Shape {
     const bool own_channels = rank == axes + 2;
     const int64_t planes = own_channels ? sizes[1] : 1;
     require(planes == channels || (planes == 1 && !needs_channels), "an input has another number of channels");
-    fl_cpu::Array a;
+    fl::Array a;
     a.data = const_cast<void*>(t.const_data_ptr());
     a.dtype = dtype_of(t);
     a.sample = strides[0];
@@ -128,17 +128,17 @@ void read_inputs(Problem& p, const fl::Spec& spec, const Shape& shape, const Ten
   p.samples = shape.samples, p.channels = shape.channels;
   for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
   p.x = shape.array(x, true);
-  require(p.x.dtype <= fl_cpu::kBF16, "logits must be floating point");
+  require(p.x.dtype <= fl::kBF16, "logits must be floating point");
   const int target = dtype_of(y);
-  p.ids = spec.activation == fl::kSoftmax && target > fl_cpu::kBF16;
+  p.ids = spec.activation == fl::kSoftmax && target > fl::kBF16;
   p.y = shape.array(y, !p.ids);
   if (mask) {
     p.mask = shape.array(*mask, false);
-    require(p.mask.dtype == fl_cpu::kBool, "mask must be bool");
+    require(p.mask.dtype == fl::kBool, "mask must be bool");
   }
   if (pixel_weight) {
     p.pixel_weight = shape.array(*pixel_weight, false);
-    require(p.pixel_weight.dtype <= fl_cpu::kBF16, "pixel_weight must be floating point");
+    require(p.pixel_weight.dtype <= fl::kBF16, "pixel_weight must be floating point");
   }
   p.ints = ints.data(), p.n_ints = ints.size(), p.floats = floats.data(), p.n_floats = floats.size();
   p.groups = Layout(shape, spec).groups;

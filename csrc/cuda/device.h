@@ -36,7 +36,7 @@ cudaError_t launch(void (*kernel)(Formal...), bool cooperative, int64_t grid, in
 
 namespace fl_cuda {
 // A barrier of all blocks of a cooperative launch, or of the only one of any launch.
-__device__ __forceinline__ void meet() {
+__device__ __forceinline__ void grid_barrier() {
   if (gridDim.x == 1)
     __syncthreads();
   else

@@ -1,0 +1,323 @@
+// From a problem to the kernels' arguments, and the pieces that all launches share.
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "../math/elements.h"
+#include "epilogue.h"
+
+namespace fl_old {
+const char* forward(const fl_cuda::Problem&);
+const char* backward(const fl_cuda::Problem&);
+const char* settle(const fl_cuda::Problem&);
+const char* elementwise(const fl_cuda::Problem&);
+int64_t workspace_bytes(const fl_cuda::Problem&);
+}  // namespace fl_old
+
+namespace fl_cuda {
+namespace {
+
+constexpr int kFinishThreads = 512, kReduceThreads = 256;
+constexpr int64_t kPartialBytes = 1 << 19;  // that blocks may leave, beyond one block a multiprocessor
+
+__global__ void __launch_bounds__(kFinishThreads)
+    epilogue(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l) {
+  __shared__ Epilogue e;
+  finish_sums(w, l, e);
+}
+
+// Many sums: a warp for each, then one block for the loss.
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_sums(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l) {
+  const int64_t warps = blockDim.x / kWarp, step = gridDim.x * warps;
+  const int columns = columns_of(w);
+  for (int64_t k = blockIdx.x * warps + threadIdx.x / kWarp; k < sums_size(w); k += step) {
+    const int64_t row = k / columns;
+    const double sum = add_column(w, l, row / w.channels, row % w.channels, static_cast<int>(k % columns));
+    if (threadIdx.x % kWarp == 0) w.sums[k] = sum;
+  }
+  if (blockIdx.x == 0 && threadIdx.x < kWarp) {
+    const double bad = count_bad(w, l);
+    if (threadIdx.x == 0) *w.bad = bad;
+  }
+  for (int64_t part = blockIdx.x; w.counts && part < w.parts; part += gridDim.x) store_counts(w, l, part);
+}
+__global__ void __launch_bounds__(kFinishThreads) finalize_sums(const FL_GRID_CONSTANT Work w) {
+  __shared__ double values[fl::kMaxTerms], weights[fl::kMaxTerms], aux[fl::kMaxTerms * fl::kAuxColumns],
+      scratch[2 * kMaxWarps + 1];
+  const BlockTeam team{scratch};
+  set_denominators(w, team, w.sums, aux);
+  const double loss = finalize(w, team, w.sums, aux, weights, values, w.grad_sums);
+  store_results(w, loss, *w.bad != 0.0, w.sums, w.grad_sums, aux, values);
+}
+
+struct PoolPart {
+  double numbers[kPool];
+};
+__global__ void store_pool(const FL_GRID_CONSTANT PoolPart part, double* to, int n) {
+  for (int i = threadIdx.x; i < n; i += blockDim.x) to[i] = part.numbers[i];
+}
+
+// One histogram for the first digit, which all terms of top-k share, then one for each further digit of each of them.
+int histograms_of(const Work& w) {
+  const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
+  int n = 1;
+  for (int i = 0; i < w.spec.n_terms; ++i) n += w.spec.terms[i].kind == fl::kTopk ? levels - 1 : 0;
+  return n;
+}
+
+// Blocks that a launch may have: what they leave must fit.
+int64_t most_blocks(const Work& w) {
+  const int64_t few = device().processors, many = 4 * few;
+  const int64_t fit = kPartialBytes / (8 * partials_of(w) + 1);
+  return w.parts + (fit < few ? few : (fit > many ? many : fit));
+}
+
+// The workspace, in this order, each piece 256-byte aligned.
+struct Layout {
+  int64_t partials, bad, sums, grad_sums, aux, histogram, pool, keys, end;
+};
+Layout layout_of(const Work& w, int64_t pool) {
+  Layout at{};
+  int64_t next = 0;
+  const auto take = [&](int64_t bytes) {
+    const int64_t here = next;
+    next += (bytes + 255) / 256 * 256;
+    return here;
+  };
+  const bool topk = w.spec.any(fl::kTopk);
+  at.partials = take(most_blocks(w) * partials_of(w) * 8);
+  at.bad = take(8);
+  at.sums = take(sums_size(w) * 8);
+  at.grad_sums = take(sums_size(w) * 8);
+  at.aux = take(fl::kMaxTerms * fl::kAuxColumns * 8);
+  at.histogram = take(topk ? histograms_of(w) * fl::kRadixBins * 8 : 0);
+  at.pool = take(pool > kPool ? pool * 8 : 0);
+  at.keys = take(topk && is_softmax(w) ? w.samples * w.pixels * (w.wide ? 8 : 4) : 0);
+  at.end = next;
+  return at;
+}
+
+// Which sums the terms use.
+void set_slots(Work& w) {
+  Slots& s = w.slots;
+  bool per_class[fl::kFixedSums] = {}, wanted[fl::kFixedSums] = {};
+  for (int c = fl::kInter; c < fl::kFixedSums; ++c) per_class[c] = true;
+  per_class[fl::kValid] = !is_softmax(w);
+  wanted[fl::kValid] = true;
+  for (int i = 0; i < w.spec.n_terms; ++i) {
+    const fl::Term& t = w.spec.terms[i];
+    if (t.kind == fl::kTversky) {
+      wanted[fl::kInter] = wanted[fl::kPred] = wanted[fl::kTarget] = true;
+      wanted[fl::kPredSq] |= t.squared, wanted[fl::kTargetSq] |= t.squared, wanted[fl::kAbsDiff] |= t.l1;
+    }
+    wanted[fl::kTarget] |= t.kind == fl::kCe && t.vector_length && w.class_indices;
+  }
+  for (int8_t& at : s.column) at = -1;
+  int next = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int c = 0; c < fl::kFixedSums; ++c)
+      if (wanted[c] && per_class[c] == (pass == 0)) s.column[c] = static_cast<int8_t>(next++);
+    if (pass == 0) {
+      if (w.counting) s.counts = static_cast<int8_t>(next), next += 4;
+      s.per_class = next;
+    }
+  }
+  for (int i = 0; i < w.spec.n_terms; ++i)
+    if (w.spec.terms[i].kind != fl::kTversky) s.column[fl::kFixedSums + i] = static_cast<int8_t>(next++);
+  s.bad = static_cast<int8_t>(next++);
+  s.scalars = next - s.per_class;
+}
+
+// The gradient needs no sum: only pointwise terms, whose denominators are known.
+bool is_at_once(const Work& w) {
+  if (w.spec.any_region() || w.spec.any(fl::kTopk) || w.known_valid < 0.0) return false;
+  for (int i = 0; i < w.spec.n_terms; ++i) {
+    const fl::Term& t = w.spec.terms[i];
+    if (t.kind == fl::kCe && t.vector_length && t.reduction == fl::kMean && w.class_indices) return false;
+  }
+  return true;
+}
+
+int64_t pool_size(const Problem& q, const Work& w) { return q.n_floats - w.spec.n_terms * fl::kTermFloats; }
+
+// All but what lies in the workspace.
+const char* prepare(const Problem& q, Work& w) {
+  if (const char* bad = fl::parse_spec(q.ints, q.n_ints, q.floats, q.n_floats, &w.spec)) return bad;
+  for (int i = 0; i < w.spec.n_terms; ++i) {
+    fl::Term& t = w.spec.terms[i];
+    w.pool_at[i] = t.vector ? static_cast<int>(t.vector - (q.floats + w.spec.n_terms * fl::kTermFloats)) : 0;
+    t.vector = nullptr;
+  }
+  w.x = q.x, w.y = q.y, w.mask = q.mask, w.pixel_weight = q.pixel_weight, w.out = q.out;
+  w.samples = q.samples, w.channels = q.channels;
+  w.pixels = 1;
+  for (int i = 0; i < 3; ++i) w.space[i] = q.space[i], w.pixels *= q.space[i];
+  w.class_indices = q.ids, w.masked = q.mask.data || w.spec.has_ignore, w.wide = q.x.dtype == fl::kF64;
+  w.groups = q.groups;
+  for (int i = 0; i < w.spec.n_terms; ++i) w.weights[i] = q.weights[i];
+  w.grad_output = q.upstream, w.grad_output_value = q.upstream_value;
+  w.logit_threshold = w.wide ? fl::probability_cut<double>(q.threshold) : fl::probability_cut<float>(q.threshold);
+  const bool softmax = is_softmax(w);
+  w.known_valid = w.masked ? -1.0 : static_cast<double>(w.samples) * (softmax ? 1 : w.channels) * w.pixels;
+  w.counting = q.counts != nullptr;
+  w.by_sample = w.groups != 1 || w.counting;
+  w.parts = (w.by_sample ? w.samples : 1) * (softmax ? 1 : w.channels);
+  w.planes = w.by_sample ? 1 : w.samples;
+  w.at_once = is_at_once(w);
+  set_slots(w);
+  w.loss = q.loss, w.values = q.values, w.sums = q.sums, w.grad_sums = q.dsums, w.aux = q.aux, w.counts = q.counts;
+  w.scale = q.scale, w.predicted = q.predicted;
+  return nullptr;
+}
+
+const char* begin(const Problem& q, Call& c) {
+  Work& w = c.w;
+  if (const char* bad = prepare(q, w)) return bad;
+  c.stream = static_cast<cudaStream_t>(q.stream);
+  const int64_t pool = pool_size(q, w);
+  const Layout at = layout_of(w, pool);
+  unsigned char* memory = static_cast<unsigned char*>(q.workspace);
+  const auto doubles = [&](int64_t offset) { return reinterpret_cast<double*>(memory + offset); };
+  w.partials = doubles(at.partials), w.bad = doubles(at.bad);
+  if (!w.sums) w.sums = doubles(at.sums);
+  if (!w.grad_sums) w.grad_sums = doubles(at.grad_sums);
+  if (!w.aux) w.aux = doubles(at.aux);
+  w.histogram = reinterpret_cast<unsigned long long*>(memory + at.histogram);
+  w.keys = memory + at.keys;
+  const double* numbers = q.floats + w.spec.n_terms * fl::kTermFloats;
+  if (pool <= kPool) {
+    if (pool) std::memcpy(w.pool, numbers, pool * sizeof(double));
+    return nullptr;
+  }
+  w.far_pool = doubles(at.pool);
+  for (int64_t i = 0; i < pool; i += kPool) {
+    PoolPart part;
+    const int n = static_cast<int>(pool - i < kPool ? pool - i : kPool);
+    std::memcpy(part.numbers, numbers + i, n * sizeof(double));
+    const cudaError_t error = FL_LAUNCH(store_pool, 1, 256, 0, c.stream, part, doubles(at.pool) + i, n);
+    if (error != cudaSuccess) return fault(error);
+  }
+  return nullptr;
+}
+
+Device ask() {
+  Device d;
+  int id = 0, cooperative = 0;
+  if (cudaGetDevice(&id) != cudaSuccess) return d;
+  cudaDeviceGetAttribute(&d.processors, cudaDevAttrMultiProcessorCount, id);
+  cudaDeviceGetAttribute(&d.block_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
+  cudaDeviceGetAttribute(&d.shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, id);
+  cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, id);
+  d.cooperative = cooperative != 0;
+  return d;
+}
+
+}  // namespace
+
+const Device& device() {
+  static Device known[64];
+  static std::once_flag asked[64];
+  int id = 0;
+  cudaGetDevice(&id);
+  id %= 64;
+  std::call_once(asked[id], [&] { known[id] = ask(); });
+  return known[id];
+}
+
+Path forced_path() {
+  static const Path path = [] {
+    const char* name = std::getenv("FASTLOSS_CUDA_PATH");
+    const std::string wish = name ? name : "";
+    return wish == "resident" ? kResident : (wish == "split" ? kSplit : kAuto);
+  }();
+  return path;
+}
+
+const char* fault(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // it is reported here, and must not show up in someone else's check
+  return cudaGetErrorString(error);
+}
+
+bool packed(const Work& w, const Array& a, int64_t samples, int64_t bytes) {
+  const int64_t size = fl::bytes_of(a.dtype);
+  const auto axis = [&](int i, int64_t stride) { return w.space[i] == 1 || a.space[i] == stride; };
+  if (!axis(2, 1) || !axis(1, w.space[2]) || !axis(0, w.space[1] * w.space[2])) return false;
+  const bool sample = samples <= 1 || a.sample * size % bytes == 0;
+  const bool channel = w.channels <= 1 || a.channel * size % bytes == 0;
+  return reinterpret_cast<uintptr_t>(a.data) % bytes == 0 && sample && channel;
+}
+
+Launch divide(const Work& w, Phase phase, int64_t tile, int64_t limit) {
+  Launch l{};
+  const int64_t each = (w.pixels + tile - 1) / tile;
+  l.phase = phase;
+  l.tiles_per_plane = FastDivisor(static_cast<uint32_t>(each > 0 ? each : 1));
+  l.tiles = static_cast<uint32_t>(each * w.planes);
+  const int64_t whole = limit < most_blocks(w) ? limit : most_blocks(w);
+  const int64_t fair = w.parts > 0 ? whole / w.parts : 1, most = l.tiles > 0 ? l.tiles : 1;
+  l.blocks = static_cast<uint32_t>(fair < 1 ? 1 : (fair > most ? most : fair));
+  return l;
+}
+
+cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream) {
+  if (finishes_in_block(w)) return FL_LAUNCH(epilogue, 1, kFinishThreads, 0, stream, w, l);
+  const int64_t warps = kReduceThreads / kWarp, wanted = (sums_size(w) + warps - 1) / warps;
+  const int64_t limit = 8 * device().processors;
+  const cudaError_t error = FL_LAUNCH(reduce_sums, wanted < limit ? wanted : limit, kReduceThreads, 0, stream, w, l);
+  return error == cudaSuccess ? FL_LAUNCH(finalize_sums, 1, kFinishThreads, 0, stream, w) : error;
+}
+
+namespace {
+
+// What the second design does already.
+constexpr bool kSigmoidIsNew = false, kSoftmaxIsNew = false;
+bool is_old(const Problem& q) { return q.ints[1] == fl::kSoftmax ? !kSoftmaxIsNew : !kSigmoidIsNew; }
+
+const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*softmax)(Call&), bool forward = false,
+                bool rescaling = false) {
+  Call c{};
+  c.forward = forward, c.rescaling = rescaling;
+  if (const char* bad = begin(q, c)) return bad;
+  return is_softmax(c.w) ? softmax(c) : sigmoid(c);
+}
+
+}  // namespace
+
+#ifdef FL_SECOND_DESIGN
+const char* forward(const Problem& q) {
+  return is_old(q) ? fl_old::forward(q) : run(q, sigmoid_forward, softmax_forward, true);
+}
+const char* backward(const Problem& q) {
+  return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, softmax_backward);
+}
+const char* settle(const Problem& q) {
+  return is_old(q) ? fl_old::settle(q) : run(q, sigmoid_backward, softmax_backward, false, true);
+}
+const char* elementwise(const Problem& q) {
+  return is_old(q) ? fl_old::elementwise(q) : run(q, sigmoid_elementwise, softmax_elementwise);
+}
+#else
+const char* forward(const Problem& q) { return fl_old::forward(q); }
+const char* backward(const Problem& q) { return fl_old::backward(q); }
+const char* settle(const Problem& q) { return fl_old::settle(q); }
+const char* elementwise(const Problem& q) { return fl_old::elementwise(q); }
+#endif
+
+int64_t workspace_bytes(const Problem& q) {
+  if (is_old(q)) return fl_old::workspace_bytes(q);
+  Work w{};
+  if (prepare(q, w)) return 0;
+  return layout_of(w, pool_size(q, w)).end;
+}
+
+const char* reason() {
+  cudaFuncAttributes own;
+  return fault(cudaFuncGetAttributes(&own, epilogue));
+}
+
+}  // namespace fl_cuda

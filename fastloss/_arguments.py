@@ -107,7 +107,7 @@ def fraction(value: Any) -> Fraction:
         hint = f"; nnU-Net counts percent, its k={value} is k={value / 100} here" if not isinstance(value, bool) else ""
         raise TypeError(f"k must be a float in (0, 1], got the integer {value}{hint}.")
     k = value if isinstance(value, Fraction) else Fraction(repr(number("k", value, 0.0, 1.0, open_low=True)))
-    if not 0 < k <= 1:
+    if not 0 < k.numerator <= k.denominator:  # torch.compile before 2.13 cannot compare a Fraction
         raise ValueError(f"k must be a float in (0, 1], got {value}.")
     return k
 

@@ -32,7 +32,7 @@ from ._registry import (
     WANT_GRAD,
     layout,
 )
-from .spec import Spec, Term
+from .spec import Spec, Term, encode
 
 __all__ = ["AUX_COLUMNS", "BACKENDS", "BATCH_FIELD", "FAKES", "FIXED_SUMS", "HEADER_INTS", "SCHEMAS", "TERM_INTS"]
 
@@ -234,7 +234,8 @@ def counts(
     threshold: float,
 ) -> Tensor:
     """int64 [N, C, 4] of tp, fp, fn, tn; the terms of the spec do not matter."""
-    ints, floats = Spec(spec.mode, (Term("tversky"),), spec.ignore_index).encode(x.shape[1])
+    region = Spec(spec.mode, (Term("tversky"),), spec.ignore_index)
+    ints, floats = encode(region, 0) if _compiling() else region.encode(0)
     with torch.no_grad():
         found = loss(backend, ints, floats, x, y, mask, None, [], True, threshold)[2]
     assert found is not None

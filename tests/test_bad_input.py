@@ -65,7 +65,11 @@ CONSTRUCTORS = [
     (ValueError, "ignore_index", lambda: A + fl.DiceLoss("binary", ignore_index=255)),
     (ValueError, "backend", lambda: A + fl.DiceLoss("binary", backend="reference")),
     (ValueError, "reduction", lambda: A + fl.BCEWithLogitsLoss(reduction="none")),
-    (ValueError, "must share their process_group", lambda: fl.DiceLoss("binary", process_group=True) + fl.TopKLoss("binary")),
+    (
+        ValueError,
+        "must share their process_group",
+        lambda: fl.DiceLoss("binary", process_group=True) + fl.TopKLoss("binary"),
+    ),
     (ValueError, "process_group", lambda: fl.DiceLoss("binary", process_group=True) + A),
     (ValueError, "weight", lambda: NAN * A),
     (ValueError, "weight", lambda: torch.ones(2) * A),

@@ -1,5 +1,7 @@
 """torch.compile(fullgraph=True, dynamic=True): equal values and gradients, and no recompilation where none is due."""
 
+import threading
+
 import pytest
 import torch
 from cases import LOSSES, MODES, SHAPES, build, crossentropy, logits, oracle, target
@@ -8,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastloss as fl
 from fastloss import functional
+from fastloss.compat.torch import sigmoid_focal_loss
 
 pytestmark = pytest.mark.compile
 NAMES = [f"{m}:{n}" for m in MODES for n in ("dice", "focal-1.5", "topk", "everything")]
@@ -114,6 +117,51 @@ def test_functional_form_and_statistics(compiled):
         assert torch.equal(counts, stats.counts) and torch.equal(terms["dice"], stats.terms["dice"])
         loss.backward()
         assert x.grad.isfinite().all()
+
+
+FORMS = {
+    "topk": lambda x, y: functional.topk_loss(x, y, "multiclass", k=0.29),
+    "ce": lambda x, y: functional.cross_entropy_loss(x, y, class_weights=[1.0, 2.0, 0.5], label_smoothing=0.1),
+    "focal": lambda x, y: functional.focal_loss(x, y, "multiclass", gamma=1.5, alpha=[0.1, 0.2, 0.3]),
+    "tversky": lambda x, y: functional.tversky_loss(x, y, "multiclass", alpha=0.3, beta=0.7, gamma=1.5),
+    "iou": lambda x, y: functional.iou_loss(x, y, "multiclass", classes=[0, 2], batch=False, empty="skip"),
+    "made inside": lambda x, y: (fl.DiceLoss("multiclass") + 0.5 * fl.TopKLoss("multiclass", k=0.2))(x, y),
+    "deep supervision": lambda x, y: fl.DeepSupervisionLoss(fl.DiceLoss("multiclass"))([x, x[..., ::2, ::2]], y),
+    "torchvision": lambda x, y: sigmoid_focal_loss(x, (y[:, None] == 1).expand(x.shape).float(), reduction="mean"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_losses_that_a_compiled_function_makes(form, compiled):
+    x, y = inputs("multiclass", (12, 10))
+    with fl.backends.use(compiled):
+        (grad,) = torch.autograd.grad(compile(form)[0](x, y), x)
+        (expected,) = torch.autograd.grad(form(x, y), x)
+    assert_vector(grad, expected, torch.float32)
+
+
+def test_the_chosen_backend_is_guarded(compiled):
+    """A compiled loss follows `backends.use`, each thread its own."""
+    loss, counter = compile(fl.DiceLoss("binary"))
+    x, y = inputs("binary")
+    found = []
+
+    def call():
+        loss(x, y)
+        found.append(counter.frame_count)
+
+    with fl.backends.use(compiled):
+        call()
+        with fl.backends.use("reference"):
+            call()
+            thread = threading.Thread(target=call)  # where the device decides
+            thread.start()
+            thread.join()
+            call()
+        call()
+    before, other, elsewhere, *again = found
+    assert before < other <= elsewhere
+    assert again == [elsewhere] * 2
 
 
 @pytest.mark.parametrize("mode", MODES)

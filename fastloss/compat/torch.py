@@ -176,25 +176,34 @@ class SigmoidFocalLoss(CompatLoss):
         return self._scaled(1.0, inputs, targets)
 
     def _scaled(self, scale: float, inputs: Tensor, targets: Tensor) -> Tensor:
-        call = self._call(inputs, targets)
-        if self.reduction == "none":
-            return elementwise(call.loss.scaled(scale), call.x, call.y).reshape(inputs.shape)
-        value = call.run(scale)
-        return value * torch.nan if self.reduction == "mean" and inputs.numel() == 0 else value
+        return _focal(scale, self._call(inputs, targets), inputs)
 
     def _call(self, inputs: Tensor, targets: Tensor) -> Call:
-        if inputs.shape != targets.shape:
-            raise ValueError(f"targets must have the shape {list(inputs.shape)} of inputs, got {list(targets.shape)}.")
-        vector = (float(self.alpha),) if self.alpha >= 0 else ()
-        term = Term("focal", reduction=self.reduction, gamma=float(self.gamma), vector=vector)
-        return Call(Linear("multilabel", (term,)), spatial(inputs), spatial(targets))
+        return _focal_call(inputs, targets, self.alpha, self.gamma, self.reduction)
 
 
 def sigmoid_focal_loss(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> Tensor:
     """`torchvision.ops.sigmoid_focal_loss`, see `SigmoidFocalLoss`."""
-    return SigmoidFocalLoss(alpha, gamma, reduction)(inputs, targets)
+    _check_reduction(reduction)
+    return _focal(1.0, _focal_call(inputs, targets, alpha, gamma, reduction), inputs)
+
+
+def _focal_call(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str) -> Call:
+    if inputs.shape != targets.shape:
+        raise ValueError(f"targets must have the shape {list(inputs.shape)} of inputs, got {list(targets.shape)}.")
+    vector = (float(alpha),) if alpha >= 0 else ()
+    term = Term("focal", reduction=reduction, gamma=float(gamma), vector=vector)
+    return Call(Linear("multilabel", (term,)), spatial(inputs), spatial(targets))
+
+
+def _focal(scale: float, call: Call, inputs: Tensor) -> Tensor:
+    (term,) = call.loss.terms
+    if term.reduction == "none":
+        return elementwise(call.loss.scaled(scale), call.x, call.y).reshape(inputs.shape)
+    value = call.run(scale)
+    return value * torch.nan if term.reduction == "mean" and inputs.numel() == 0 else value
 
 
 def spatial(t: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ def sums(
     columns = [valid.sum(-1).to(dtype)]
     wanted = [
         (any(not t.l1 for t in regions), lambda: i.p * i.y),
-        (bool(regions), lambda: i.p),
-        (bool(regions), lambda: i.y),
+        (len(regions) > 0, lambda: i.p),
+        (len(regions) > 0, lambda: i.y),
         (any(t.squared for t in regions), lambda: i.p * i.p),
         (any(t.squared for t in regions), lambda: i.y * i.y),
         (any(t.l1 for t in regions), lambda: (i.p - i.y).abs()),

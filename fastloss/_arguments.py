@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NoReturn
 
 from .backends import check_name
 from .spec import MODES, REDUCTIONS
 
 
 def mode(value: Any, allowed: tuple[str, ...] = MODES, hint: str = "") -> str:
-    if value not in MODES:
+    if not isinstance(value, str) or value not in MODES:
         raise ValueError(f"mode must be one of {_list(MODES)}, got {value!r}.")
     if value not in allowed:
         raise ValueError(f"mode must be {_list(allowed)} for this loss, got {value!r}{hint}.")
@@ -37,7 +37,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {_list(allowed)}, got {value!r}.")
     return value
 
@@ -67,23 +67,24 @@ def count(name: str, value: Any, low: int = 0) -> int:
 
 
 def vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
-    """Numbers in [0, high], one for each channel, from a list, a tuple or a 1-d tensor; () for None."""
+    """Numbers in [0, high], one for each channel, in order, from a list, a tuple, an array or a 1-d tensor; () for
+    None. The numbers of a tensor are read once, so that it can neither learn nor lie where nothing can be read."""
     if value is None:
         return ()
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list with one number for each channel, got {value!r}.")
-    values = _listed(value)
+    what = f"{name} must be a list with one number for each channel, in order"
+    values = _listed(name, value, what, (Mapping, Set))
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{name} must be a list with one number for each channel, got {value!r}.")
+        raise ValueError(f"{what}, got {value!r}.")
     return tuple([number(name, v, 0.0, high) for v in values])
 
 
 def number_or_vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
     """As `vector`, where a single number stands for every channel."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if value is not None and (isinstance(value, Real) or not isinstance(value, Iterable)):
-        return (number(name, value, 0.0, high),)
+    single = value
+    if getattr(value, "ndim", None) == 0:
+        single = _listed(name, value, f"{name} must be a number or a list of them")
+    if single is not None and (isinstance(single, Real) or not isinstance(single, Iterable)):
+        return (number(name, single, 0.0, high),)
     return vector(name, value, high)
 
 
@@ -91,14 +92,25 @@ def classes(value: Any) -> tuple[int, ...] | None:
     """Distinct channel numbers, sorted."""
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
-    values = _listed(value)
-    if any([isinstance(v, bool) or not isinstance(v, Integral) for v in values]):
+    values = _listed("classes", value, "classes must be a list of channel numbers", (Mapping,))
+    if not isinstance(values, list) or any([isinstance(v, bool) or not isinstance(v, Integral) for v in values]):
         raise TypeError(f"classes must be a list of channel numbers, got {value!r}.")
     if not values or min(values) < 0 or len(set(values)) != len(values):
         raise ValueError(f"classes must be distinct channel numbers from 0, at least one, got {value!r}.")
     return tuple(sorted(map(int, values)))
+
+
+def pairs(name: str, value: Any, what: str) -> list[tuple[Any, Any]]:
+    """At least one pair, from a list or anything else that has an order."""
+    if isinstance(value, Mapping | Set | str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of pairs {what}, got {type(value).__name__}.")
+    found = list(value)
+    if not found:
+        raise ValueError(f"{name} must hold at least one pair {what}, got none.")
+    for pair in found:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise TypeError(f"{name} must be a list of pairs {what}, got one that holds {type(pair).__name__}.")
+    return [(first, second) for first, second in found]
 
 
 def fraction(value: Any) -> Fraction:
@@ -127,8 +139,32 @@ def process_group(value: Any) -> object:
     raise TypeError(f"process_group must be True or a torch.distributed process group, got {type(value).__name__}.")
 
 
-def _listed(values: Any) -> Any:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+def _listed(name: str, values: Any, what: str, refused: tuple[type, ...] = ()) -> Any:
+    """The values as Python numbers in a list; a number for a 0-d tensor."""
+    if getattr(values, "requires_grad", False):
+        raise ValueError(f"{name} must not require a gradient, because its numbers are read once; detach it.")
+    if hasattr(values, "tolist"):
+        try:
+            return values.tolist()
+        except RuntimeError:
+            raise ValueError(f"{what}, got a tensor on {values.device} whose numbers cannot be read.") from None
+    if isinstance(values, (str, bytes, bytearray, *refused)) or not isinstance(values, Iterable):
+        kind = f" ({type(values).__name__})" if isinstance(values, refused) else ""
+        raise TypeError(f"{what}, got {values!r}{kind}.")
+    return list(values)
+
+
+def refuse_change(owner: object, name: str) -> NoReturn:
+    kind = type(owner).__name__
+    raise AttributeError(f"{name} of {kind} cannot be changed after construction; build a new {kind} with it.")
+
+
+def shown(tensor: Any) -> str:
+    """The number of a 0-d tensor or the numbers of another, or where it lies if they cannot be read (meta, fake)."""
+    try:
+        return str(tensor.tolist()) if tensor.ndim else f"{tensor.item():.6g}"
+    except RuntimeError:
+        return f"<{'fake' if tensor.device.type != 'meta' else 'meta'}>"
 
 
 def _list(values: tuple[str, ...]) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from . import _arguments as check
 from .plan import plan
 from .spec import Spec, Term
 from .stats import Stats
 
 MAX_TERMS = 16  # kMaxTerms of csrc/math/spec.h
+SETTINGS = {"backend", "spec", "weights"}  # and the arguments of every loss: names that cannot be assigned later
 
 
 class Part(NamedTuple):
@@ -30,10 +33,12 @@ class Part(NamedTuple):
 class Criterion(nn.Module):
     """Base of every loss: called with logits and a target, and closed under `+`, `-`, `*` and `/`.
 
-    Attributes: mode, ignore_index, backend and process_group as given to the constructor (read-only).
+    Attributes: mode, ignore_index, backend and process_group as given to the constructor (read-only). A setting that is
+    assigned later raises AttributeError: a loss is made once, and another one costs nothing.
     """
 
     __array_ufunc__ = None  # numpy scalars leave `scalar * loss` to the loss
+    _own_settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -44,8 +49,6 @@ class Criterion(nn.Module):
         process_group: Any = None,
     ) -> None:
         super().__init__()
-        self.mode = mode
-        self.ignore_index = ignore_index
         self._parts = tuple(parts)
         self._factors = tuple(dict.fromkeys([part.factors for part in parts if part.factors]))
         terms, rows = [], []
@@ -58,6 +61,29 @@ class Criterion(nn.Module):
         self._rows = tuple(rows)
         self._names = tuple([part.name for part in parts])
         self._plan = plan(Spec(mode, tuple(terms), ignore_index), backend, process_group)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = set(inspect.signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
+        if cls.__module__.startswith("fastloss."):
+            SETTINGS.update(own)
+        else:  # a user's subclass keeps its own arguments where it likes
+            cls._own_settings = cls._own_settings | own
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS and name not in self._own_settings:
+            check.refuse_change(self, name)
+        if name in self._buffers or name in self._parameters:  # weight tensors
+            _weight(value)
+        super().__setattr__(name, value)
+
+    @property
+    def mode(self) -> str:
+        return self._plan.spec.mode
+
+    @property
+    def ignore_index(self) -> int | None:
+        return self._plan.spec.ignore_index
 
     @property
     def backend(self) -> str | None:
@@ -178,9 +204,7 @@ class CompoundLoss(Criterion):
     """
 
     def __init__(self, terms: Iterable[tuple[float | Tensor, Criterion]]) -> None:
-        pairs = [(weight, _checked(loss)) for weight, loss in terms]
-        if not pairs:
-            raise ValueError("terms must hold at least one pair (weight, loss), got none.")
+        pairs = [(weight, _checked(loss)) for weight, loss in check.pairs("terms", terms, "(weight, loss)")]
         mode, ignore_index, backend, group = _common([loss for _, loss in pairs])
         tensors: dict[str, Tensor] = {}
         parts: list[Part] = []
@@ -206,7 +230,7 @@ class CompoundLoss(Criterion):
     def __repr__(self) -> str:
         lines = []
         for part in self._parts:
-            factors = "".join([f" * {name}={self._tensor(name).item():.6g}" for name in part.factors])
+            factors = "".join([f" * {name}={check.shown(self._tensor(name))}" for name in part.factors])
             lines.append(f"  {part.term.weight:+.6g}{factors} * {part.text}")
         return "CompoundLoss(\n" + "\n".join(lines) + "\n)"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
-from .compound import Criterion
+from .compound import SETTINGS, Criterion
 from .plan import plan
 from .schedule import LossSchedule
 from .spec import Spec
@@ -43,13 +43,23 @@ class DeepSupervisionLoss(nn.Module):
         self, criterion: nn.Module, weights: Sequence[float] | None = None, *, interpolation: str = "nearest-exact"
     ) -> None:
         super().__init__()
-        if not isinstance(criterion, nn.Module):
-            raise TypeError(f"criterion must be a loss module, got {type(criterion).__name__}.")
         self.criterion = criterion
-        self.weights = None if weights is None else check.vector("weights", weights)
-        if self.weights is not None and not any(self.weights):
-            raise ValueError(f"weights must not all be 0, got {list(self.weights)}.")
-        self.interpolation = check.choice("interpolation", interpolation, INTERPOLATIONS)
+        self.weights: Any = weights
+        self.interpolation = interpolation
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings can be changed at any time, and are checked as those of the constructor."""
+        if name in SETTINGS and name != "weights":
+            check.refuse_change(self, name)
+        if name == "criterion" and not isinstance(value, nn.Module):
+            raise TypeError(f"criterion must be a loss module, got {type(value).__name__}.")
+        if name == "weights" and value is not None:
+            value = check.vector("weights", value)
+            if not any(value):
+                raise ValueError(f"weights must not all be 0, got {list(value)}.")
+        if name == "interpolation":
+            value = check.choice("interpolation", value, INTERPOLATIONS)
+        super().__setattr__(name, value)
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Number
 from typing import Any
 
 import torch
@@ -176,9 +177,10 @@ def _counting(mode: str, ignore_index: int | None, backend: str | None) -> Plan:
 
 
 def _plan(owner: type[Criterion], mode: str, settings: dict[str, Any]) -> Plan:
-    flat = [_hashable(item) for pair in settings.items() for item in pair]
-    make = _make if torch.compiler.is_compiling() else _cached
-    return make(owner, mode, *flat)
+    flat = [_by_value(item) for pair in settings.items() for item in pair]
+    if torch.compiler.is_compiling() or not all(map(_fixed, (mode, *flat))):
+        return owner(mode, **settings)._plan
+    return _cached(owner, mode, *flat)
 
 
 def _make(owner: Callable[..., Criterion], mode: str, *flat: Any) -> Plan:
@@ -188,8 +190,16 @@ def _make(owner: Callable[..., Criterion], mode: str, *flat: Any) -> Plan:
 _cached = lru_cache(maxsize=256, typed=True)(_make)  # typed: k=1 is refused, k=1.0 is not
 
 
-def _hashable(value: Any) -> Any:
-    """Lists and tensors by value: a cache must not go by the identity of what can change."""
-    if isinstance(value, Tensor):
+def _by_value(value: Any) -> Any:
+    """Lists, arrays and tensors by value: a cache must not go by the identity of what can change."""
+    if hasattr(value, "tolist") and not getattr(value, "requires_grad", False) and not getattr(value, "is_meta", False):
         value = value.tolist()
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_by_value, value)) if isinstance(value, list | tuple) else value
+
+
+def _fixed(value: Any) -> bool:
+    """Whether a cache may go by it; anything else is for the class to judge."""
+    if isinstance(value, tuple):
+        return all(map(_fixed, value))
+    group = hasattr(value, "size") and not isinstance(value, Tensor)
+    return value is None or isinstance(value, str | Number) or group

@@ -86,7 +86,7 @@ class CrossEntropyLoss(SingleLoss):
     Args:
         mode: "multiclass".
         class_weights: one number for each class, at least 0. With class ids the mean divides by the sum of the weights
-            of the valid pixels, with probabilities by their number.
+            of the valid pixels (and is 0 where that is 0, not NaN as in torch), with probabilities by their number.
         label_smoothing: e in [0, 1]; the target becomes y (1 - e) + e / C.
         reduction: "mean", "sum" or "none" ([N, *S]).
         ignore_index: pixels with this class id are left out.

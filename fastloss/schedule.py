@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
-from .compound import CompoundLoss, Criterion
+from .compound import SETTINGS, CompoundLoss, Criterion
 from .stats import Stats
+
+# Names that cannot be assigned: arguments of the ways to make a schedule, and what is read only.
+_SETTINGS = {"a", "b", "stages", "starts", "start", "end", "period", "patience", "min_delta", "mode", "active", "kind"}
 
 
 class LossSchedule(nn.Module):
@@ -38,9 +41,7 @@ class LossSchedule(nn.Module):
     """
 
     def __init__(self, stages: Iterable[tuple[int, Criterion]]) -> None:
-        stages = list(stages)
-        if not stages:
-            raise ValueError("stages must hold at least one pair (first epoch, loss), got none.")
+        stages = check.pairs("stages", stages, "(first epoch, loss)")
         starts = [check.count("a stage's first epoch", start) for start, _ in stages]
         if starts[0] != 0 or any([b <= a for a, b in pairwise(starts)]):
             raise ValueError(f"stages must start at epoch 0 and then increase, got {starts}.")
@@ -108,6 +109,11 @@ class LossSchedule(nn.Module):
         self._epoch = -1
         self._best: float | None = None
         self._waited = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTINGS or name in SETTINGS:
+            check.refuse_change(self, name)
+        super().__setattr__(name, value)
 
     @property
     def active(self) -> Criterion:

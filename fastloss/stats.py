@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._arguments import shown
+
 
 class Stats:
     """What `with_stats` returns beside the loss.
@@ -44,7 +46,7 @@ class Stats:
         return tp, fp, fn
 
     def __repr__(self) -> str:
-        terms = ", ".join([f"{name}={value.item():.6g}" for name, value in self.terms.items()])
+        terms = ", ".join([f"{name}={shown(value)}" for name, value in self.terms.items()])
         return f"Stats(counts={list(self.counts.shape)}{', ' + terms if terms else ''})"
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from . import backends
-from .reference.inputs import clamped, out_of_range, per_pixel, select
+from .reference.inputs import clamped, out_of_range, per_pixel, select, signed
 from .spec import Spec
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-INTEGERS = (torch.int64, torch.uint8, torch.int32, torch.int16, torch.int8)
+INTEGERS = (torch.int64, torch.uint8, torch.int32, torch.int16, torch.int8, torch.uint16, torch.uint32, torch.uint64)
 TARGETS = (torch.bool, *INTEGERS, *LOGITS)
 
 
@@ -150,7 +150,7 @@ def check_weights(weights: list[Tensor], x: Tensor) -> None:
 
 def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
     """Raises ValueError if a valid class id or target is out of range; waits for the device of y."""
-    flat = per_pixel(y.detach(), x)
+    flat = signed(per_pixel(y.detach(), x))
     valid = select(spec, flat, mask if mask is None else per_pixel(mask, x))
     if not out_of_range(spec, flat, valid, x.shape[1]):
         return

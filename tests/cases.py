@@ -9,7 +9,8 @@ from fastloss import _library, triton
 
 MODES = ("binary", "multilabel", "multiclass")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which PyTorch itself hardly computes with
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *UNSIGNED)
 CHANNELS = {"binary": 1, "multilabel": 3, "multiclass": 3}
 SHAPES = {mode: (4, channels, 13, 11) for mode, channels in CHANNELS.items()}
 

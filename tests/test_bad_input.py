@@ -1,19 +1,74 @@
 """Bad input: the right type of error, one sentence, the argument's name, and nothing returned."""
 
 import re
+from collections import Counter, deque
 
+import numpy as np
 import pytest
 import torch
 from cases import DEVICES, LOSSES, MODES, SHAPES, WAITS, build, logits, target
 
 import fastloss as fl
 from fastloss import functional
+from fastloss.compat import WeightedSum
 
 NAN, INF = float("nan"), float("inf")
 X, Y = logits(SHAPES["binary"]), target("binary", SHAPES["binary"])
 XC, YC = logits(SHAPES["multiclass"]), target("multiclass", SHAPES["multiclass"])
 A, B = fl.DiceLoss("binary"), fl.BCEWithLogitsLoss()
 N, SPACE = SHAPES["binary"][0], SHAPES["binary"][2:]
+
+# What is no list with one number for each channel, in order; each argument that takes one, in class and function.
+NO_VECTORS = {
+    "dict": (TypeError, {0: 1.0, 1: 2.0, 2: 0.5}),
+    "empty dict": (TypeError, {}),
+    "counter": (TypeError, Counter([0, 1, 1, 2])),
+    "set": (TypeError, {1.0, 2.0, 0.5}),
+    "frozenset": (TypeError, frozenset({1.0, 2.0, 0.5})),
+    "keys": (TypeError, {1.0: 0, 2.0: 1}.keys()),
+    "string": (TypeError, "123"),
+    "bytes": (TypeError, b"123"),
+    "strings": (TypeError, ["1", "2", "3"]),
+    "bools": (TypeError, [True, False, True]),
+    "boolean tensor": (TypeError, torch.ones(3).bool()),
+    "nested": (TypeError, [[1.0, 2.0, 3.0]]),
+    "matrix": (TypeError, np.ones((1, 3))),
+    "complex": (TypeError, [1j, 2.0, 3.0]),
+    "none": (TypeError, [None, 1.0, 1.0]),
+    "object": (TypeError, object()),
+    "nan": (ValueError, [NAN, 1.0, 1.0]),
+    "infinite": (ValueError, np.array([INF, 1.0, 1.0])),
+    "negative": (ValueError, (-1.0, 1.0, 1.0)),
+    "empty": (ValueError, []),
+    "empty generator": (ValueError, (v for v in ())),
+    "gradient": (ValueError, torch.ones(3, requires_grad=True)),
+    "parameter": (ValueError, torch.nn.Parameter(torch.ones(3))),
+    "meta": (ValueError, torch.ones(3, device="meta")),
+}
+TAKE_VECTORS = [
+    ("class_weights", fl.CrossEntropyLoss, functional.cross_entropy_loss, "multiclass"),
+    ("class_weights", fl.DiceLoss, functional.dice_loss, "multiclass"),
+    ("class_weights", fl.TverskyLoss, functional.tversky_loss, "multilabel"),
+    ("class_weights", fl.JaccardLoss, functional.jaccard_loss, "multilabel"),
+    ("pos_weight", fl.BCEWithLogitsLoss, functional.bce_with_logits_loss, "multilabel"),
+    ("alpha", fl.FocalLoss, functional.focal_loss, "multilabel"),
+    ("alpha", fl.FocalLoss, functional.focal_loss, "multiclass"),
+]
+VECTORS = [
+    (error, name, lambda cls=cls, mode=mode, name=name, bad=bad: cls(mode, **{name: bad}))
+    for name, cls, _, mode in TAKE_VECTORS
+    for error, bad in NO_VECTORS.values()
+]
+VECTORS += [
+    (error, "weights", lambda bad=bad: fl.DeepSupervisionLoss(fl.DiceLoss("binary"), bad))
+    for error, bad in NO_VECTORS.values()
+]
+NO_PAIRS = [{A: 0.5, B: 0.5}, {(0.5, A)}, "ab", 3, [A, B], [(0.5, A, B)], ["ab"], {}]
+VECTORS += [(TypeError, "terms", lambda bad=bad: fl.CompoundLoss(bad)) for bad in NO_PAIRS]
+VECTORS += [(TypeError, "stages", lambda bad=bad: fl.LossSchedule(bad)) for bad in ({0: A, 5: B}, *NO_PAIRS)]
+VECTORS += [(TypeError, "pairs", lambda bad=bad: WeightedSum(bad)) for bad in NO_PAIRS]
+NO_CLASSES = [{0: 1.0, 1: 1.0}, "01", b"01", [True, False], torch.tensor([True, False]), [[0, 1]], np.array([0.0]), 1]
+VECTORS += [(TypeError, "classes", lambda bad=bad: fl.DiceLoss("multiclass", classes=bad)) for bad in NO_CLASSES]
 
 CONSTRUCTORS = [
     (ValueError, "mode", lambda: fl.DiceLoss("tertiary")),
@@ -28,6 +83,9 @@ CONSTRUCTORS = [
     (ValueError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=[1.0, INF])),
     (TypeError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=torch.ones(2, 2))),
     (TypeError, "class_weights", lambda: fl.CrossEntropyLoss(class_weights=2.0)),
+    *VECTORS,
+    *((ValueError, "mode", lambda m=m: fl.DiceLoss(m)) for m in (["binary"], None, np.array(["binary"]), {"binary"})),
+    (ValueError, "reduction", lambda: fl.BCEWithLogitsLoss(reduction=np.array(["sum"]))),
     (ValueError, "reduction", lambda: fl.BCEWithLogitsLoss(reduction="average")),
     (ValueError, "reduction", lambda: fl.TopKLoss("binary", reduction="none")),
     (ValueError, "gamma", lambda: fl.FocalLoss("binary", gamma=-0.5)),
@@ -79,6 +137,7 @@ CONSTRUCTORS = [
     (ValueError, "divided", lambda: A / 0),
     (ValueError, "16", lambda: sum([A] * 17)),
     (ValueError, "terms", lambda: fl.CompoundLoss([])),
+    (ValueError, "pairs", lambda: WeightedSum([])),
     (TypeError, "BCELoss", lambda: fl.CompoundLoss([(1.0, torch.nn.BCELoss())])),
     # schedules
     (ValueError, "stages", lambda: fl.LossSchedule([])),
@@ -168,6 +227,46 @@ def test_call(error, words, call, backend, monkeypatch):
             faults(error, words, call)
 
 
+@pytest.mark.parametrize("kind", NO_VECTORS)
+@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS, ids=str)
+def test_functional_forms_refuse_what_the_classes_refuse(name, cls, form, mode, kind):
+    error, bad = NO_VECTORS[kind]
+    y = YC if mode == "multiclass" else (XC > 0)
+    for _ in range(2):
+        faults(error, name, lambda: form(XC, y, mode, **{name: bad}))
+
+
+GOOD_VECTORS = {
+    "list": lambda: [0.25, 0.5, 1.0], "tuple": lambda: (0.25, 0.5, 1.0), "array": lambda: np.array([0.25, 0.5, 1.0]),
+    "float32": lambda: np.array([0.25, 0.5, 1.0], np.float32), "tensor": lambda: torch.tensor([0.25, 0.5, 1.0]),
+    "numbers": lambda: list(np.array([0.25, 0.5, 1.0])), "generator": lambda: (v for v in (0.25, 0.5, 1.0)),
+    "values": lambda: {"a": 0.25, "b": 0.5, "c": 1.0}.values(), "deque": lambda: deque([0.25, 0.5, 1.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GOOD_VECTORS)
+@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS, ids=str)
+def test_whatever_has_an_order_is_a_vector(name, cls, form, mode, kind):
+    y = YC if mode == "multiclass" else (XC > 0)
+    expected = cls(mode, **{name: [0.25, 0.5, 1.0]})(XC, y)
+    assert torch.equal(cls(mode, **{name: GOOD_VECTORS[kind]()})(XC, y), expected)
+    for _ in range(2):
+        assert torch.equal(form(XC, y, mode, **{name: GOOD_VECTORS[kind]()}), expected)
+    changed = np.array([0.25, 0.5, 1.0])  # a cache goes by the numbers
+    form(XC, y, mode, **{name: changed})
+    changed[0] = 0.75
+    assert torch.equal(form(XC, y, mode, **{name: changed}), cls(mode, **{name: [0.75, 0.5, 1.0]})(XC, y))
+
+
+@pytest.mark.parametrize(
+    "classes", ([0, 2], (2, 0), {0, 2}, frozenset({0, 2}), np.array([0, 2]), range(0, 3, 2)), ids=str
+)
+def test_classes_have_no_order(classes):
+    expected = fl.DiceLoss("multiclass", classes=[0, 2])(XC, YC)
+    assert torch.equal(fl.DiceLoss("multiclass", classes=classes)(XC, YC), expected)
+    assert torch.equal(functional.dice_loss(XC, YC, "multiclass", classes=classes), expected)
+
+
 def refuses(backend, words, call):
     """A fault in the values: on a device, where a look at them would wait for it, NaN, and an error under debug()."""
     if backend in WAITS:
@@ -182,13 +281,16 @@ def refuses(backend, words, call):
 def out_of_range(mode, name, bad, y, mask=None, **settings):
     loss = build(f"{mode}:{name}", **settings)
     x = logits(SHAPES[mode])
-    return loss, x, y.flatten().index_fill(0, torch.tensor([17]), bad).reshape(y.shape), mask
+    there = (torch.arange(y.numel()) == 17).reshape(y.shape)
+    return loss, x, torch.where(there, torch.tensor(bad, dtype=y.dtype), y), mask
 
 
 BINARY_FAULTS = [(torch.uint8, 255), (torch.int8, -1), (torch.int64, 2), (torch.float32, 1.01), (torch.float32, -1e-3)]
 BINARY_FAULTS += [(torch.float16, NAN), (torch.float64, INF), (torch.bfloat16, 2.0), (torch.int64, 2**40)]
+BINARY_FAULTS += [(torch.uint16, 65535), (torch.uint32, 2**16), (torch.uint64, 2**32), (torch.uint64, 2**64 - 1)]
 CLASS_FAULTS = [(torch.uint8, 3), (torch.uint8, 255), (torch.int8, -1), (torch.int16, 300), (torch.int32, -100)]
 CLASS_FAULTS += [(torch.int64, 2**32), (torch.int64, -(2**40)), (torch.int64, 2**63 - 1)]
+CLASS_FAULTS += [(torch.uint16, 3), (torch.uint32, 2**31), (torch.uint64, 2**32), (torch.uint64, 2**64 - 1)]
 RANGE = [(m, *fault) for m in MODES for fault in (CLASS_FAULTS if m == "multiclass" else BINARY_FAULTS)]
 
 
@@ -204,7 +306,7 @@ def test_values_out_of_range(name, mode, kind, bad, backend):
         if backend in WAITS:  # counts have no NaN
             faults(ValueError, "^y must", lambda: functional.stats(x, y, mode))
         shape = y.shape if mode == "multilabel" else x[:, :1].shape
-        mask = (y == y.clamp(0, 2 if mode == "multiclass" else 1)).reshape(shape)
+        mask = (torch.arange(y.numel()) != 17).reshape(shape)
         assert loss(x, y, mask).isfinite()
         if LOSSES[f"{mode}:{name}"][2] is not None and bad == bad and abs(bad) < 2**62 and bad == int(bad):
             assert build(f"{mode}:{name}", ignore_index=int(bad))(x, y).isfinite()

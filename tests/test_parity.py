@@ -149,7 +149,11 @@ def test_ignore_index_mask_and_pixel_weight(name, dtype, backend):
         check(loss, x, y, backend, torch.rand(x.shape) < 0.5, torch.rand(x.shape, dtype=torch.float16))
 
 
-@pytest.mark.parametrize("kind,value", [(torch.uint8, 255), (torch.int8, -1), (torch.int16, -100), (torch.float32, -1)])
+MARKS = [(torch.uint8, 255), (torch.int8, -1), (torch.int16, -100), (torch.float32, -1), (torch.uint16, 65535)]
+MARKS += [(torch.uint32, 2**32 - 1), (torch.uint64, 255)]
+
+
+@pytest.mark.parametrize("kind,value", MARKS, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_ignore_index_by_target_dtype(mode, kind, value, compiled):
     """Each integer type is compared in its own range; one that cannot hold the value ignores nothing."""
@@ -157,10 +161,11 @@ def test_ignore_index_by_target_dtype(mode, kind, value, compiled):
         kind = torch.int64
     x, y = logits(SHAPES[mode]), target(mode, SHAPES[mode], kind)
     unmarked = y.clone()
-    y[torch.rand(y.shape) < 0.3] = value
+    y = torch.where(torch.rand(y.shape) < 0.3, torch.tensor(value, dtype=kind), y)
     for name in ("dice", "focal-2.0", "topk"):
         check(build(f"{mode}:{name}", ignore_index=value), x, y, compiled)
         check(build(f"{mode}:{name}", ignore_index=value - 1000), x, unmarked, compiled)
+        check(build(f"{mode}:{name}", ignore_index=-1 - 2**40), x, unmarked, compiled)
 
 
 @pytest.mark.parametrize("name", CORE)

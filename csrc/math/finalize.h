@@ -70,8 +70,10 @@ FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, d
   return value;
 }
 
+// The class weights of other libraries may be negative, and so may their sum; where it is 0 nothing counts.
 FL_HD double pointwise_scale(const Term& t, double denominator) {
-  return t.reduction == kMean ? (denominator > 0.0 ? 1.0 / denominator : 0.0) : 1.0;
+  const bool some = denominator > 0.0 || denominator < 0.0;
+  return t.reduction == kMean ? (some ? 1.0 / denominator : 0.0) : 1.0;
 }
 
 FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator,

@@ -1,8 +1,23 @@
-"""Drop-in namespaces: `fastloss.compat.smp` (segmentation-models-pytorch 0.6.0), `fastloss.compat.monai` (MONAI 1.6.1)
-and `fastloss.compat.nnunet` (nnU-Net 2.8.1). Importing one imports none of those libraries.
+"""Drop-in namespaces: `fastloss.compat.smp` (segmentation-models-pytorch 0.6.0), `fastloss.compat.monai` (MONAI 1.6.1),
+`fastloss.compat.nnunet` (nnU-Net 2.8.1) and `fastloss.compat.torch` (PyTorch and torchvision). They are imported when
+they are first asked for, and import none of those libraries but torch.
 
 `fastloss.fuse` makes them from instances of those libraries' own losses; `WeightedSum` adds losses of any of them."""
+
+import importlib
+from types import ModuleType
 
 from ._sum import WeightedSum
 
 __all__ = ["WeightedSum"]
+_NAMESPACES = ("monai", "nnunet", "smp", "torch")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _NAMESPACES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMESPACES])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from .. import _arguments as check
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -157,7 +159,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
-        return str(value.tolist())
+        return check.shown(value)
     if isinstance(value, str):
         return repr(str(value))
     return getattr(value, "__name__", None) or repr(value)

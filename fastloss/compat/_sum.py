@@ -32,9 +32,7 @@ class WeightedSum(nn.Module):
 
     def __init__(self, pairs: Iterable[tuple[float, nn.Module]]) -> None:
         super().__init__()
-        pairs = list(pairs)
-        if not pairs:
-            raise ValueError("pairs must hold at least one pair (weight, loss), got none.")
+        pairs = check.pairs("pairs", pairs, "(weight, loss)")
         for _, loss in pairs:
             if not isinstance(loss, nn.Module):
                 raise TypeError(f"a loss of a sum must be a module, got {type(loss).__name__}.")

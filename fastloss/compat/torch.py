@@ -18,7 +18,8 @@ __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "SigmoidFocalLoss", "sigmoid
 class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss`: the same arguments, shapes and numbers.
 
-    Where nothing is valid the mean is NaN, as torch's; 0 with strict=False. The loss of half logits is float32.
+    Where every label is ignored the mean is NaN, as torch's; 0 with strict=False. Where the class weights of the valid
+    pixels sum to 0 it is 0, not torch's 0/0. The loss of half logits is float32.
     Raises ValueError where torch raises IndexError (class ids out of range) or RuntimeError (shapes).
     """
 

@@ -43,6 +43,15 @@ def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
     return y == ignore_index
 
 
+def signed(y: Tensor) -> Tensor:
+    """Labels of a type that PyTorch stores but does not compare (uint16, uint32, uint64) as int64; what that cannot
+    hold becomes its largest number."""
+    if y.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return y
+    y = y.long()
+    return torch.where(y < 0, torch.full_like(y, torch.iinfo(torch.int64).max), y)
+
+
 def clamped(y: Tensor) -> Tensor:
     """Float targets without what rounding left outside [0, 1]; integers as they are."""
     return clamp_label(y, label_tolerance(torch.finfo(y.dtype).eps)) if y.is_floating_point() else y
@@ -72,7 +81,7 @@ def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
 def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> Inputs:
     """Flatten, select the valid elements before any arithmetic, and activate."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = per_pixel(y, x)
+    y = signed(per_pixel(y, x))
     mask, pixel_weight = [t if t is None else per_pixel(t, x) for t in (mask, pixel_weight)]
     x = per_pixel(x, x).to(dtype)
     valid = select(spec, y, mask)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..spec import Spec, Term
 from . import pointwise, region, topk
-from .inputs import Inputs, per_pixel, prepare, select
+from .inputs import Inputs, per_pixel, prepare, select, signed
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -154,7 +154,7 @@ def weigh(term: Term, value: Tensor, weights: list[Tensor]) -> Tensor:
 def counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, threshold: float = 0.5) -> Tensor:
     """int64 [N, C, 4]: tp, fp, fn, tn of the valid elements, predicted by x >= logit(threshold) or argmax (softmax)."""
     x = x.detach()
-    y = per_pixel(y.detach(), x)
+    y = signed(per_pixel(y.detach(), x))
     valid = select(spec, y, mask if mask is None else per_pixel(mask, x))
     flat = per_pixel(x, x)
     channels = flat.shape[1]

@@ -140,7 +140,8 @@ def finalize(
                 slope = weight
                 if terms[t][2]:
                     below = tl.load(aux + aux_at + 4 * t)
-                    slope = tl.where(below > 0.0, 1.0 / tl.where(below > 0.0, below, 1.0), 0.0)
+                    some = (below > 0.0) | (below < 0.0)
+                    slope = tl.where(some, 1.0 / tl.where(some, below, 1.0), 0.0)
                     value = tl.sum(total[FIXED_SUMS + t]) * slope
                     slope = weight * slope
                 else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _KEPT = 64  # prepared calls of a loss
+_changes = [0]  # how often a setting of any drop-in was changed: what was prepared before may be of another
 REGISTRY: dict[str, type[CompatLoss]] = {}  # module and name of an original's class -> its drop-in
 
 
@@ -50,7 +51,7 @@ class CompatLoss(_Loss):
         super().__init__(reduction=reduction)
         self.strict = bool(strict)
         self._plans: dict[Any, Any] = {}
-        self._numbers: dict[str, tuple[Any, int, tuple[float, ...]]] = {}
+        self._numbers: dict[str, tuple[Any, tuple[float, ...]]] = {}
         self.register_load_state_dict_post_hook(_loaded)
 
     @property
@@ -90,39 +91,52 @@ class CompatLoss(_Loss):
         raise TypeError(f"{type(self).__name__} of fastloss cannot be scripted; use torch.compile instead.")
 
     def _cached(self, key: Any, make: Callable[[Any], Any]) -> Any:
-        """make(key), kept: what a call of these sizes needs."""
-        found = self._plans.get(key)
+        """make(key), kept as long as no setting of this loss and of its parts changes: what a call of these sizes
+        needs. Parts that are no drop-ins, and numbers in tensors, belong into the key."""
+        if torch.compiler.is_compiling():
+            return make(key)
+        plans = self._plans
+        if plans.get(None) != _changes[0] or len(plans) > _KEPT:
+            plans.clear()
+            plans[None] = _changes[0]
+        found = plans.get(key)
         if found is None:
-            found = make(key)
-            if not torch.compiler.is_compiling():
-                if len(self._plans) >= _KEPT:
-                    self._plans.clear()
-                self._plans[key] = found
+            found = plans[key] = make(key)
         return found
 
     def _floats(self, name: str) -> tuple[float, ...]:
-        """The numbers of a tensor setting, read again when it was written to; torch.compile takes those read last."""
+        """The numbers of a tensor setting. On the CPU they are read at each call; on a device, where nobody may wait
+        for them, if the tensor is another or its version counter says that it was written to. torch.compile takes
+        those that were read last."""
         tensor = getattr(self, name)
         if not isinstance(tensor, Tensor):
             return ()
         found: Any = self._numbers.get(name)
-        if not torch.compiler.is_compiling() and (
-            found is None or found[0] is not tensor or found[1] != tensor._version
-        ):
-            found = tensor, tensor._version, tuple(tensor.detach().double().reshape(-1).tolist())
-            self._numbers[name] = found
-        return found[2]
+        if torch.compiler.is_compiling():
+            return found[1]
+        if tensor.device.type == "cpu":
+            state = None
+        else:
+            state = tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+            if found is not None and found[0] == state:
+                return found[1]
+        if tensor.is_complex():
+            raise TypeError(f"{name} must hold real numbers, got {str(tensor.dtype).removeprefix('torch.')}.")
+        numbers = tensor.tolist() if tensor.ndim == 1 else tensor.reshape(-1).tolist()
+        self._numbers[name] = state, tuple(numbers)
+        return self._numbers[name][1]
 
     def _read(self) -> None:
         for name in self._tensors:
             self._floats(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        ready = "_plans" in self.__dict__
+        changed = ready and name[0] != "_" and name != "training" and hasattr(self, name)
         super().__setattr__(name, value)
-        if "_plans" in self.__dict__ and name != "_plans":
-            self._plans.clear()  # a setting has changed
-            if name in self._tensors:
-                self._floats(name)
+        _changes[0] += changed
+        if ready and name in self._tensors:
+            self._floats(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}

@@ -78,6 +78,8 @@ class OverlapLoss(PlainOverlap):
     def why_not_fused(self) -> str | None:
         if self.other_act is not None:
             return "other_act"
+        if self.sigmoid and self.softmax:
+            return "sigmoid and softmax, one after the other"
         return None if self.sigmoid or self.softmax else "neither sigmoid nor softmax: there is no activation"
 
     def _classes(self, channels: int) -> int:

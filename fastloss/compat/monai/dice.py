@@ -111,7 +111,7 @@ class DiceLoss(OverlapLoss):
         if self.class_weight.ndim == 0:
             self.class_weight = torch.as_tensor([self.class_weight] * classes)
         weights = self._floats("class_weight")
-        if len(weights) != classes:
+        if len(weights) != classes or self.class_weight.ndim != 1:
             raise ValueError(
                 f"weight must have one value for each of the {classes} classes (without the background if "
                 f"include_background=False), got {len(weights)}."
@@ -171,13 +171,25 @@ class MaskedDiceLoss(DiceLoss):
     def pre_sigmoid(self) -> bool:
         return self.sigmoid
 
+    @pre_sigmoid.setter
+    def pre_sigmoid(self, value: bool) -> None:
+        self.sigmoid = value
+
     @property
     def pre_softmax(self) -> bool:
         return self.softmax
 
+    @pre_softmax.setter
+    def pre_softmax(self, value: bool) -> None:
+        self.softmax = value
+
     @property
     def pre_other_act(self) -> Callable | None:
         return self.other_act
+
+    @pre_other_act.setter
+    def pre_other_act(self, value: Callable | None) -> None:
+        self.other_act = value
 
     def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """As `DiceLoss.forward`; mask [B, 1, *S] or [1, 1, *S] of 0 and 1."""

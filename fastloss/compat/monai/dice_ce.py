@@ -23,7 +23,7 @@ class DiceCELoss(CompatLoss):
 
     original = "monai.losses.dice.DiceCELoss"
     library = "monai"
-    _tensors = ("_weight",)
+    _tensors = ("_weight", "_pos_weight")
     _paths = paths(
         "dice",
         "squared_pred",
@@ -84,7 +84,9 @@ class DiceCELoss(CompatLoss):
     def _together(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Both in one pass, where they have one activation."""
         dice, channels = self.dice, x.shape[1]
-        if not (dice.sigmoid if channels == 1 else dice.softmax) or not dice._linear or dice.other_act is not None:
+        if not (dice.sigmoid if channels == 1 else dice.softmax) or not dice._linear or dice.why_not_fused is not None:
+            return None
+        if dice.ignore_index is not None:
             return None
         if not self._entropy_fits(x, y):
             return None
@@ -92,11 +94,11 @@ class DiceCELoss(CompatLoss):
         if fitted is None:
             return None
         weights = dice._class_weights(channels)
-        key = (fitted.mode, channels, dice._samples(x), weights, self._floats("_weight"))
+        key = (*self._entropy_key(fitted.mode), channels, dice._samples(x), weights)
         return _fused.call(self._cached(key, self._prepare), fitted.x, fitted.y)
 
     def _prepare(self, key: tuple) -> Plan:
-        mode, channels, samples, weights, _ = key
+        mode, *_, channels, samples, weights = key
         region = self.dice._region(channels, samples, weights, self.lambda_dice)
         return _fused.prepared(mode, region, self._entropy_term(mode, self.lambda_ce))
 
@@ -104,26 +106,37 @@ class DiceCELoss(CompatLoss):
     def _weight(self) -> Tensor | None:
         return self.cross_entropy.weight
 
+    @property
+    def _pos_weight(self) -> Tensor | None:
+        return self.binary_cross_entropy.pos_weight
+
+    def _entropy_key(self, mode: str) -> tuple:
+        """The settings of the cross-entropy of this mode, which is torch's module: (mode, reduction, …)."""
+        if mode == "binary":
+            return mode, self.binary_cross_entropy.reduction, 0.0, self._floats("_pos_weight")
+        return mode, self.cross_entropy.reduction, float(self.cross_entropy.label_smoothing), self._floats("_weight")
+
     def _entropy_term(self, mode: str, factor: float) -> Term:
-        smoothing = 0.0 if mode == "binary" else float(self.cross_entropy.label_smoothing)
-        return Term(
-            "bce" if mode == "binary" else "ce",
-            weight=float(factor),
-            reduction=self.cross_entropy.reduction,
-            vector=self._floats("_weight"),
-            label_smoothing=smoothing,
-        )
+        _, reduction, smoothing, vector = self._entropy_key(mode)
+        kind = "bce" if mode == "binary" else "ce"
+        return Term(kind, weight=float(factor), reduction=reduction, vector=vector, label_smoothing=smoothing)
 
     def _entropy_fits(self, x: Tensor, y: Tensor) -> bool:
-        weights, channels = self.cross_entropy.weight, x.shape[1]
-        fits = weights is None or (weights.numel() == 1 if channels == 1 else weights.numel() == channels)
+        channels, entropy = x.shape[1], self.cross_entropy
+        if channels == 1:
+            entropy, weights, sizes = self.binary_cross_entropy, self._pos_weight, (1,)
+            fits = entropy.weight is None
+        else:
+            weights, sizes = entropy.weight, (channels,)
+            fits = entropy.ignore_index == -100
+        fits = fits and entropy.reduction != "none" and (weights is None or weights.numel() in sizes)
         return fits and 3 <= x.ndim <= 5 and x.numel() > 0 and x.is_floating_point() and not y.requires_grad
 
     def _entropy(self, x: Tensor, y: Tensor) -> Tensor:
         ids = x.shape[1] != y.shape[1]
         if x.shape[0] == y.shape[0] and x.shape[2:] == y.shape[2:] and self._entropy_fits(x, y):
             mode = "binary" if x.shape[1] == 1 else "multiclass"
-            ready = self._cached(("entropy", mode, self._floats("_weight")), self._prepare_entropy)
+            ready = self._cached(("entropy", *self._entropy_key(mode)), self._prepare_entropy)
             if ids:
                 y = class_ids(y)
             elif mode == "multiclass" and not y.is_floating_point():

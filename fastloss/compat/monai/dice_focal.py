@@ -59,7 +59,14 @@ class DiceFocalLoss(CompatLoss):
         self.focal = FocalLoss(include_background, to_onehot_y, gamma, alpha, weight, reduction, strict=strict)
         self.lambda_dice = not_negative("lambda_dice", lambda_dice)
         self.lambda_focal = not_negative("lambda_focal", lambda_focal)
-        self.to_onehot_y = to_onehot_y
+
+    @property
+    def to_onehot_y(self) -> bool:
+        return self.dice.to_onehot_y and self.focal.to_onehot_y
+
+    @to_onehot_y.setter
+    def to_onehot_y(self, value: bool) -> None:
+        self.dice.to_onehot_y = self.focal.to_onehot_y = value
 
     @property
     def why_not_fused(self) -> str | None:

@@ -91,9 +91,12 @@ class FocalLoss(PlainFocal):
         return _fused.call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
 
     def fits_one_pass(self, overlap: OverlapLoss) -> bool:
-        """Whether it and an overlap loss with the same settings take the sigmoid of the same channels."""
+        """Whether it and an overlap loss take the sigmoid of the same channels, and the target alike."""
         plain = self.class_weight is None and not isinstance(self.alpha, Tensor) and not self.use_softmax
-        return plain and overlap.sigmoid and overlap.why_not_fused is None and self.reduction != "none"
+        plain = plain and getattr(overlap, "class_weight", None) is None and self.ignore_index is None
+        alike = (overlap.include_background, overlap.to_onehot_y, overlap.ignore_index)
+        alike = plain and alike == (self.include_background, self.to_onehot_y, None)
+        return alike and overlap.sigmoid and overlap.why_not_fused is None and self.reduction != "none"
 
     def _factor(self, channels: int, voxels: int) -> float:
         """What the kernels' mean or sum over elements is multiplied by."""

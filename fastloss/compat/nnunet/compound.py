@@ -102,7 +102,8 @@ class DC_and_CE_loss(Compound):
     def _linear(self, ce: RobustCrossEntropyLoss, x: Tensor, y: Tensor, whole: bool) -> Linear | None:
         """The cross-entropy over the pixels that Dice counts too, or None if it leaves out others."""
         loss = ce.top(x, y, self.ignore_label) if isinstance(ce, TopKLoss) else ce.linear(whole)
-        if loss is None or (self.ignore_label is None and ce.ignore_index >= 0):
+        alike = ce.ignore_index < 0 if self.ignore_label is None else ce.ignore_index == self.ignore_label
+        if loss is None or not alike:
             return None
         # Negative labels without ignore_label: an error of Dice, as in nnU-Net.
         return replace(loss, ignore_index=self.ignore_label, undefined=False)

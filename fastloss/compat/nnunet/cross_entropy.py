@@ -72,7 +72,7 @@ class TopKLoss(RobustCrossEntropyLoss):
 
     def top(self, x: Tensor, y: Tensor, ignore_index: int | None) -> Linear | None:
         """The top-k term for labels y [N, 1, *S], or None if only `torch.topk` of the elements can do it."""
-        if self.label_smoothing != 0:
+        if self.label_smoothing != 0 or self.reduction != "none":
             return None
         total = valid = y.numel()
         if self.strict and may_ignore(y, ignore_index):
@@ -106,7 +106,8 @@ class TopKLoss(RobustCrossEntropyLoss):
         if call is not None:
             return call.run(scale)
         y = as_ids(target if target.shape[1] == 1 else target[:, :1])
-        elements = elementwise(self.linear(), input, y).flatten()
+        single = self.reduction != "none"  # set later; nnU-Net takes the top of one number then
+        elements = (self._plain(input, y) if single else elementwise(self.linear(), input, y)).flatten()
         count = self.count(elements.numel())
         if not self.strict:
             valid = int(torch.count_nonzero(~equals_ignored(y, self.ignore_index)))

@@ -9,7 +9,6 @@ import torch
 from paper_runs import cache, run  # noqa: F401
 
 from fastloss import LossSchedule
-from fastloss.cli import CommandError
 from fastloss.train.metrics import EMPTY, grouped, scores
 from fastloss.train.papers import discrepancies, experiments, runs, ttests
 from fastloss.train.papers.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
@@ -88,14 +87,14 @@ def test_rows_of_paper1(dataset, mode):
     assert len(PAPER1_TABLE3) == 6
 
 
-def test_topk_needs_one_process():
-    with pytest.raises(CommandError, match="the threshold of TopK needs all elements"):
-        runs.selected(settings(), ["table1"], processes=2)
-    chosen = runs.selected(settings(), ["iou+bce", "dice-to-bce"], processes=2)
-    for row in chosen:
-        (same,) = [r for r in experiments.rows(settings(), True) if (r.table, r.name) == (row.table, row.name)]
-        assert isinstance(same.schedule, LossSchedule)
-        assert same.schedule.losses[0].process_group is True
+def test_on_several_processes_the_rows_are_the_same_with_a_group():
+    alone, together = experiments.rows(settings()), experiments.rows(settings(), True)
+    assert [(row.table, row.name) for row in alone] == [(row.table, row.name) for row in together]
+    for row in together:
+        assert isinstance(row.schedule, LossSchedule)
+        for loss in row.schedule.losses:
+            kinds = {term.kind for term in loss.spec.terms}
+            assert loss.process_group is (True if kinds & {"tversky", "topk"} else None), row.name
 
 
 def test_t_from_the_papers_rounded_inputs():

@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
-import socket
 
 import pytest
 import torch
-from paper_runs import STEPS, cache, in_child, killed_after, run  # noqa: F401
+from paper_runs import STEPS, cache, killed_after, run  # noqa: F401
 
 from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
 from fastloss.train.checkpoint import read_json, read_log
@@ -90,29 +88,6 @@ def test_the_logs_show_the_switch(whole):
     config = read_json(whole / "runs" / "split" / ALTERED / "config.json")
     assert config["run"]["parent"] == f"split/{FIRST}"
     assert config["settings"]["size"] == 32
-
-
-def test_two_processes_are_one_on_the_concatenated_batch(tmp_path, capfd):
-    words = ["paper2", "--rows", "iou+bce,bce", "--folds", "2", "--channels-last"]
-    assert run(*words, "--out", str(tmp_path / "one")) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
-        ranks.append(in_child(lambda: run(*words, "--out", str(tmp_path / "two")), place))
-    assert [os.waitpid(rank, 0)[1] for rank in ranks] == [0, 0]
-    one, two = (results.read(tmp_path / name) for name in ("one", "two"))
-    assert two.machine["processes"] == 2
-    assert set(one.finished) == set(two.finished)
-    for name in one.finished:
-        for log, column in (("steps.csv", "loss"), ("epochs.csv", "valid_loss"), ("epochs.csv", "dice")):
-            paths = [tmp_path / side / "runs" / name / log for side in ("one", "two")]
-            expected, found = (read_log(path)[column] for path in paths)
-            assert found == pytest.approx(expected, rel=1e-4), (name, column)
-        assert len(set(expected)) > 1 or column == "dice"  # something was learned
 
 
 @pytest.mark.parametrize(

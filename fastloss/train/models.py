@@ -82,4 +82,7 @@ def _smp_unet(num_classes: int, in_channels: int, pretrained: bool) -> nn.Module
             f"pretrained: the ImageNet weights of efficientnet-b0 could not be downloaded ({type(error).__name__}); "
             "train from random weights with pretrained=False, or put them into the cache of Hugging Face"
         ) from error
+    # smp keeps EfficientNet's classifier stem, whose 412,160 parameters a U-Net never reads: DDP would wait for them.
+    for module in (network.encoder._conv_head, network.encoder._bn1):
+        module.requires_grad_(False)
     return RepeatChannels(network) if in_channels == 1 else network

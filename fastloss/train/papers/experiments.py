@@ -62,13 +62,14 @@ def _paper2(s: Settings, group: Any) -> list[Row]:
     Dice = DiceLoss("binary", process_group=group)
     Tversky = TverskyLoss("binary", alpha=s.tversky_fp, beta=s.tversky_fn, process_group=group)
     BCE, Focal = BCEWithLogitsLoss("binary"), FocalLoss("binary", gamma=s.focal_gamma)
-    TopK = TopKLoss("binary", k=s.topk)
+    TopK = TopKLoss("binary", k=s.topk, process_group=group)
     full, half, quarter = s.epochs, s.epochs // 2, max(s.epochs // 4, 1)
 
     singles = {"focal": Focal, "topk": TopK, "bce": BCE, "dice": Dice, "iou": IoU, "tversky": Tversky}
     composites = {
         "tversky+bce": Tversky + BCE,
         "iou+bce": IoU + BCE,
+        "iou+topk": IoU + TopK,
         "dice+focal": Dice + Focal,
     }
     altered = {
@@ -82,10 +83,7 @@ def _paper2(s: Settings, group: Any) -> list[Row]:
         "tversky-to-topk": LossSchedule([(0, Tversky), (half, TopK)]),
         "tversky-to-bce": LossSchedule([(0, Tversky), (half, BCE)]),
     }
-    figure3 = {}
-    if group is None:  # TopK's threshold would need the elements of all processes
-        composites = {**composites, "iou+topk": IoU + TopK}
-        figure3 = {"dice+topk": Dice + TopK, "tversky+topk": Tversky + TopK}
+    figure3 = {"dice+topk": Dice + TopK, "tversky+topk": Tversky + TopK}
     optional = {
         "iou+bce-balanced": IoU + s.balance * BCE,
         "iou-to-bce-early": LossSchedule([(0, IoU), (quarter, BCE)]),
@@ -100,9 +98,7 @@ def _paper2(s: Settings, group: Any) -> list[Row]:
         *_table("table1", singles, half),
         *_table("table2", composites, full),
         *_table("table3", altered, full),
-        *_table(
-            "table4", {n: (composites | altered)[n] for n in compared if n in composites | altered}, full, folds=True
-        ),
+        *_table("table4", {name: (composites | altered)[name] for name in compared}, full, folds=True),
         *_table("controls", {name: singles[name] for name in ("focal", "topk", "bce")}, full),
         *_table("figure2", {"iou-to-dice": LossSchedule([(0, IoU), (half, Dice)])}, full),
         *_table("figure3", figure3, full),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fastloss.cli import CommandError
 
 from .. import models
+from .parallel import SharedDraws, shared_batch_norm
 from .settings import Settings
 
 
@@ -41,7 +43,8 @@ def launch(settings: Settings, device: str) -> Fabric:
         devices=here,
         num_nodes=processes // here,
         strategy=strategy,
-        precision=settings.precision,
+        # Fabric's float64 rounds the logits to float32.
+        precision="32-true" if settings.precision == "64-true" else settings.precision,
     )
     fabric.launch()
     return fabric
@@ -59,9 +62,12 @@ class Learner:
         self.threshold = 1 / (1 + math.exp(-0.5)) if settings.double_sigmoid else 0.5
         self.net = self._build(channels)
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.net.to(memory_format=memory_format)
+        self.dtype = torch.float64 if settings.precision == "64-true" else torch.float32
+        self.net.to(dtype=self.dtype, memory_format=memory_format)
         self.memory_format = memory_format
-        adam = torch.optim.Adam(self.net.parameters(), settings.rate, weight_decay=settings.weight_decay)
+        adam = torch.optim.Adam(
+            [p for p in self.net.parameters() if p.requires_grad], settings.rate, weight_decay=settings.weight_decay
+        )
         if settings.compile:
             torch.compiler.reset()  # programs of earlier trainings would count against the recompile limit
         wrapped = torch.compile(self.net) if settings.compile else self.net
@@ -74,9 +80,7 @@ class Learner:
         net = models.build_model(self.settings.model, channels, pretrained=self.settings.pretrained)
         if self.settings.double_sigmoid:
             net = nn.Sequential(net, nn.Sigmoid())
-        if self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
-            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-        return net
+        return shared_batch_norm(net, self.fabric.device) if self.fabric.world_size > 1 else net
 
     def _new_plateau(self) -> None:
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -94,9 +98,16 @@ class Learner:
 
     def begin(self, step: int) -> None:
         """Before each step: what is random in the network, and a cosine rate, are functions of the step."""
-        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.fabric.global_rank)
+        apart = self.fabric.global_rank if self.settings.compile else 0  # else see `draws`
+        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + apart)
         if self.settings.rate_schedule == "cosine":
             self.rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def draws(self, images: int) -> AbstractContextManager:
+        """For the forward of a step with as many images on this process: what is random, as one process draws it."""
+        if self.fabric.world_size == 1 or self.settings.compile:
+            return nullcontext()
+        return SharedDraws(self.fabric.global_rank, self.fabric.world_size, images)
 
     def end_epoch(self, score: float) -> None:
         if self.settings.rate_schedule == "plateau":
@@ -111,8 +122,8 @@ class Learner:
             self._new_plateau()
 
     def move(self, x: Tensor) -> Tensor:
-        """To the device, in the network's memory format."""
-        return x.to(self.fabric.device, non_blocking=True, memory_format=self.memory_format)
+        """To the device, in the network's memory format and type."""
+        return x.to(self.fabric.device, self.dtype, non_blocking=True, memory_format=self.memory_format)
 
     def share_buffers(self) -> None:
         """Every process judges with the running statistics of the first (DDP shares them at the next step only)."""

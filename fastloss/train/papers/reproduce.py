@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     chosen, out = _settings(args)
     compare = _peers(args)
     names = args.rows.split(",") if args.rows else None
-    rows = selected(chosen, names, int(os.environ.get("WORLD_SIZE", "1")))
+    rows = selected(chosen, names)
     todo = runs(chosen, rows, args.seeds)
     torch.set_num_threads(args.threads)
     fabric = launch(chosen, args.device)

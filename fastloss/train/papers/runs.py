@@ -44,10 +44,10 @@ class Run:
         return {name: getattr(self, name) for name in ("name", "title", "epochs", "seed", "fold", "parent", "first")}
 
 
-def selected(settings: Settings, names: list[str] | None, processes: int = 1) -> list[Row]:
+def selected(settings: Settings, names: list[str] | None) -> list[Row]:
     """The rows that --rows asks for by table or by name (None: all but the optional tables; "all").
 
-    Raises CommandError for an unknown name, and for rows of TopK on several processes.
+    Raises CommandError for an unknown name.
     """
     every = rows(settings)
     if names is None:
@@ -59,10 +59,6 @@ def selected(settings: Settings, names: list[str] | None, processes: int = 1) ->
                 raise CommandError(f"--rows: {settings.paper} has no row or table {name!r}; "
                                    f"tables are {', '.join(TABLES[settings.paper])}")  # fmt: skip
         chosen = [row for row in every if {"all", row.table, row.name} & set(names)]
-    for row in chosen:
-        if processes > 1 and any([term.kind == "topk" for loss in row.schedule.losses for term in loss.spec.terms]):
-            raise CommandError(f"row {row.name} cannot run on {processes} processes: the threshold of TopK needs all "
-                               "elements; leave it out of --rows, or use one process")  # fmt: skip
     return chosen
 
 

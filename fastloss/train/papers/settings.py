@@ -68,7 +68,7 @@ class Settings:
     empty: str = _setting("skip", f"score where there is no truth: {'; '.join(EMPTY.values())}", EMPTY)
     score: str = _setting("best", "epoch whose scores the tables show", ("best", "last"))
 
-    precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed"))
+    precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed", "64-true"))
     channels_last: bool = _setting(True, "memory format of the network", (True, False))
     keep_weights: bool = _setting(True, "keep the best network of every training", (True, False))
     compile: bool = _setting(False, "torch.compile the network", (True, False))

@@ -72,7 +72,8 @@ def train(
             journal.clock = time.monotonic()
             for x, y in batches(epoch, skip=place.step % per_epoch):
                 learner.begin(place.step)
-                logits = learner.model(learner.move(x))
+                with learner.draws(len(x)):
+                    logits = learner.model(learner.move(x))
                 loss = schedule(logits, slices.target(y.to(fabric.device, non_blocking=True), settings))
                 fabric.backward(loss)
                 learner.optimizer.step()

@@ -207,3 +207,20 @@ def test_other_peers_in_one_comparison_are_refused(reproduced, capfd):
     words = ["paper2", "--rows", "iou+bce", "--folds", "2", "--seeds", "2", "--out", str(reproduced)]
     assert run(*words, "--resume", "--compare", "smp") == 2
     assert "--compare was smp,monai" in capfd.readouterr().err
+
+
+def test_scores_of_epochs_before_the_switch_are_marked_wherever_they_are_compared(reproduced):
+    found = results.read(reproduced)
+    altered = [name for name in found.finished if "iou-to-bce" in name]
+    assert all([found.finished[name]["best_epoch"] >= found.finished[name]["switch"] == 1 for name in altered])
+    judged = {"table3": tables.single(found, "table3"), "table4": tables.table4(found)}
+    judged["direction"] = tables.direction(found)
+    assert not any(["†" in str(table) for table in judged.values()])
+    for name in altered:
+        found.finished[name]["best"] = found.finished[name]["best"] | {"epoch": 0}
+    for name, make in (("table3", lambda: tables.single(found, "table3")), ("table4", lambda: tables.table4(found)),
+                       ("direction", lambda: tables.direction(found))):  # fmt: skip
+        marked = make()
+        assert any(["before the switch" in note for note in marked.notes]), name
+        cells = [cell.text for row in marked.cells for cell in row if cell.text.endswith("†")]
+        assert len(cells) == 2, name  # Dice and IoU of the one altered row

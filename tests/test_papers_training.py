@@ -80,14 +80,26 @@ def test_the_logs_show_the_switch(whole):
         mine = [loss for loss, at in zip(steps["loss"], steps["epoch"]) if at == epoch]
         assert log["train_loss"][epoch] == pytest.approx(sum(mine) / STEPS, abs=1e-12)
     result = found.finished[f"split/{ALTERED}"]
-    assert result["best"]["dice"] == max(log["dice"])
-    assert result["best_epoch"] == log["dice"].index(max(log["dice"]))
+    assert result["switch"] == 2
+    assert result["best"]["dice"] == max(log["dice"][2:])
+    assert result["best_epoch"] == 2 + log["dice"][2:].index(max(log["dice"][2:]))
     assert [path.name for path in (whole / "runs" / "split" / ALTERED).glob("best-*")] == [
         f"best-{result['best_epoch']:04d}.pt"
     ]
     config = read_json(whole / "runs" / "split" / ALTERED / "config.json")
     assert config["run"]["parent"] == f"split/{FIRST}"
     assert config["settings"]["size"] == 32
+
+
+def test_the_best_epoch_of_all_is_a_setting(tmp_path, capfd):
+    """With a rate of 0 every epoch scores the same, and the first of equals is the best."""
+    words = ["paper2", "--rows", "iou-to-dice", "--rate", "0"]
+    for best_of, epoch in (("all", 0), ("switch", 1)):
+        assert run(*words, "--best-of", best_of, "--out", str(tmp_path / best_of)) == 0
+        found = results.read(tmp_path / best_of)
+        row = found.find("figure2", "iou-to-dice")
+        assert found.finished["split/iou-to-dice-2-seed0"]["best_epoch"] == epoch
+        assert found.predates(row) == (best_of == "all")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,11 @@ class Row:
     epochs: int
     folds: bool = False
 
+    @property
+    def altered(self) -> bool:
+        """Whether another loss takes over at some epoch (a blend's moving weights are no switch)."""
+        return "-to-" in self.name and not self.name.endswith("-linear")
+
 
 def rows(settings: Settings, group: Any = None) -> list[Row]:
     """All rows of the settings' paper; `group` is the losses' process_group."""

@@ -77,7 +77,8 @@ def masks(found: Reproduction) -> list[Figure]:
             cells += [("input", grey[..., None].repeat(1, 1, 3).numpy()), ("truth", painted(grey, [(truth, HIT)]))]
         layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]
         dice = 2 * (guess & truth).sum() / (guess.sum() + truth.sum()).clamp_min(1)
-        cells.append((f"{row.title}\nDice {dice:.2f}", painted(grey, layers)))
+        early = " (before the switch)" if found.predates(row) else ""
+        cells.append((f"{row.title}\nDice {dice:.2f}{early}", painted(grey, layers)))
     if not cells:
         return []
     lines = -(-len(cells) // COLUMNS)

@@ -48,8 +48,10 @@ class Place:
     best_epoch: int = -1
     positions: tuple[int, int] = (0, 0)
 
-    def start_epoch(self, altered: bool) -> None:
+    def start_epoch(self, altered: bool, forget_best: bool) -> None:
         self.altered, self.total, self.seconds = altered, 0.0, 0.0
+        if forget_best:
+            self.best, self.best_epoch = None, -1
 
 
 def begin(
@@ -153,6 +155,7 @@ def _forget_weights(folder: Path, best: int) -> None:
 def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner) -> None:
     """Writes result.json when all else is there: a run with one is done."""
     log = read_log(folder / "epochs.csv")
+    switches = [int(epoch) for epoch, altered in zip(log["epoch"], log["altered"]) if altered]
     best = restore(weights(folder, place.best_epoch))
     last = digest(learner.net)
     learner.net.load_state_dict(best["net"])
@@ -163,6 +166,7 @@ def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Pl
         {
             "run": run.described,
             "best_epoch": place.best_epoch,
+            "switch": switches[-1] if switches else None,
             **{which: {name: log[name][at] for name in EPOCH_COLUMNS} for which, at in
                (("best", place.best_epoch), ("last", -1))},
             "parameters": sum(p.numel() for p in learner.net.parameters()),

@@ -70,6 +70,13 @@ class Reproduction:
         names = folders(self.settings, row, self.seeds)
         return {key: self.finished[name] for key, name in names.items() if name in self.finished}
 
+    def predates(self, row: Row) -> bool:
+        """Whether some score of an altered row is of an epoch before its (last) switch: of its first loss alone."""
+        if not row.altered:
+            return False
+        found = [(result["switch"], result[self.settings.score]["epoch"]) for result in self.results(row).values()]
+        return any([switch is None or epoch < switch for switch, epoch in found])
+
     def scores(self, row: Row, metric: str) -> list[float]:
         """Of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
         which, column = self.settings.score, self.column(metric)

@@ -67,6 +67,7 @@ class Settings:
     average: str = _setting("image", "scores averaged over slices, pooled, or by patient", ("image", "pooled", "case"))
     empty: str = _setting("skip", f"score where there is no truth: {'; '.join(EMPTY.values())}", EMPTY)
     score: str = _setting("best", "epoch whose scores the tables show", ("best", "last"))
+    best_of: str = _setting("switch", "the best epoch of all, or of those since the last switch", ("switch", "all"))
 
     precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed", "64-true"))
     channels_last: bool = _setting(True, "memory format of the network", (True, False))

@@ -16,6 +16,8 @@ SHARED = (
     "Rows that begin with the same loss share that training: they differ after the switch only, and their errors are "
     "correlated."
 )
+EARLY = " †"
+EARLY_WORDS = "† Of an epoch before the switch (in some training): what the first loss reached alone."
 NAMES = {"dice": "Dice", "iou": "IoU"}
 
 
@@ -35,7 +37,7 @@ def single(found: Reproduction, name: str) -> Table:
         lines.append(
             [row.title, epochs, *[_cell(found, row, metric, scores) for metric in METRICS], _count(found, row)]
         )
-    notes = [_what(found)]
+    notes = [_what(found), *_early(found, rows)]
     if name in ("table3", "controls", "figure2", "optional"):
         notes.append(SHARED)
     return Table(TABLES["paper2"][name], ["loss", "epochs", "Dice", "IoU", "seeds"], lines, found.caveat, notes)
@@ -49,7 +51,15 @@ def _cell(found: Reproduction, row: Row, metric: str, printed: Score | None) -> 
     difference = ""
     if printed and found.comparable:
         difference = f"{statistics.mean(values) - getattr(printed, metric):+.4f}"
-    return Cell(mean_sd(values), paper, difference)
+    return Cell(mean_sd(values) + _mark(found, row), paper, difference)
+
+
+def _mark(found: Reproduction, row: Row | None) -> str:
+    return EARLY if row and found.predates(row) else ""
+
+
+def _early(found: Reproduction, rows: Sequence[Row | None]) -> list[str]:
+    return [EARLY_WORDS] if any([_mark(found, row) for row in rows]) else []
 
 
 def _count(found: Reproduction, row: Row) -> str:
@@ -60,11 +70,8 @@ def _what(found: Reproduction) -> str:
     """What the numbers are, in one sentence."""
     s = found.settings
     over = {"image": "mean over slices", "case": "mean over volumes", "pooled": "of all slices together"}[s.average]
-    when = (
-        "best validation epoch by Dice (of all epochs, those before a switch too)"
-        if s.score == "best"
-        else "last epoch"
-    )
+    since = "of those since the last switch" if s.best_of == "switch" else "of all, those before a switch too"
+    when = f"best validation epoch by Dice ({since})" if s.score == "best" else "last epoch"
     return f"Scores: {over}, {when}; an empty truth is {EMPTY_WORDS[s.empty]}. Grey: the paper."
 
 
@@ -79,6 +86,7 @@ EMPTY_WORDS = {
 def table4(found: Reproduction) -> Table:
     """Composite against altered over the folds, with the paper's unpaired test and the paired one."""
     lines = []
+    rows = [found.find("table4", altered) for _, altered in PAPER2_TABLE4]
     for (composite, altered), tests in PAPER2_TABLE4.items():
         for metric, test in tests.items():
             lines.append(_compared(found, composite, altered, metric, test))
@@ -91,6 +99,7 @@ def table4(found: Reproduction) -> Table:
         "t > 0: the altered loss is better. Unpaired: the paper's test (equal variances). Paired: the same folds on "
         "both sides, as they are; folds share training slices, so even this p is too small.",
         f"The paper's t computed again from its own rounded means and deviations: {again}.",
+        *_early(found, rows),
         SHARED,
     ]
     head = ["losses", "metric", "composite", "altered", "unpaired t", "p", "paired t", "p", "altered is better"]
@@ -110,7 +119,7 @@ def _compared(found: Reproduction, composite: str, altered: str, metric: str, te
     unpaired, paired = ttests.unpaired(*values), ttests.paired(*values)
     return [
         *start,
-        *[Cell(mean_sd(mine), paper) for mine, paper in zip(values, papers)],
+        *[Cell(mean_sd(mine) + _mark(found, row), paper) for row, mine, paper in zip(sides, values, papers)],
         Cell(f"{unpaired.t:.2f}", f"{test.t:.2f}"),
         Cell(_p(unpaired.p), f"{test.p:.4f}"),
         f"{paired.t:.2f}",
@@ -133,7 +142,8 @@ def direction(found: Reproduction) -> Table:
             values = [statistics.mean(s) if row and (s := found.scores(row, metric)) else None for row in rows]
             printed = [PAPER2["table3"][altered], PAPER2["table2"][composite]]
             paper = getattr(printed[0], metric) > getattr(printed[1], metric)
-            texts = [f"{value:.4f}" if value is not None else MISSING for value in values]
+            texts = [f"{value:.4f}{_mark(found, row)}" if value is not None else MISSING
+                     for row, value in zip(rows, values)]  # fmt: skip
             verdicts = [_verdict(values[0], values[1], "yes" if paper else "no"), _verdict(values[0], values[2], "")]
             lines.append([title(altered), NAMES[metric], *texts, *verdicts])
     head = ["altered loss", "metric", "altered", "composite", "second loss alone", "beats the composite",
@@ -142,7 +152,8 @@ def direction(found: Reproduction) -> Table:
         "The last column is the control that the paper lacks: all epochs with the loss that the altered one ends with. "
         "Without it, nothing says that the switch, and not merely that loss, is what helps."
     )
-    return Table("Direction: does altering the loss help?", head, lines, found.caveat, [note])
+    notes = [note, *_early(found, [found.find("table3", altered) for _, altered in PAPER2_TABLE4])]
+    return Table("Direction: does altering the loss help?", head, lines, found.caveat, notes)
 
 
 def _verdict(a: float | None, b: float | None, paper: str) -> Cell:

@@ -67,7 +67,8 @@ def train(
     with Journal(folder, place, learner, schedule) as journal:
         for epoch in range(place.step // per_epoch, run.epochs):
             if place.step % per_epoch == 0:
-                place.start_epoch(_alter(schedule, judge, epoch, place.score, learner))
+                altered = _alter(schedule, judge, epoch, place.score, learner)
+                place.start_epoch(altered, forget_best=altered and settings.best_of == "switch")
             learner.model.train()
             journal.clock = time.monotonic()
             for x, y in batches(epoch, skip=place.step % per_epoch):

@@ -1,6 +1,8 @@
 """The readers and the store: what is stored is what lies in the files, and only whole stores are ever used."""
 
+import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ Image = pytest.importorskip("PIL.Image")
 
 from phantoms import LAYOUTS, opened, phantom, silent
 
-from fastloss.train.datasets import open_dataset, readers
+from fastloss.cli import CommandError, main
+from fastloss.train.datasets import open_dataset, readers, splits
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,75 @@ def test_the_manifest_keeps_the_settings(roots, tmp_path):
     store = opened(roots["msd-colon"], "msd-colon", tmp_path, window=(-160, 240))
     kept = json.loads((store.folder / "manifest.json").read_text())["settings"]
     assert kept == {"size": 256, "window": [-160, 240], "normalise": "window", "labels": "identity"} == store.settings
+
+
+def as_slices(root, out):
+    """A phantom of ACDC in the layout of the code around TransUNet."""
+    nibabel = pytest.importorskip("nibabel")
+    for number, folder in enumerate(sorted(root.glob("t*ing/patient*"))):
+        for phase, path in zip(("ED", "ES"), sorted(folder.glob("*_gt.nii.gz"))):
+            paths = path.with_name(path.name.replace("_gt", "")), path
+            image, label = (np.asarray(nibabel.load(p).dataobj).T.astype(np.float64) for p in paths)
+            part = ("test", "valid", "train", "train")[number % 4]
+            (out / part).mkdir(parents=True, exist_ok=True)
+            if part == "test":
+                np.savez(out / part / f"case_{number:03d}_volume_{phase}", img=image, label=label)
+            for z in range(len(image) if part != "test" else 0):
+                np.savez(out / part / f"case_{number:03d}_slice{phase}_{z}", img=image[z], label=label[z])
+    return out
+
+
+def test_acdc_as_slices_is_acdc(tmp_path):
+    original = phantom("acdc", tmp_path / "acdc", patients=4)
+    root = as_slices(original, tmp_path / "ACDC")
+    store, expected = (opened(place, "acdc", tmp_path / "c") for place in (root, original))
+    (split,) = splits(store, "official", 0)
+    parts = [{store.slices[row].patient for row in rows} for rows in (split.train, split.val, split.test)]
+    assert parts == [{"case_002", "case_003"}, {"case_001"}, {"case_000"}]
+    names = {f"case_{n:03d}": path.name for n, path in enumerate(sorted(original.glob("t*ing/patient*")))}
+    rows = {(r.volume, r.z): row for row, r in enumerate(expected.slices)}
+    for row, record in enumerate(store.slices):
+        twin = rows[record.volume.replace(record.patient, names[record.patient]), record.z]
+        assert np.array_equal(store.image(row), expected.image(twin))
+        assert np.array_equal(store.label(row), expected.label(twin))
+    (root / "train" / "case_002_sliceED_2.npz").unlink()
+    with pytest.raises(CommandError, match="case_002_sliceED_2.npz is missing, though there are later slices"):
+        opened(root, "acdc", tmp_path / "c")
+    (root / "lists_ACDC").mkdir()
+    (root / "lists_ACDC" / "train.txt").write_text("case_003_sliceED_0.npz\ncase_009_sliceED_0.npz\n")
+    with pytest.raises(CommandError, match="case_009_sliceED_0.npz is missing, which the list of train names"):
+        opened(root, "acdc", tmp_path / "c")
+
+
+def unpacked(path):
+    """As Kaggle's copies are: x.nii/x.nii."""
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.load(path)
+    folder = path.with_name(path.name.removesuffix(".gz"))
+    folder.mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine), folder / folder.name)
+    path.unlink()
+
+
+def test_copies_of_the_decathlon_are_read(tmp_path, capsys):
+    original = phantom("msd-colon", tmp_path / "original")
+    root = tmp_path / "copy"
+    shutil.copytree(original, root)
+    for folder in ("imagesTr", "labelsTr"):
+        unpacked(root / folder / "colon_001.nii.gz")
+        with gzip.open(root / folder / "colon_002.nii.gz") as file:
+            (root / folder / "colon_002.nii").write_bytes(file.read())
+        (root / folder / "colon_002.nii.gz").unlink()
+    nnunet = tmp_path / "Dataset010_Colon"
+    shutil.copytree(original, nnunet)
+    for path in (nnunet / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "cancer": 1}, "file_ending": ".nii.gz"}
+    (nnunet / "dataset.json").write_text(json.dumps(content | {"numTraining": 3}))
+    stores = [opened(place, "msd-colon", tmp_path / "c") for place in (original, root, nnunet)]
+    assert len({store.fingerprint for store in stores}) == 1 and len({store.folder for store in stores}) == 3
+    assert main(["data", "check", str(root)]) == 0
+    assert "not listed" not in capsys.readouterr().out
+    (nnunet / "dataset.json").write_text(json.dumps(content | {"file_ending": ".mha"}))
+    with pytest.raises(CommandError, match="volumes with one channel in .nii.gz or .nii, got 1 of .mha"):
+        opened(nnunet, "msd-colon", tmp_path / "c")

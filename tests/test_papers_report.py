@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -201,6 +202,49 @@ def test_the_script_for_a_gpu_machine_stops_and_continues(tmp_path):
     assert "Throughput" in (out / "report" / "report.md").read_text(encoding="utf-8")
     assert (out / "paper1-uwmgi" / "runs" / "split" / "modified-2-seed0" / "result.json").exists()
     assert not list(out.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("runs/figure2/epochs.csv", lambda text: text[:40], "cannot be read"),
+        ("runs/figure2/epochs.csv", lambda text: "", "cannot be read"),
+        ("runs/figure2/epochs.csv", lambda text: text[: text.rindex("\n", 0, -1) + 1], "is cut short"),
+        ("runs/figure2/epochs.csv", lambda text: text[:-3], "is cut short"),
+        ("runs/figure2/result.json", lambda text: text[:200], "cannot be read"),
+        ("runs/figure2/result.json", lambda text: "{}", "best, best_epoch, last, parameters, run"),
+        ("runs/figure2/result.json", lambda text: text.replace('"dice"', '"dies"'), "is damaged"),
+        ("runs/figure2/example.npz", lambda text: text[:100], "cannot be read"),
+        ("throughput.json", lambda text: "{}", "rows is missing"),
+        ("reproduction.json", lambda text: text[:100], "cannot be read"),
+    ],
+)
+def test_what_is_half_there_is_named_and_not_trusted(reproduced, tmp_path, name, damage, words, capfd):
+    out = tmp_path / "run"
+    shutil.copytree(reproduced, out)
+    path = out / name.replace("runs/figure2", "runs/split/iou-to-bce-2-seed0")
+    path.write_bytes(damage(path.read_text("latin-1")).encode("latin-1"))
+    statuses = [main(["report", str(out)])]
+    if name.endswith("result.json"):
+        statuses.append(run("paper2", "--rows", ROWS, "--folds", "2", "--seeds", "2", "--out", str(out), "--resume"))
+    assert set(statuses) == {2}
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == len(statuses)
+    assert all([str(path) in line and words in line for line in lines])
+
+
+def test_a_package_that_a_library_misses_is_one_sentence(monkeypatch, capfd):
+    """MONAI imports einops only where it is used, and raises its own kind of ImportError."""
+    from monai.utils import OptionalImportError
+
+    from fastloss.train.papers import report
+
+    def missing(args):
+        raise OptionalImportError("required package `einops` is not installed")
+
+    monkeypatch.setattr(report, "main", missing)
+    assert main(["report", "x"]) == 2
+    assert "`einops` is not installed; run `pip install 'fastloss[papers]'`" in capfd.readouterr().err
 
 
 def test_other_peers_in_one_comparison_are_refused(reproduced, capfd):

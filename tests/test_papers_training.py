@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 
 import pytest
 import torch
-from paper_runs import STEPS, cache, killed_after, run  # noqa: F401
+from paper_runs import STEPS, cache, in_child, killed_after, run  # noqa: F401
 
 from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
+from fastloss.cli import main
 from fastloss.train.checkpoint import read_json, read_log
 from fastloss.train.papers import learner, results, runs, training
 
@@ -188,3 +190,44 @@ def test_a_damaged_checkpoint_is_named(whole, tmp_path, capfd):
     path.write_bytes(path.read_bytes()[:1000])
     assert run(*ROW, "--out", str(tmp_path / "run"), "--resume") == 2
     assert "checkpoint.pt is damaged" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_continues(whole, tmp_path, capfd):
+    """The limit of a file's size stands in for the disk's."""
+    import resource
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        return run(*ROW, "--out", str(tmp_path / "run"))
+
+    child = in_child(work)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    printed = capfd.readouterr().err
+    assert ".pt could not be written: " in printed and printed.count("\n") == 1
+    assert not list(tmp_path.rglob("*.part"))
+    assert run(*ROW, "--out", str(tmp_path / "run"), "--resume") == 0
+    assert bits(tmp_path / "run") == bits(whole)
+
+
+def test_labels_without_any_foreground_are_refused(tmp_path, capfd, monkeypatch):
+    nibabel = pytest.importorskip("nibabel")
+    from phantoms import phantom
+
+    root = phantom("msd-colon", tmp_path / "data", patients=5)
+    monkeypatch.setenv("FASTLOSS_CACHE", str(tmp_path / "cache"))
+    words = ["paper2", "--data", str(root), "--rows", "bce", "--out", str(tmp_path / "run")]
+    paths = sorted((root / "labelsTr").iterdir())
+    for path in paths[-1:]:  # the validation part of index:80/20
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(0 * image.get_fdata(), image.affine), path)
+    assert run(*words) == 2
+    assert "validation slices of" in (printed := capfd.readouterr().err) and "have no foreground" in printed
+    for path in paths[:-1]:
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(0 * image.get_fdata(), image.affine), path)
+    assert run(*words) == 2
+    assert f"the labels of all 5 volumes are background alone, from {paths[0]} on" in capfd.readouterr().err
+    assert len(list((tmp_path / "cache" / "stores").glob("msd-colon*"))) == 1  # of the first attempt
+    assert main(["data", "check", str(root), "--jobs", "1"]) == 2
+    assert "background alone" in capfd.readouterr().out
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,8 @@ import csv
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +17,29 @@ from fastloss.cli import CommandError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Writes beside `path` and renames, so that a reader finds the old content or the new, never a part."""
+    """Writes beside `path` and renames, so that a reader finds the old content or the new, never a part.
+
+    Raises CommandError, and leaves no draft, if the disk is full.
+    """
     draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with _written(path), draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Names the file that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def write_json(path: Path, data: object) -> None:
@@ -30,19 +47,24 @@ def write_json(path: Path, data: object) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises CommandError if the file cannot be read as a JSON object."""
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Raises CommandError if the file cannot be read as a JSON object with these keys at least."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CommandError(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise CommandError(f"{path} must hold a JSON object, got {type(data).__name__}")
+    if missing := sorted(set(keys) - set(data)):
+        raise CommandError(f"{path} is damaged: {', '.join(missing)} is missing")
     return data
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: torch.save(state, file))
+    try:
+        write_atomically(path, lambda file: torch.save(state, file))
+    except RuntimeError as error:  # torch's writer has met the full disk
+        raise CommandError(f"{path} could not be written: {error}") from error
 
 
 def restore(path: Path) -> dict[str, Any] | None:
@@ -71,7 +93,8 @@ class Log:
             self._write(columns)
 
     def _write(self, cells: tuple[object, ...]) -> None:
-        self.file.write((",".join([repr(c) if isinstance(c, float) else str(c) for c in cells]) + "\n").encode())
+        with _written(self.path):
+            self.file.write((",".join([repr(c) if isinstance(c, float) else str(c) for c in cells]) + "\n").encode())
 
     def add(self, *cells: object) -> None:
         """One row, as many cells as there are columns; floats are written with all their digits."""
@@ -81,12 +104,14 @@ class Log:
 
     def position(self) -> int:
         """Bytes written so far, which are on disk on return."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with _written(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
         return self.file.tell()
 
     def close(self) -> None:
-        self.file.close()
+        with _written(self.path):
+            self.file.close()
 
     def __enter__(self) -> Log:
         return self
@@ -95,8 +120,18 @@ class Log:
         self.close()
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """{column: values} of a finished log."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    return {name: [float(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}
+def read_log(path: Path, columns: Collection[str] = (), epochs: int | None = None) -> dict[str, list[float]]:
+    """{column: values} of a finished log with these columns, whose last row is of epoch number `epochs` - 1.
+
+    Raises CommandError for a file that is missing or cut short.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        head, *rows = csv.reader(text.splitlines())
+        found = dict(zip(head, map(list, zip(*[map(float, row) for row in rows], strict=True)), strict=True))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read ({error}); its run must be trained again") from error
+    whole = text.endswith("\n") and set(columns) <= set(found)
+    if not whole or (epochs is not None and found["epoch"][-1] != epochs - 1):
+        raise CommandError(f"{path} is cut short; its run must be trained again")
+    return found

@@ -97,7 +97,7 @@ def _losses_alone(chosen: Settings, path: Path) -> str:
     if not path.exists():
         with waiting("timing Dice + CE and Dice + Focal on 14 classes in 3D (about 20 s)"):
             write_json(path, {"rows": losses3d.measured(chosen.quick)})
-    return losses3d.text(read_json(path)["rows"], chosen.threads)
+    return losses3d.text(read_json(path, ("rows",))["rows"], chosen.threads)
 
 
 def _introduction(chosen: Settings, train_set: data.Slices, valid_set: data.Slices) -> str:

@@ -59,7 +59,7 @@ def summarise(method: str, folders: list[Path]) -> Summary:
     triples = list(zip(joined["step_s"], joined["loss_s"], joined["smp_s"]))
     return Summary(
         method=method,
-        scores=[Scores(**read_json(folder / "result.json")["scores"]) for folder in folders],
+        scores=[Scores(**read_json(folder / "result.json", ("scores",))["scores"]) for folder in folders],
         images_per_second=statistics.median([n / s for n, s in zip(joined["images"], joined["step_s"])]),
         loss_ms=1e3 * statistics.median(joined["loss_s"]),
         loss_share=statistics.median([loss / step for step, loss, _ in triples]),

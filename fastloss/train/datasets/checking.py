@@ -14,7 +14,7 @@ from fastloss.cli import CommandError
 from fastloss.train.progress import counting
 
 from . import kinds, readers
-from .prepare import check_case
+from .prepare import check_case, no_foreground
 from .records import MARKER, Case, Found
 
 SHOWN = 10  # problems
@@ -89,16 +89,19 @@ def _words(kind: str, root: Path, found: Found) -> Iterator[str]:
 def _read_all(
     reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int | None
 ) -> list[str]:
+    filled = False
+
     def problem(case: Case) -> str | None:
+        nonlocal filled
         try:
-            check_case(reader, case, kind, settings)
+            filled |= bool(check_case(reader, case, kind, settings)[1].any())
         except CommandError as error:
             return str(error)
         return None
 
-    problems = []
+    problems: list[str] = []
     with counting(len(cases), "reading", "volumes") as count, ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         for words in pool.map(problem, cases):
             problems += [words] if words else []
             count(1)
-    return problems
+    return problems if problems or filled else [no_foreground(cases)]

@@ -48,6 +48,15 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
 
 
+def npz_pair(path: Path, keys: tuple[str, str], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """(image, label) of one shape with as many dimensions."""
+    with reading(path), np.load(path) as arrays:
+        image, label = (arrays[key] for key in keys)
+        if image.ndim != dimensions or image.shape != label.shape:
+            raise ValueError(f"image and label must be of one {dimensions}D shape, got {image.shape} and {label.shape}")
+    return image, label
+
+
 def nifti_pair(image: Path, label: Path) -> tuple[tuple[int, int, int], list[str]]:
     """(shape of the axes as stored, notes) of an image and its label, from their headers alone.
 

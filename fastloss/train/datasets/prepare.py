@@ -57,12 +57,21 @@ def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, An
         shapes = f"the image has the shape {list(image.shape)}, its label {list(spatial)}"
         raise CommandError(f"{case.name}: {shapes}; {len(case.slices)} slices are expected")
     if kinds.KINDS[kind].mode != "multilabel":
-        where = case.files[1] if 2 <= len(case.files) <= 3 else f"{case.name} in {case.files[0].parent}"
-        label = images.mapped(label, kinds.label_map(kind, settings), where)
+        label = images.mapped(label, kinds.label_map(kind, settings), _where(case))
     try:
         return images.normalised(image, settings).astype(np.float32, copy=False), label
     except ValueError as error:
         raise CommandError(f"{case.files[0]} cannot be used: {error}") from error
+
+
+def _where(case: Case) -> str:
+    """The file with a case's labels, in words."""
+    return str(case.files[1]) if 2 <= len(case.files) <= 3 else f"{case.name} in {case.files[0].parent}"
+
+
+def no_foreground(cases: list[Case]) -> str:
+    """The sentence for labels that were lost on the way."""
+    return f"the labels of all {len(cases)} volumes are background alone, from {_where(cases[0])} on"
 
 
 def _prepare_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> Prepared:
@@ -169,6 +178,8 @@ def _write(
                         file.write(content)
                 records += prepared.records
                 count(len(prepared.records))
+        if not any([record.source_positive for record in records]):
+            raise CommandError(no_foreground(found.cases))
         for file in files:
             file.flush()
             os.fsync(file.fileno())

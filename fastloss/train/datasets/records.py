@@ -18,7 +18,7 @@ class Case:
         files: what the reader reads; size and time of these files key the store.
         slices: the numbers of its slices.
         shape: (height, width) of one.
-        part: "train" or "test" where the dataset has a split of its own, else "train".
+        part: "train", "valid" or "test" where the dataset has a split of its own, else "train".
         group: what a split should balance (ACDC: the pathology), else "".
         masks: `uwmgi` only: for each slice the run-length masks of the classes.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..datasets.files import reading
 from ..plots import COLOURS, FALSE, HIT, MISSED, painted
 from .experiments import Row, title
 from .page import Figure
@@ -68,7 +69,7 @@ def masks(found: Reproduction) -> list[Figure]:
         path = found.example(row)
         if path is None:
             continue
-        with np.load(path) as arrays:
+        with reading(path), np.load(path) as arrays:
             grey = torch.from_numpy(arrays["image"].astype(np.float32))
             grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-6)
             truth, guess = (_outline(arrays[name]) for name in ("truth", "found"))

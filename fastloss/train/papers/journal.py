@@ -8,7 +8,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastloss import LossSchedule
+from fastloss.cli import CommandError
 
 from .. import checkpoint
-from ..checkpoint import Log, read_log, restore, write_atomically, write_json
+from ..checkpoint import Log, read_json, read_log, restore, write_atomically, write_json
 from ..loop import digest
 from .learner import Learner
 from .runs import Run
@@ -152,11 +153,24 @@ def _forget_weights(folder: Path, best: int) -> None:
             old.unlink()
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """result.json; raises CommandError if it is not whole."""
+    found = read_json(path, ("run", "best_epoch", "switch", "best", "last", "parameters", "weights"))
+    try:
+        if all([set(EPOCH_COLUMNS) <= set(found[which]) for which in ("best", "last")]) and found["run"]["name"]:
+            return found
+    except (TypeError, KeyError):
+        pass
+    raise CommandError(f"{path} is damaged; delete {path.parent} to train this run again")
+
+
 def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner) -> None:
     """Writes result.json when all else is there: a run with one is done."""
-    log = read_log(folder / "epochs.csv")
+    log = read_log(folder / "epochs.csv", EPOCH_COLUMNS, run.epochs)
     switches = [int(epoch) for epoch, altered in zip(log["epoch"], log["altered"]) if altered]
     best = restore(weights(folder, place.best_epoch))
+    if best is None:
+        raise CommandError(f"{weights(folder, place.best_epoch)} is missing; delete {folder} to train this run again")
     last = digest(learner.net)
     learner.net.load_state_dict(best["net"])
     _write_example(folder / "example.npz", settings, slices, learner)

@@ -26,7 +26,7 @@ from ..datasets.cli import parse_setting
 from ..progress import Lines, waiting, watch
 from . import plan, settings
 from .experiments import TABLES
-from .journal import CHECKPOINT
+from .journal import CHECKPOINT, read_result
 from .learner import launch, quiet
 from .runs import Run, runs, selected
 from .settings import DATASETS, FILE, PRESETS, Settings
@@ -185,7 +185,7 @@ def _train(
     workers = args.workers if args.workers is not None else (2 if fabric.device.type == "cuda" else 0)
     of_epoch = {fold: slices.steps(chosen) * chosen.batch for fold, slices in splits.items()}
     total = sum([run.stage_epochs * of_epoch[run.fold] for run in todo])
-    missing = [run for run in todo if not (folder[run.name] / "result.json").exists()]
+    missing = [run for run in todo if not _finished(folder[run.name] / "result.json")]
     done = total - sum([run.stage_epochs * of_epoch[run.fold] for run in missing])
     for run in missing:
         if state := restore(folder[run.name] / CHECKPOINT):
@@ -208,11 +208,16 @@ def _train(
             path.unlink()
 
 
+def _finished(path: Path) -> bool:
+    """Raises CommandError for a result that is not whole."""
+    return path.exists() and bool(read_result(path))
+
+
 def measure_systems(path: Path, device: torch.device, repeats: int) -> None:
     """What paper 1's Table 3 compares, each system once; they do not depend on settings or data."""
     from .. import systems
 
-    rows = read_json(path)["rows"] if path.exists() else []
+    rows = read_json(path, ("rows",))["rows"] if path.exists() else []
     for name in systems.SYSTEMS:
         if name not in [row["name"] for row in rows]:
             with waiting(f"measuring {name} (Table 3)"):

@@ -11,6 +11,7 @@ from fastloss.cli import CommandError
 
 from ..checkpoint import read_json, read_log
 from .experiments import Row, rows
+from .journal import EPOCH_COLUMNS, STEP_COLUMNS, read_result
 from .runs import folders
 from .settings import FILE, Settings, defaults
 
@@ -98,7 +99,8 @@ class Reproduction:
         """The log of the row's first finished run."""
         for run in folders(self.settings, row, self.seeds).values():
             if run in self.finished:
-                return read_log(self.folder / "runs" / run / name)
+                columns = {"epochs.csv": EPOCH_COLUMNS, "steps.csv": STEP_COLUMNS}[name]
+                return read_log(self.folder / "runs" / run / name, columns, self.finished[run]["run"]["epochs"])
         return None
 
     def example(self, row: Row) -> Path | None:
@@ -109,7 +111,7 @@ class Reproduction:
 
     def extra(self, name: str) -> dict[str, Any] | None:
         """throughput.json or systems.json, if it was measured."""
-        return read_json(self.folder / name) if (self.folder / name).exists() else None
+        return read_json(self.folder / name, ("rows",)) if (self.folder / name).exists() else None
 
     def find(self, table: str, name: str) -> Row | None:
         return next((row for row in self.rows if (row.table, row.name) == (table, name)), None)
@@ -125,6 +127,6 @@ def read(folder: Path) -> Reproduction:
         raise CommandError(f"{folder / FILE} was not written by this version of fastloss")
     finished = {}
     for path in sorted((folder / "runs").glob("*/*/result.json")):
-        result = read_json(path)
+        result = read_result(path)
         finished[result["run"]["name"]] = result
     return Reproduction(folder, Settings(**found["settings"]), found["data"], found["machine"], finished)

@@ -93,6 +93,10 @@ def load(store: Store, settings: Settings, fold: int | None) -> Slices:
             f"--split {scheme} of {store.folder} leaves {len(found.train)} training and {len(found.valid)} validation "
             f"slices; --batch {settings.batch} needs as many to train"
         )
+    for words, rows in (("training", found.train), ("validation", found.valid)):
+        if not any([store.slices[row].positive for row in rows]):
+            raise CommandError(f"the {len(rows)} {words} slices of {store.folder} (--split {scheme}) have no "
+                               "foreground, so that no score exists")  # fmt: skip
     return found
 
 

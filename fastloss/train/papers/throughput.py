@@ -67,7 +67,7 @@ def run(settings: Settings, store: Store, rows: list[Row], peers: list[str], pat
     """Measures each loss of these rows once, and the 3D case; writes after each, and skips what is there already."""
     if fabric.world_size > 1:
         raise CommandError(f"--compare runs in one process, got {fabric.world_size}")
-    done = read_json(path) if path.exists() else {"peers": peers, "rows": []}
+    done = read_json(path, ("peers", "rows")) if path.exists() else {"peers": peers, "rows": []}
     if done["peers"] != peers:
         raise CommandError(f"--compare was {','.join(done['peers'])} in {path.parent} and is {','.join(peers)} now")
     for case, make in _subjects(settings, store, rows, peers, fabric):

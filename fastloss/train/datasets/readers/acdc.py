@@ -1,4 +1,4 @@
-"""The Automated Cardiac Diagnosis Challenge: two labelled frames of each patient, named by Info.cfg."""
+"""The Automated Cardiac Diagnosis Challenge: two labelled frames of each patient, named by Info.cfg; or as slices."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from fastloss.cli import CommandError
 
 from ..files import nifti, nifti_pair, read_text
 from ..records import Case, Found
+from . import acdc_slices
 
-EXPECTED = "training/patientNNN/ with Info.cfg and patientNNN_frameMM.nii.gz"
+EXPECTED = "training/patientNNN/ with Info.cfg and patientNNN_frameMM.nii.gz, or train/case_NNN_slice{ED,ES}_M.npz"
 PHASES = ("ED", "ES")
 
 
 def find(folder: Path) -> Path | None:
     roots = (folder, folder / "database", folder / "ACDC", folder / "ACDC" / "database")
-    return next((root for root in roots if any((root / "training").glob("patient*"))), None)
+    return next((root for root in roots if _official(root) or acdc_slices.found_in(root)), None)
+
+
+def _official(root: Path) -> bool:
+    return next((root / "training").glob("patient*"), None) is not None
 
 
 def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     """The labelled frames of training/ and of testing/; the early releases have no labels in testing/."""
+    if not _official(root):
+        return acdc_slices.scan(root)
     found, unlabelled = Found(), 0
     for part, folder in (("train", root / "training"), ("test", root / "testing")):
         for patient in sorted(path for path in folder.glob("patient*") if path.is_dir()):
@@ -77,5 +84,7 @@ def _nifti(folder: Path, name: str) -> Path:
 
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Short-axis slices as stored: the affine of a heart's short axis is oblique, so that turning could swap axes."""
+    if case.files[0].suffix == ".npz":
+        return acdc_slices.read(case)
     image, label = (nifti(path, canonical=False) for path in case.files[:2])
     return image, label

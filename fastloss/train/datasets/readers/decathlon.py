@@ -14,7 +14,7 @@ from fastloss.cli import CommandError
 from ..files import nifti, nifti_pair, read_json
 from ..records import Case, Found
 
-EXPECTED = "dataset.json beside imagesTr/ and labelsTr/"
+EXPECTED = "dataset.json (Decathlon's or nnU-Net v2's) beside imagesTr/ and labelsTr/"
 
 
 def find(folder: Path) -> Path | None:
@@ -25,7 +25,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     found = Found()
     listed = _listed(root / "dataset.json")
     for image, label in listed:
-        name = image.name.removesuffix(".gz").removesuffix(".nii")
+        name = image.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
         missing = [path for path in (image, label) if not path.is_file()]
         found.problems += [f"{path} is missing, which dataset.json lists" for path in missing]
         if missing:
@@ -38,7 +38,8 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
         found.notes += notes
         # Sizes are those of the axes as stored; `read` says what the slices are after turning the patient upright.
         found.cases.append(Case(name, name, (image, label), tuple(range(shape[2])), (shape[1], shape[0])))
-    extra = {path.name for path in (root / "imagesTr").glob("[!.]*.nii*")} - {image.name for image, _ in listed}
+    known = {part for image, _ in listed for part in (image.name, image.parent.name)}
+    extra = {path.name for path in (root / "imagesTr").glob("[!.]*.nii*")} - known
     if extra:
         found.notes.append(f"{len(extra)} volumes in imagesTr are not listed in dataset.json and are left out")
     return found
@@ -47,18 +48,43 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
 def _listed(path: Path) -> list[tuple[Path, Path]]:
     """Sorted by name, so that an index cut is by patient. `._*`, which macOS left in the archive, are not data."""
     content = read_json(path)
-    entries = content.get("training") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise CommandError(f'{path} must list the volumes under "training", which is missing or empty')
-    try:
-        pairs = [(path.parent / entry["image"], path.parent / entry["label"]) for entry in entries]
-    except (KeyError, TypeError) as error:
-        raise CommandError(f'{path} must give an "image" and a "label" for each volume of "training"') from error
+    if isinstance(content, dict) and "training" not in content and "file_ending" in content:
+        pairs = _of_nnunet(path, content)
+    else:
+        entries = content.get("training") if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise CommandError(f'{path} must list the volumes under "training", which is missing or empty')
+        try:
+            pairs = [(path.parent / entry["image"], path.parent / entry["label"]) for entry in entries]
+        except (KeyError, TypeError) as error:
+            raise CommandError(f'{path} must give an "image" and a "label" for each volume of "training"') from error
     pairs = sorted(pair for pair in pairs if not pair[0].name.startswith("._"))
     for (image, _), (again, _) in pairwise(pairs):
         if image.name == again.name:
             raise CommandError(f"{path} lists {image.name} twice")
-    return pairs
+    return [(_stored(image), _stored(label)) for image, label in pairs]
+
+
+def _of_nnunet(path: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+    """nnU-Net v2's file names no volumes: every label has an image of channel 0000."""
+    ending, channels = content["file_ending"], content.get("channel_names", {"0": "CT"})
+    if ending not in (".nii.gz", ".nii") or len(channels) != 1:
+        given = f"{len(channels)} of {ending}"
+        raise CommandError(f"{path} must be of volumes with one channel in .nii.gz or .nii, got {given}")
+    labels = sorted((path.parent / "labelsTr").glob(f"[!.]*{ending}"))
+    if not labels:
+        raise CommandError(f"{path.parent / 'labelsTr'} holds no labels in {ending}, which dataset.json announces")
+    images = path.parent / "imagesTr"
+    return [(images / f"{label.name.removesuffix(ending)}_0000{ending}", label) for label in labels]
+
+
+def _stored(path: Path) -> Path:
+    """Where a listed volume lies: unpacked to .nii, or in a folder of its own name, as Kaggle's copies are."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))
+    places = [path.with_name(name) for name in names]
+    places += [place / name for place in places for name in names]
+    return next((place for place in places if place.is_file()), path)
 
 
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:

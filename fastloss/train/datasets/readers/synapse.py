@@ -12,13 +12,14 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import read_text, reading
+from ..files import npz_pair, read_text, reading
 from ..records import MARKER, Case, Found
 
 EXPECTED = "train_npz/caseNNNN_sliceMMM.npz and test_vol_h5/caseNNNN.npy.h5"
 SLICE = re.compile(r"(case\d+)_slice(\d+)$")
 TRAIN = "0005 0006 0007 0009 0010 0021 0023 0024 0026 0027 0028 0030 0031 0033 0034 0037 0039 0040".split()
 TEST = "0001 0002 0003 0004 0008 0022 0025 0029 0032 0035 0036 0038".split()
+KEYS = ("image", "label")
 LISTS = ("lists_Synapse", "lists/lists_Synapse")
 
 
@@ -30,8 +31,8 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     """What the lists name, if there are lists, else what there is."""
     found = Found()
     try:
-        names = _names(root, "train.txt", "train_npz", ".npz")
-        volumes = _names(root, "test_vol.txt", "test_vol_h5", ".npy.h5")
+        names = listed(root, LISTS, "train.txt", "train_npz", ".npz")
+        volumes = listed(root, LISTS, "test_vol.txt", "test_vol_h5", ".npy.h5")
     except CommandError as error:
         return Found(problems=[str(error)])
     cases: dict[str, list[int]] = defaultdict(list)
@@ -42,7 +43,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
         else:
             cases[match[1]].append(int(match[2]))
     for case, numbers in sorted(cases.items()):
-        found.problems += _gaps(root, case, sorted(numbers))
+        found.problems += gaps(f"{root / 'train_npz' / case}_slice", sorted(numbers), 3)
         _add(found, lambda case=case, numbers=numbers: _of_slices(root, case, sorted(numbers)))
     for name in sorted(volumes):
         _add(found, lambda name=name: _of_volume(root / "test_vol_h5" / f"{name}.npy.h5", name))
@@ -53,11 +54,12 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     return found
 
 
-def _names(root: Path, listed: str, folder: str, suffix: str) -> list[str]:
-    for place in LISTS:
-        path = root / place / listed
+def listed(root: Path, places: tuple[str, ...], file: str, folder: str, suffix: str) -> list[str]:
+    """The names in the first list that there is, without `suffix`; else those of all files in the folder."""
+    for place in places:
+        path = root / place / file
         if path.is_file():
-            names = read_text(path).split()
+            names = [name.removesuffix(suffix) for name in read_text(path).split()]
             if not names:
                 raise CommandError(f"{path} lists nothing; without it all of {folder}/ is read")
             again = next((name for name, number in Counter(names).items() if number > 1), None)
@@ -67,10 +69,10 @@ def _names(root: Path, listed: str, folder: str, suffix: str) -> list[str]:
     return sorted(path.name.removesuffix(suffix) for path in (root / folder).glob(f"[!.]*{suffix}"))
 
 
-def _gaps(root: Path, case: str, numbers: list[int]) -> Iterator[str]:
+def gaps(stem: str, numbers: list[int], digits: int = 0) -> Iterator[str]:
     """A volume's slices are numbered from 0 without gaps; what is missing at its end only a list can tell."""
     for number in sorted(set(range(numbers[-1] + 1)) - set(numbers)):
-        yield f"{root / 'train_npz'}/{case}_slice{number:03d}.npz is missing, though there are later slices of {case}"
+        yield f"{stem}{number:0{digits}d}.npz is missing, though there are later slices of its case"
 
 
 def _add(found: Found, make: Any) -> None:
@@ -86,7 +88,7 @@ def _of_slices(root: Path, case: str, numbers: list[int]) -> Case:
     if missing:
         also = f" (and {len(missing) - 1} more of {case})" if len(missing) > 1 else ""
         raise CommandError(f"{missing[0]} is missing{also}, which train.txt lists")
-    return Case(case, case, files, tuple(numbers), _pair(files[0])[0].shape)
+    return Case(case, case, files, tuple(numbers), npz_pair(files[0], KEYS, 2)[0].shape)
 
 
 def _of_volume(path: Path, case: str) -> Case:
@@ -99,21 +101,13 @@ def _of_volume(path: Path, case: str) -> Case:
     return Case(case, case, (path,), tuple(range(shape[0])), shape[1:], "test")
 
 
-def _pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with reading(path), np.load(path) as arrays:
-        image, label = arrays["image"], arrays["label"]
-        if image.ndim != 2 or image.shape != label.shape:
-            raise ValueError(f"image and label must be of one 2D shape, got {image.shape} and {label.shape}")
-    return image, label
-
-
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
     if case.part == "test":
         import h5py
 
         with reading(case.files[0]), h5py.File(case.files[0]) as file:
             return np.asarray(file["image"], np.float32), np.asarray(file["label"])
-    images, labels = zip(*map(_pair, case.files))
+    images, labels = zip(*[npz_pair(path, KEYS, 2) for path in case.files])
     for path, image in zip(case.files, images):
         if image.shape != case.shape:
             raise CommandError(f"{path} has the shape {list(image.shape)}, the first of its case {list(case.shape)}")

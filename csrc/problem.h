@@ -1,7 +1,7 @@
 // One call as the kernels of every backend take it: raw pointers, sizes, strides. No torch, and nothing that depends on
 // an instruction set or a device.
 #pragma once
-#include "math/hd.h"
+#include "math/spec.h"
 
 namespace fl {
 
@@ -14,6 +14,11 @@ struct Array {
   int64_t sample = 0, channel = 0, space[3] = {0, 0, 0};
 };
 
+struct Scalar {  // a number where the tensors are; null: not there
+  const void* data = nullptr;
+  bool wide = false;  // double, else float
+};
+
 struct Arguments {
   Array x, y, mask, pixel_weight;
   Array out;  // the gradient, or the values of `elementwise`; null if not wanted
@@ -22,8 +27,10 @@ struct Arguments {
   const int64_t* ints = nullptr;  // the encoded spec: math/spec.h
   const double* floats = nullptr;
   int64_t n_ints = 0, n_floats = 0;
-  int64_t groups = 1;      // rows of sums: 1, or one per sample
-  double threshold = 0.5;  // of the counts
+  int64_t groups = 1;         // rows of sums: 1, or one per sample
+  double threshold = 0.5;     // of the counts
+  Scalar weights[kMaxTerms];  // what the weight of each term is multiplied by, if anything
+  Scalar grad_output;         // multiplies the gradient
 
   // Results; null where not wanted. Layouts: math/sums.h.
   double* values = nullptr;

@@ -10,8 +10,8 @@ using ParallelBody = void (*)(void* context, int64_t begin, int64_t end);
 using ParallelFor = void (*)(int64_t begin, int64_t end, void* context, ParallelBody body);
 
 struct Problem : fl::Arguments {
-  const double* weights = nullptr;  // effective weight of each term
-  double upstream = 1.0;            // multiplies the gradient
+  const double* effective = nullptr;  // the weight of each term
+  double upstream = 1.0;              // multiplies the gradient
   ParallelFor parallel = nullptr;
 
   double* loss = nullptr;

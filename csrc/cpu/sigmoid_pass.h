@@ -28,12 +28,12 @@ class SigmoidPass {
     if (steps_.topk) select(static_cast<int64_t>(valid));
     if (early) {
       denominators(valid);
-      finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
+      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
     }
     sum_pass(early ? kValues | kGrads : kValues);
     if (!early) denominators(counted ? valid : total_valid());
     if (!p.loss) return;
-    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
+    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
     if (!p.out.data) return;
     if (!early)
       backward();

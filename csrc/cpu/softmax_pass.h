@@ -30,7 +30,7 @@ class SoftmaxPass {
     if (steps_.topk) select(static_cast<int64_t>(valid[p.channels]));
     if (early) {
       denominators(valid);
-      finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
+      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
     }
     if (early && steps_.region && steps_.pointwise) steps_.slopes.reset(new T[p.samples * blocks_.pixels]);
     sum_pass(early ? kValues | kGrads : kValues);
@@ -39,7 +39,7 @@ class SoftmaxPass {
       denominators(valid);
     }
     if (!p.loss) return;
-    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.weights, p.values, p.dsums);
+    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
     if (!p.out.data) return;
     if (!early)
       backward();

@@ -159,7 +159,7 @@ const char* prepare(const Problem& q, Work& w) {
   w.class_indices = q.ids, w.masked = q.mask.data || w.spec.has_ignore, w.wide = q.x.dtype == fl::kF64;
   w.groups = q.groups;
   for (int i = 0; i < w.spec.n_terms; ++i) w.weights[i] = q.weights[i];
-  w.grad_output = q.upstream, w.grad_output_value = q.upstream_value;
+  w.grad_output = q.grad_output, w.grad_output_value = q.grad_output_value;
   w.logit_threshold = w.wide ? fl::probability_cut<double>(q.threshold) : fl::probability_cut<float>(q.threshold);
   const bool softmax = is_softmax(w);
   w.known_valid = w.masked ? -1.0 : static_cast<double>(w.samples) * (softmax ? 1 : w.channels) * w.pixels;

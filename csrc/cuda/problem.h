@@ -5,24 +5,16 @@
 
 namespace fl_cuda {
 
-struct Scalar {  // a number on the device; null: not there
-  const void* data = nullptr;
-  bool wide = false;  // double, else float
-};
-
 using fl::Array;
-
-constexpr int kMaxWeights = 16;
+using fl::Scalar;
 
 struct Problem : fl::Arguments {
-  Scalar weights[kMaxWeights];  // what the weight of each term is multiplied by, if anything
-  Scalar upstream;              // multiplies the gradient; without it `upstream_value` does
-  double upstream_value = 1.0;
+  double grad_output_value = 1.0;  // instead of a grad_output that is not there
 
   void* loss = nullptr;         // float, double for double logits
   double* counts = nullptr;     // [N, C, 4]
   double* scale = nullptr;      // what the gradient was multiplied by; an input of settle
-  double* predicted = nullptr;  // settle leaves the upstream gradient here
+  double* predicted = nullptr;  // settle leaves grad_output here
 
   void* workspace = nullptr;
   void* stream = nullptr;

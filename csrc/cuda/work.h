@@ -47,7 +47,7 @@ struct Work {
   int64_t parts;
   int64_t planes;  // of a part: 1, or one per sample
   Slots slots;
-  Scalar weights[kMaxWeights];
+  Scalar weights[fl::kMaxTerms];
   Scalar grad_output;  // multiplies the gradient; without it `grad_output_value` does
   double grad_output_value;
   double logit_threshold;  // the logit from which on the statistics count a pixel

@@ -121,27 +121,65 @@ struct Layout {
   int64_t counts_at() const { return dsums_at() + sums(); }
 };
 
-// The inputs of every op, into the problem of either backend. It points into `ints` and `floats`.
+// A call of any op, for the problem of either backend, which points into `ints` and `floats`.
 template <class Problem>
-void read_inputs(Problem& p, const fl::Spec& spec, const Shape& shape, const Tensor& x, const Tensor& y,
-                 const MaybeTensor& mask, const MaybeTensor& pixel_weight, const Ints& ints, const Floats& floats) {
-  p.samples = shape.samples, p.channels = shape.channels;
-  for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
-  p.x = shape.array(x, true);
-  require(p.x.dtype <= fl::kBF16, "logits must be floating point");
-  const int target = dtype_of(y);
-  p.ids = spec.activation == fl::kSoftmax && target > fl::kBF16;
-  p.y = shape.array(y, !p.ids);
-  if (mask) {
-    p.mask = shape.array(*mask, false);
-    require(p.mask.dtype == fl::kBool, "mask must be bool");
+struct Call {
+  fl::Spec spec;
+  Shape shape;
+  Layout layout;
+  const Tensor& x;
+  Problem p;
+
+  Call(const Tensor& logits, const Tensor& y, const MaybeTensor& mask, const MaybeTensor& pixel_weight,
+       const Ints& ints, const Floats& floats)
+      : spec(parse(ints, floats)), shape(logits, spec.binary), layout(shape, spec), x(logits) {
+    p.samples = shape.samples, p.channels = shape.channels;
+    for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
+    p.x = shape.array(x, true);
+    require(fl::is_float(p.x.dtype), "logits must be floating point");
+    p.ids = spec.activation == fl::kSoftmax && !fl::is_float(dtype_of(y));
+    p.y = shape.array(y, !p.ids);
+    if (mask) {
+      p.mask = shape.array(*mask, false);
+      require(p.mask.dtype == fl::kBool, "mask must be bool");
+    }
+    if (pixel_weight) {
+      p.pixel_weight = shape.array(*pixel_weight, false);
+      require(fl::is_float(p.pixel_weight.dtype), "pixel_weight must be floating point");
+    }
+    require(here(y) && (!mask || here(*mask)) && (!pixel_weight || here(*pixel_weight)),
+            "the inputs are on different devices");
+    p.ints = ints.data(), p.n_ints = ints.size(), p.floats = floats.data(), p.n_floats = floats.size();
+    p.groups = layout.groups;
   }
-  if (pixel_weight) {
-    p.pixel_weight = shape.array(*pixel_weight, false);
-    require(p.pixel_weight.dtype <= fl::kBF16, "pixel_weight must be floating point");
+
+  bool wide() const { return p.x.dtype == fl::kF64; }
+  bool here(const Tensor& t) const { return t.get_device_index() == x.get_device_index(); }  // -1 on the CPU
+  ScalarType value_type() const { return wide() ? ScalarType::Double : ScalarType::Float; }
+
+  // A weight of a term or the gradient of the loss.
+  fl::Scalar scalar(const Tensor& t) const {
+    require(t.numel() == 1, "a weight or an upstream gradient must be a 0-d tensor");
+    require(here(t), "a weight or an upstream gradient is on another device");
+    const int dtype = dtype_of(t);
+    require(dtype == fl::kF32 || dtype == fl::kF64, "a 0-d weight must be float32 or float64");
+    return {t.const_data_ptr(), dtype == fl::kF64};
   }
-  p.ints = ints.data(), p.n_ints = ints.size(), p.floats = floats.data(), p.n_floats = floats.size();
-  p.groups = Layout(shape, spec).groups;
-}
+  void take_weights(const std::vector<Tensor>& weights) {
+    for (int i = 0; i < spec.n_terms; ++i) {
+      const int index = spec.terms[i].weight_index;
+      require(index < static_cast<int>(weights.size()), "a term names a weight that is not there");
+      if (index >= 0) p.weights[i] = scalar(weights[index]);
+    }
+  }
+  // The pieces of a state that every backward reads.
+  double* take_state(const Tensor& state) {
+    require(dtype_of(state) == fl::kF64 && state.is_contiguous() && state.numel() >= layout.counts_at() && here(state),
+            "backward got a state that is not of this loss");
+    double* memory = const_cast<double*>(static_cast<const double*>(state.const_data_ptr()));
+    p.aux = memory + layout.aux_at(), p.dsums = memory + layout.dsums_at();
+    return memory;
+  }
+};
 
 }  // namespace fl_ops

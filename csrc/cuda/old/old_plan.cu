@@ -80,7 +80,7 @@ const char* prepare(const Problem& q, Params& p) {
   p.ids = q.ids, p.masked = q.mask.data || p.spec.has_ignore, p.wide = q.x.dtype == fl::kF64;
   p.groups = q.groups;
   for (int i = 0; i < p.spec.n_terms; ++i) p.weights[i] = q.weights[i];
-  p.upstream = q.upstream, p.upstream_value = q.upstream_value;
+  p.upstream = q.grad_output, p.upstream_value = q.grad_output_value;
   p.cut = p.wide ? fl::probability_cut<double>(q.threshold) : fl::probability_cut<float>(q.threshold);
   const bool softmax = p.spec.activation == fl::kSoftmax;
   p.known_valid = p.masked ? -1.0 : static_cast<double>(p.samples) * (softmax ? 1 : p.channels) * p.pixels;

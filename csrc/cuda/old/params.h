@@ -41,7 +41,7 @@ struct Params {
   const double* far_pool;  // instead of `pool` where that is too small
 
   int64_t groups;  // rows of the sums
-  Scalar weights[kMaxWeights];
+  Scalar weights[fl::kMaxTerms];
   Scalar upstream;
   double upstream_value, cut;  // cut: the logit from which on the statistics count a pixel
   double known_valid;          // number of elements that count, where no mask hides it; else -1

@@ -15,7 +15,20 @@ from fastloss.train.papers import parallel, results
 pytestmark = pytest.mark.usefixtures("cache")
 EXACT = ["--precision", "64-true"]  # in float32 Adam makes rounding errors of the first steps large
 SMP = ["paper2", "--rows", "dice+topk", "--model", models.PAPER, *EXACT]
-LEVIT = ["paper1", "--dataset", "uwmgi", "--rows", "modified", "--size", "224", "--set", "size=224", "--rate", "0.001", *EXACT]
+LEVIT = [
+    "paper1",
+    "--dataset",
+    "uwmgi",
+    "--rows",
+    "modified",
+    "--size",
+    "224",
+    "--set",
+    "size=224",
+    "--rate",
+    "0.001",
+    *EXACT,
+]
 LEVIT += ["--model", "levit-unet-128s"]
 
 

@@ -165,7 +165,7 @@ def test_numbers_are_compared_only_where_data_and_preset_match(reproduced, tmp_p
     assert found.comparable and found.caveat == ""
     name = "split/iou-50-seed0"
     scores = {"dice": 0.7, "iou": 0.6}
-    found.finished[name] = {"run": {"seed": 0}, "best": scores, "last": scores}
+    found.finished[name] = {"run": {"seed": 0}, "best": scores, "last": scores, "test": None}
     line = next(row for row in tables.single(found, "table1").cells if row[0].text == "IoU")
     assert line[2].remark == "+0.0241"
 
@@ -212,7 +212,7 @@ def test_the_script_for_a_gpu_machine_stops_and_continues(tmp_path):
         ("runs/figure2/epochs.csv", lambda text: text[: text.rindex("\n", 0, -1) + 1], "is cut short"),
         ("runs/figure2/epochs.csv", lambda text: text[:-3], "is cut short"),
         ("runs/figure2/result.json", lambda text: text[:200], "cannot be read"),
-        ("runs/figure2/result.json", lambda text: "{}", "best, best_epoch, last, parameters, run"),
+        ("runs/figure2/result.json", lambda text: "{}", "best, best_epoch, last, parameters, run, switch, test"),
         ("runs/figure2/result.json", lambda text: text.replace('"dice"', '"dies"'), "is damaged"),
         ("runs/figure2/example.npz", lambda text: text[:100], "cannot be read"),
         ("throughput.json", lambda text: "{}", "rows is missing"),

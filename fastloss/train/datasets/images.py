@@ -93,6 +93,30 @@ def sized_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
     return _interpolated(label, size, mode="nearest")
 
 
+def restored(masks: np.ndarray, shape: tuple[int, ...], how: str) -> np.ndarray:
+    """Masks [..., H, W] of a resized slice on the grid that it came from: the nearest pixel, or back at its place."""
+    if masks.shape[-2:] == tuple(shape):
+        return masks
+    if how == "crop":
+        return _placed(masks, shape)
+    if how == "cubic":
+        from scipy import ndimage
+
+        factors = [1.0] * (masks.ndim - 2) + [new / old for new, old in zip(shape, masks.shape[-2:])]
+        return ndimage.zoom(masks.astype(np.uint8), factors, order=0).astype(masks.dtype)
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, masks.shape[-2:]))
+    return masks[..., rows[:, None], columns]
+
+
+def _placed(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What `_cropped` takes from a slice, in an empty one."""
+    whole = np.arange(np.prod(shape)).reshape(shape) + 1
+    source = _cropped(whole, masks.shape[-1])
+    result = np.zeros((*masks.shape[:-2], whole.size), masks.dtype)
+    result[..., source[source > 0] - 1] = masks[..., source > 0]
+    return result.reshape(*masks.shape[:-2], *shape)
+
+
 def _cropped(array: np.ndarray, size: int) -> np.ndarray:
     height, width = array.shape[-2:]
     short, narrow = max(size - height, 0), max(size - width, 0)

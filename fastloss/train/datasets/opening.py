@@ -75,6 +75,7 @@ def open_dataset(
             phantom = (root / MARKER).exists()
             count = jobs or os.cpu_count() or 1
             store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, jobs=count, say=say)
+    store.cases = {case.name: case for case in found.cases}
     return store
 
 

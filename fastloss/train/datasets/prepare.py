@@ -19,7 +19,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from . import images, kinds
+from . import images, kinds, readers
 from .records import Case, Found, Slice
 from .store import IMAGES, LABELS, MANIFEST, VERSION, Store, record_of
 
@@ -43,6 +43,14 @@ def key(root: Path, kind: str, settings: dict[str, Any], found: Found) -> str:
     cases = [(case.name, case.slices, case.part, case.group, case.masks) for case in found.cases]
     content = json.dumps([VERSION, kind, settings, stamps, cases])
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def original_label(kind: str, settings: dict[str, Any], case: Case) -> np.ndarray:
+    """uint8 [D, H, W] of classes or [D, C, H, W] of masks, of the size in the files."""
+    _, label = readers.of(kind).read(case)
+    if kinds.KINDS[kind].mode == "multilabel" or kind == "demo":
+        return label
+    return images.mapped(label, kinds.label_map(kind, settings), _where(case))
 
 
 def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

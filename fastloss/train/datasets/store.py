@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import kinds
-from .records import Slice
+from .records import Case, Slice
 
 VERSION = 1
 IMAGES, LABELS, MANIFEST = "images.npy", "labels.npy", "manifest.json"
@@ -32,6 +32,7 @@ class Store:
         patients: names, in that order, without repetition.
         fingerprint: of the stored bytes and the records: the same data prepared anywhere have the same one.
         is_phantom: whether the images are generated.
+        cases: by volume, where the files lie that it was made from; empty if it was not opened by `open_dataset`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,6 +52,7 @@ class Store:
         self.patients = tuple(dict.fromkeys(record.patient for record in self.slices))
         pixels = [record.shape[0] * record.shape[1] for record in self.slices]
         self._ends = np.cumsum(pixels)
+        self.cases: dict[str, Case] = {}
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         if any(len(array) != self._ends[-1] for array in self._arrays()):
             raise ValueError("its files are of other lengths than its manifest says")
@@ -63,7 +65,7 @@ class Store:
         return f"Store({self.kind}: {what}{len(self)} slices of {len(self.patients)} patients, {self.mode})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": None}  # a mapping would be pickled as a copy of everything
+        return self.__dict__ | {"_maps": None, "cases": {}}  # a mapping would be pickled as a copy of everything
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         if self._maps is None:

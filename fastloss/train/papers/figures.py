@@ -74,6 +74,10 @@ def masks(found: Reproduction) -> list[Figure]:
             grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-6)
             truth, guess = (_outline(arrays[name]) for name in ("truth", "found"))
             where = str(arrays["name"])
+            top, left, height, width = arrays["region"].tolist()
+        if height:
+            where += ", the region of the paper's Fig. 3"
+            grey, truth, guess = (array[top : top + height, left : left + width] for array in (grey, truth, guess))
         if not cells:
             cells += [("input", grey[..., None].repeat(1, 1, 3).numpy()), ("truth", painted(grey, [(truth, HIT)]))]
         layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]

@@ -8,9 +8,8 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,20 +18,14 @@ from fastloss import LossSchedule
 from fastloss.cli import CommandError
 
 from .. import checkpoint
-from ..checkpoint import Log, read_json, read_log, restore, write_atomically, write_json
-from ..loop import digest
+from ..checkpoint import Log, read_json, restore
 from .learner import Learner
-from .runs import Run
-from .settings import Settings
-
-if TYPE_CHECKING:
-    from .slices import Slices
 
 CHECKPOINT = "checkpoint.pt"
 SAVE_SECONDS = 60.0  # between two checkpoints of one run
 STEP_COLUMNS = ("step", "epoch", "rate", "loss")
-EPOCH_COLUMNS = ("epoch", "altered", "rate", "images", "seconds", "train_loss", "valid_loss")
-EPOCH_COLUMNS += ("dice", "iou", "pooled_dice", "pooled_iou", "case_dice", "case_iou")
+SCORE_COLUMNS = ("valid_loss", "dice", "iou", "pooled_dice", "pooled_iou", "case_dice", "case_iou")
+EPOCH_COLUMNS = ("epoch", "altered", "rate", "images", "seconds", "train_loss", *SCORE_COLUMNS)
 
 
 @dataclass
@@ -143,10 +136,10 @@ class Journal(AbstractContextManager):
         self.place.positions = tuple([log.position() for log in self.logs])
         state = {"place": asdict(self.place), "learner": self.learner.state_dict()}
         checkpoint.save(self.folder / CHECKPOINT, state | {"schedule": self.schedule.state_dict()})
-        _forget_weights(self.folder, self.place.best_epoch)
+        forget_weights(self.folder, self.place.best_epoch)
 
 
-def _forget_weights(folder: Path, best: int) -> None:
+def forget_weights(folder: Path, best: int) -> None:
     """All but the best epoch's. Not before a checkpoint that names it: a resumed run may still need an older one."""
     for old in folder.glob("best-*.pt"):
         if old != weights(folder, best):
@@ -155,58 +148,10 @@ def _forget_weights(folder: Path, best: int) -> None:
 
 def read_result(path: Path) -> dict[str, Any]:
     """result.json; raises CommandError if it is not whole."""
-    found = read_json(path, ("run", "best_epoch", "switch", "best", "last", "parameters", "weights"))
+    found = read_json(path, ("run", "best_epoch", "switch", "best", "last", "test", "parameters", "weights"))
     try:
         if all([set(EPOCH_COLUMNS) <= set(found[which]) for which in ("best", "last")]) and found["run"]["name"]:
             return found
     except (TypeError, KeyError):
         pass
     raise CommandError(f"{path} is damaged; delete {path.parent} to train this run again")
-
-
-def finish(run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner) -> None:
-    """Writes result.json when all else is there: a run with one is done."""
-    log = read_log(folder / "epochs.csv", EPOCH_COLUMNS, run.epochs)
-    switches = [int(epoch) for epoch, altered in zip(log["epoch"], log["altered"]) if altered]
-    best = restore(weights(folder, place.best_epoch))
-    if best is None:
-        raise CommandError(f"{weights(folder, place.best_epoch)} is missing; delete {folder} to train this run again")
-    last = digest(learner.net)
-    learner.net.load_state_dict(best["net"])
-    _write_example(folder / "example.npz", settings, slices, learner)
-    device = learner.fabric.device
-    write_json(
-        folder / "result.json",
-        {
-            "run": run.described,
-            "best_epoch": place.best_epoch,
-            "switch": switches[-1] if switches else None,
-            **{which: {name: log[name][at] for name in EPOCH_COLUMNS} for which, at in
-               (("best", place.best_epoch), ("last", -1))},
-            "parameters": sum(p.numel() for p in learner.net.parameters()),
-            "weights": last,
-            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        },
-    )  # fmt: skip
-    _forget_weights(folder, place.best_epoch)
-
-
-@torch.no_grad()
-def _write_example(path: Path, settings: Settings, slices: Slices, learner: Learner) -> None:
-    """One validation slice with its truth and what the best network finds there, class ids or 0 and 1 per channel."""
-    from ..datasets import SliceDataset
-
-    at = slices.example()
-    dataset = SliceDataset(slices.store, slices.valid, size=settings.size, augment="none", seed=0)
-    image, truth = dataset[at]
-    learner.net.eval()
-    with learner.fabric.autocast():
-        logits = learner.net(learner.move(image[None]))[0].float().cpu()
-    if settings.mode == "multiclass":
-        found = logits.argmax(0)
-    else:
-        found = (logits.sigmoid() >= learner.threshold).squeeze(0)
-    record = slices.store.slices[slices.valid[at]]
-    name = f"{record.volume}, slice {record.z}"
-    arrays = {"image": image[0].half().numpy(), "truth": truth.numpy(), "found": found.numpy().astype(np.uint8)}
-    write_atomically(path, lambda file: np.savez_compressed(file, name=np.array(name), **arrays))

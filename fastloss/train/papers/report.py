@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastloss.cli import CommandError, user_path
 
-from . import discrepancies, figures, tables, tables1
+from . import discrepancies, figures, tables, tables1, volume_tables
 from .page import Block, Cell, Heading, Table, Words, write
 from .results import Reproduction, read
 from .throughput_table import blocks as throughput_blocks
@@ -60,7 +60,7 @@ def _reproduction(found: Reproduction) -> list[Block]:
         extra = [tables.single(found, name) for name in ("figure2", "figure3", "optional")]
         blocks += [each for each in extra if any([cells[2].text != "missing" for cells in each.cells])]
         blocks += [*figures.figure2(found), *figures.pairs(found), *figures.masks(found)]
-    return [*blocks, *throughput_blocks(found), _settings(found)]
+    return [*blocks, *volume_tables.blocks(found), *throughput_blocks(found), _settings(found)]
 
 
 def _summary(found: Reproduction) -> list[str]:

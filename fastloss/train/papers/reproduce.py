@@ -77,6 +77,8 @@ def main(args: argparse.Namespace) -> int:
     if not args.plan:
         _check_folder(out, args.resume)
     wanted = {"kind": chosen.dataset, "settings": dict(map(parse_setting, args.set)), "patients": args.patients}
+    if chosen.augment_first:
+        wanted["settings"].setdefault("size", None)
     store = open_dataset(args.data, **wanted, say=None if fabric.is_global_zero else _nothing)
     _agree(chosen, store)
     splits = {fold: load(store, chosen, fold) for fold in dict.fromkeys([run.fold for run in todo])}

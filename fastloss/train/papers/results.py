@@ -78,12 +78,17 @@ class Reproduction:
         found = [(result["switch"], result[self.settings.score]["epoch"]) for result in self.results(row).values()]
         return any([switch is None or epoch < switch for switch, epoch in found])
 
+    @property
+    def tested(self) -> bool:
+        """Whether scores are of a test part, apart from the slices that choose the epoch."""
+        return any([result["test"] for result in self.finished.values()])
+
     def scores(self, row: Row, metric: str) -> list[float]:
         """Of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
         which, column = self.settings.score, self.column(metric)
         found: dict[int, list[float]] = {}
         for (seed, fold), result in self.results(row).items():
-            found.setdefault(seed if fold is None else fold, []).append(result[which][column])
+            found.setdefault(seed if fold is None else fold, []).append((result["test"] or result[which])[column])
         return [statistics.mean(found[key]) for key in sorted(found)]
 
     def folds(self, row: Row, metric: str) -> dict[int, float]:
@@ -108,6 +113,11 @@ class Reproduction:
             if run in self.finished:
                 return self.folder / "runs" / run / "example.npz"
         return None
+
+    def volumes(self, row: Row) -> list[Path]:
+        """Of each finished run of the row, the scores of whole volumes, if they were measured."""
+        names = [result["run"]["name"] for result in self.results(row).values()]
+        return [path for name in names if (path := self.folder / "runs" / name / "volumes.json").exists()]
 
     def extra(self, name: str) -> dict[str, Any] | None:
         """throughput.json or systems.json, if it was measured."""

@@ -42,8 +42,9 @@ class Settings:
     train_limit: int = _setting(0, "use no more training slices than this (0: all)", least=0)
     valid_limit: int = _setting(0, "use no more validation slices than this (0: all)", least=0)
     folds: int = _setting(5, "folds of the cross-validation", least=2)
-    split: str = _setting("", "patient:80/20, index:80/20 (a cut of the list of slices), official, kfold:5")
+    split: str = _setting("", "patient:80/20, or 70/10/20 with a test part; index:80/20 (of slices); official; kfold:5")
     augment: str = _setting("none", "of the training slices", ("none", "flip", "transunet", "uwmgi"))
+    augment_first: bool = _setting(False, "before the resize as TransUNet does, on slices stored whole", (True, False))
     split_seed: int = _setting(0, "seed of the split and of the folds", least=0)
 
     rate: float = _setting(1e-4, "Adam's learning rate", least=0.0)
@@ -69,6 +70,8 @@ class Settings:
     score: str = _setting("best", "epoch whose scores the tables show", ("best", "last"))
     best_of: str = _setting("switch", "the best epoch of all, or of those since the last switch", ("switch", "all"))
 
+    volumes: bool = _setting(False, "HD95 and Dice by organ of whole volumes, original grid", (True, False))
+
     precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed", "64-true"))
     channels_last: bool = _setting(True, "memory format of the network", (True, False))
     keep_weights: bool = _setting(True, "keep the best network of every training", (True, False))
@@ -90,8 +93,8 @@ _PAPER1 |= {"weight_decay": 1e-6, "rate_schedule": "cosine"}
 _DATASET: dict[str, dict[str, Any]] = {
     "demo": {"augment": "flip"},
     "msd-colon": {},
-    "synapse": {"augment": "transunet", "baseline": "levit-unet", "average": "case"},
-    "acdc": {"augment": "transunet", "baseline": "levit-unet", "average": "case"},
+    "synapse": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
+    "acdc": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
     "uwmgi": {"augment": "uwmgi", "activation": "sigmoid", "empty": "one"},
 }
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {

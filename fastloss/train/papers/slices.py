@@ -16,6 +16,8 @@ from ..data import generator
 from ..datasets import SliceDataset, Split, Store, splits
 from .settings import Settings
 
+GRID, REGION = 512, (200, 100, 150)  # of paper 2's Fig. 3: x, y and side on the grid of the scan
+
 
 class _Batches:
     """Batch sampler: this process's share of each batch of one epoch, without the `skip` first ones.
@@ -44,6 +46,7 @@ class Slices:
     store: Store
     train: tuple[int, ...]
     valid: tuple[int, ...]
+    test: tuple[int, ...] = ()  # if the split has such a part beside the one that chooses the epoch
 
     @property
     def volumes(self) -> list[str]:
@@ -65,18 +68,20 @@ class Slices:
         return y
 
     def foreground(self, counts: Tensor) -> Tensor:
-        """Counts [N, C, 4] without the background's channel, which no score counts."""
+        """Counts or masks [N, C, …] without the background's channel, which no score counts."""
         return counts[:, 1:] if self.store.mode == "multiclass" else counts
 
-    def example(self) -> int:
-        """The place in `valid` of the slice that figures show: number 102 of case 008 as in paper 2's Fig. 3 if it is
-        there, else the middle one of those with a truth."""
-        records = [self.store.slices[row] for row in self.valid]
-        for at, record in enumerate(records):
-            if record.volume.endswith("008") and record.z == 102 and record.positive:
-                return at
-        filled = [at for at, record in enumerate(records) if record.positive] or list(range(len(records)))
-        return filled[len(filled) // 2]
+    def example(self, size: int) -> tuple[int, tuple[int, int, int, int]]:
+        """(row of the store, region) of the slice that figures show: number 102 of case 008 and the region of paper 2's
+        Fig. 3 wherever that slice is, of the training part too; else the validation slice with the largest truth.
+
+        A region is top, left, height and width at `size` pixels, all 0 for the whole slice.
+        """
+        for row, record in enumerate(self.store.slices):
+            if record.volume.endswith("_008") and record.z == 102:
+                left, top, side = (value * size // GRID for value in REGION)
+                return row, (top, left, side, side)
+        return max(self.valid, key=lambda row: int((self.store.label(row) > 0).sum())), (0, 0, 0, 0)
 
 
 def load(store: Store, settings: Settings, fold: int | None) -> Slices:
@@ -87,7 +92,8 @@ def load(store: Store, settings: Settings, fold: int | None) -> Slices:
     scheme = settings.split if fold is None else f"kfold:{settings.folds}"
     split: Split = splits(store, scheme, settings.split_seed)[fold or 0]
     found = Slices(store, _limited(store, split.train, settings.train_limit),
-                   _limited(store, split.val, settings.valid_limit))  # fmt: skip
+                   _limited(store, split.val, settings.valid_limit),
+                   _limited(store, split.test, settings.valid_limit) if split.test != split.val else ())  # fmt: skip
     if len(found.train) < settings.batch or not found.valid:
         raise CommandError(
             f"--split {scheme} of {store.folder} leaves {len(found.train)} training and {len(found.valid)} validation "
@@ -130,11 +136,16 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """Batch number, places of the slices, images and labels: each batch on one of the processes."""
+    """Batch number, places of the slices, images and labels: each batch on one process, or all of them on this one."""
 
-    def __init__(self, slices: Slices, settings: Settings, fabric: Fabric, workers: int) -> None:
+    def __init__(
+        self, slices: Slices, settings: Settings, fabric: Fabric, workers: int, alone: bool = False
+    ) -> None:  # fmt: skip
         self.places = list(torch.arange(len(slices.valid)).split(settings.valid_batch))
-        self.mine = range(fabric.global_rank, len(self.places), fabric.world_size)
+        self.shared = fabric.world_size > 1 and not alone
+        self.mine = range(len(self.places))
+        if self.shared:
+            self.mine = self.mine[fabric.global_rank :: fabric.world_size]
         dataset = SliceDataset(slices.store, slices.valid, size=settings.size, augment="none", seed=0)
         self.loader = _loader(dataset, [self.places[at].tolist() for at in self.mine], fabric, workers)
 

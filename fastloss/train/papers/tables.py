@@ -72,6 +72,8 @@ def _what(found: Reproduction) -> str:
     over = {"image": "mean over slices", "case": "mean over volumes", "pooled": "of all slices together"}[s.average]
     since = "of those since the last switch" if s.best_of == "switch" else "of all, those before a switch too"
     when = f"best validation epoch by Dice ({since})" if s.score == "best" else "last epoch"
+    if found.tested:
+        when = f"test part, epoch chosen on the validation part: {when}"
     return f"Scores: {over}, {when}; an empty truth is {EMPTY_WORDS[s.empty]}. Grey: the paper."
 
 
@@ -97,12 +99,14 @@ def table4(found: Reproduction) -> Table:
     notes = [
         _what(found) + " Mean ± sd over folds, of seeds' means.",
         "t > 0: the altered loss is better. Unpaired: the paper's test (equal variances). Paired: the same folds on "
-        "both sides, as they are; folds share training slices, so even this p is too small.",
+        "both sides, as they are; folds share training slices, so even this p is too small. Corrected: the paired test "
+        "with the variance of Nadeau and Bengio (2003) for folds that share training slices.",
         f"The paper's t computed again from its own rounded means and deviations: {again}.",
         *_early(found, rows),
         SHARED,
     ]
-    head = ["losses", "metric", "composite", "altered", "unpaired t", "p", "paired t", "p", "altered is better"]
+    head = ["losses", "metric", "composite", "altered", "unpaired t", "p", "paired t", "p", "corrected t", "p",
+            "altered is better"]  # fmt: skip
     return Table(TABLES["paper2"]["table4"], head, lines, found.caveat, notes)
 
 
@@ -115,8 +119,9 @@ def _compared(found: Reproduction, composite: str, altered: str, metric: str, te
     start: list[Cell | str] = [f"{title(composite)} / {title(altered)}", NAMES[metric]]
     if not both:
         return [*start, *[Cell("missing", paper) for paper in papers], Cell("missing", f"{test.t:.2f}"),
-                Cell("missing", f"{test.p:.4f}"), MISSING, MISSING, Cell("missing", "yes")]  # fmt: skip
+                Cell("missing", f"{test.p:.4f}"), *[MISSING] * 4, Cell("missing", "yes")]  # fmt: skip
     unpaired, paired = ttests.unpaired(*values), ttests.paired(*values)
+    corrected = ttests.corrected(*values, found.settings.folds)
     return [
         *start,
         *[Cell(mean_sd(mine) + _mark(found, row), paper) for row, mine, paper in zip(sides, values, papers)],
@@ -124,6 +129,8 @@ def _compared(found: Reproduction, composite: str, altered: str, metric: str, te
         Cell(_p(unpaired.p), f"{test.p:.4f}"),
         f"{paired.t:.2f}",
         _p(paired.p),
+        f"{corrected.t:.2f}",
+        _p(corrected.p),
         Cell("yes" if statistics.mean(values[1]) > statistics.mean(values[0]) else "no", "yes"),
     ]
 

@@ -42,6 +42,10 @@ def table2(found: Reproduction) -> Table:
             values = [result[which][name] if which else result[name] for result in results]
             cells.append(_cell(found, key, values, paper))
         lines.append([words, *cells])
+    for metric, words in (("dice", "Dice"), ("iou", "Jaccard")):
+        if found.tested:
+            values = [found.scores(row, metric) if row else [] for row in rows]
+            lines.append([f"{words} of the test part", *[mean_sd(mine) if mine else MISSING for mine in values]])
     losses = " ".join([f"{row.title}: {_formula(row)}." for row in rows if row])
     notes = [losses, "Losses of different formulas are not comparable. Epochs count from 1. Grey: the paper."]
     name = f"{TABLES['paper1']['table2']} ({found.settings.dataset}, {found.settings.model})"

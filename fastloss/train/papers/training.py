@@ -9,42 +9,22 @@ parent's last state, with its logs.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from fastloss import LossSchedule
 
-from ..metrics import Scores, grouped, scores
 from ..progress import Watch
-from .journal import Journal, begin, finish
+from .evaluation import evaluate
+from .final import finish
+from .journal import Journal, begin
 from .learner import Learner
 from .runs import Run
 from .settings import Settings
 from .slices import Slices, TrainingBatches, ValidationBatches
 
 LOOK_STEPS = 10  # losses are read from the device, and the clock for the next checkpoint, this often
-
-
-@dataclass(frozen=True)
-class Validation:
-    """One look at the validation slices: their mean loss, and the scores by slice and by volume."""
-
-    loss: float
-    slices: Scores
-    cases: Scores
-
-    def chosen(self, settings: Settings) -> float:
-        """The Dice that decides, as the settings average it."""
-        found = self.cases if settings.average == "case" else self.slices
-        return found.pooled_dice if settings.average == "pooled" else found.dice
-
-    def cells(self) -> list[float]:
-        """The columns of epochs.csv from valid_loss on."""
-        return [self.loss, *asdict(self.slices).values(), self.cases.dice, self.cases.iou]
 
 
 def train(
@@ -93,33 +73,8 @@ def train(
             journal.epoch(epoch, per_epoch, found.cells(), save=continued and epoch + 1 == run.epochs)
             view.epoch(run, epoch, found.slices)
     if fabric.is_global_zero:
-        finish(run, settings, slices, folder, place, learner)
+        finish(run, settings, slices, folder, place, learner, judge, workers)
     fabric.barrier()
-
-
-@torch.no_grad()
-def evaluate(
-    learner: Learner, judge: LossSchedule, batches: ValidationBatches, slices: Slices, settings: Settings
-) -> Validation:
-    """The network as it is, by all processes together; the loss and the counts come from one pass."""
-    device = learner.fabric.device
-    learner.share_buffers()
-    learner.net.eval()
-    counts = torch.zeros(len(slices.valid), slices.store.num_classes, 4, dtype=torch.int64, device=device)
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
-    for at, places, x, y in batches:
-        with learner.fabric.autocast():
-            logits = learner.net(learner.move(x))
-        loss, stats = judge.with_stats(logits, slices.target(y.to(device), settings), learner.threshold)
-        counts[places.to(device)] = stats.counts
-        losses[at] = loss.double() * len(x)
-    if learner.fabric.world_size > 1:
-        dist.all_reduce(counts)
-        dist.all_reduce(losses)
-    of_slices = slices.foreground(counts.cpu())
-    of_cases = grouped(of_slices, slices.volumes)
-    loss = float(losses.sum()) / len(slices.valid)
-    return Validation(loss, scores(of_slices, settings.empty), scores(of_cases, settings.empty))
 
 
 def _alter(schedule: LossSchedule, judge: LossSchedule, epoch: int, score: float | None, learner: Learner) -> bool:

@@ -33,17 +33,17 @@ __global__ void __launch_bounds__(kFinishThreads)
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_sums(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l) {
   const int64_t warps = blockDim.x / kWarp, step = gridDim.x * warps;
-  const int columns = columns_of(w);
+  const int columns = columns_of(w), channels = static_cast<int>(w.channels);
   for (int64_t k = blockIdx.x * warps + threadIdx.x / kWarp; k < sums_size(w); k += step) {
-    const int64_t row = k / columns;
-    const double sum = add_column(w, l, row / w.channels, row % w.channels, static_cast<int>(k % columns));
+    const int row = static_cast<int>(k / columns);
+    const double sum = add_column(w, l, row / channels, row % channels, static_cast<int>(k % columns));
     if (threadIdx.x % kWarp == 0) w.sums[k] = sum;
   }
   if (blockIdx.x == 0 && threadIdx.x < kWarp) {
     const double bad = count_bad(w, l);
     if (threadIdx.x == 0) *w.bad = bad;
   }
-  for (int64_t part = blockIdx.x; w.counts && part < w.parts; part += gridDim.x) store_counts(w, l, part);
+  if (w.counts) store_counts(w, l);
 }
 __global__ void __launch_bounds__(kFinishThreads) finalize_sums(const FL_GRID_CONSTANT Work w) {
   __shared__ double values[fl::kMaxTerms], weights[fl::kMaxTerms], aux[fl::kMaxTerms * fl::kAuxColumns],

@@ -15,30 +15,34 @@ struct Epilogue {
   double values[fl::kMaxTerms], weights[fl::kMaxTerms], aux[fl::kMaxTerms * fl::kAuxColumns];
 };
 
-// Adds up number `slot` of part `first` and the `more` parts at distance `step` behind it. All lanes get the sum.
-__device__ __forceinline__ double add_partials(const Work& w, const Launch& l, int64_t first, int64_t parts,
-                                               int64_t step, int slot) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t size = static_cast<int64_t>(partials_of(w)) * l.blocks;
+// Adds up `parts` runs of `blocks` numbers at distance `step`, from `from` on. By a warp; all lanes get the sum.
+__device__ __noinline__ inline double add_partials(const double* from, int blocks, int parts, int64_t step) {
   double sum = 0.0;
-  for (int64_t k = 0; k < parts; ++k) {
-    const double* from = w.partials + (first + k * step) * size + static_cast<int64_t>(slot) * l.blocks;
-    for (uint32_t b = lane; b < l.blocks; b += kWarp) sum += __ldcg(from + b);
+#pragma unroll 1
+  for (int k = 0; k < parts; ++k, from += step) {
+#pragma unroll 4
+    for (int b = threadIdx.x % kWarp; b < blocks; b += kWarp) sum += __ldcg(from + b);
   }
   return warp_sum(sum);
 }
+// One number of `parts` parts at distance `step`, from part `first` on.
+__device__ __forceinline__ double add_slot(const Work& w, const Launch& l, int slot, int c, int first, int parts,
+                                           int step) {
+  const int blocks = static_cast<int>(l.blocks), at = w.slots.at(slot, is_softmax(w) ? w.channels : 1, c);
+  const int64_t size = static_cast<int64_t>(partials_of(w)) * blocks;
+  return add_partials(w.partials + first * size + static_cast<int64_t>(at) * blocks, blocks, parts, step * size);
+}
 
-// One column of one class and group.
-__device__ __forceinline__ double add_column(const Work& w, const Launch& l, int64_t group, int64_t c, int column) {
-  const int slot = w.slots.column[column];
+// Column `column` of class c and group `group`.
+__device__ __forceinline__ double add_column(const Work& w, const Launch& l, int group, int c, int column) {
+  const int slot = w.slots.column[column], channels = static_cast<int>(w.channels);
   const bool softmax = is_softmax(w);
-  // A term of a pixel, not of a class, is in the first class.
+  // What is of a pixel, not of a class, counts once.
   if (slot < 0 || (softmax && c > 0 && column >= fl::kFixedSums)) return 0.0;
-  const int64_t step = softmax ? 1 : w.channels, own = softmax ? 0 : c;
+  const int step = softmax ? 1 : channels;
+  const int first = (w.groups > 1 ? group * step : 0) + (softmax ? 0 : c);
   const bool pooled = w.by_sample && w.groups == 1;
-  const int64_t first = (w.groups > 1 ? group * step : 0) + own;
-  return add_partials(w, l, first, pooled ? w.samples : 1, step,
-                      w.slots.at(slot, softmax ? w.channels : 1, softmax ? c : 0));
+  return add_slot(w, l, slot, softmax ? c : 0, first, pooled ? static_cast<int>(w.samples) : 1, step);
 }
 
 // Those who share the rows of the sums: the lanes of a warp, which need no barrier, or all threads of a block.
@@ -56,72 +60,77 @@ struct BlockTeam {
   __device__ __forceinline__ void sync() const { __syncthreads(); }
 };
 
-// What each term divides by. Top-k terms have theirs, in `aux` of the call, from the selection.
+// What each term divides by: the number of valid elements; for weighted cross-entropy on class indices, their weights.
+// Top-k terms have theirs, in `aux` of the call, from the selection.
 template <class Team>
 __device__ __forceinline__ void set_denominators(const Work& w, const Team& team, const double* sums, double* aux) {
-  const int columns = columns_of(w);
-  const int64_t rows = w.groups * w.channels;
-  const auto total = [&](auto of) {
-    double own = 0.0;
-    for (int64_t r = team.rank(); r < rows; r += team.size()) own += of(sums + r * columns, r % w.channels);
-    return team.sum(own);
-  };
+  const int columns = columns_of(w), channels = static_cast<int>(w.channels);
+  const int rows = static_cast<int>(w.groups) * channels;
   double valid = w.known_valid;
-  if (valid < 0.0)
-    valid = total([&](const double* row, int64_t c) { return is_softmax(w) && c > 0 ? 0.0 : row[fl::kValid]; });
-  for (int i = 0; i < w.spec.n_terms; ++i) {
-    const fl::Term& t = w.spec.terms[i];
+#pragma unroll 1
+  for (int i = valid < 0.0 ? -1 : 0; i < w.spec.n_terms; ++i) {
+    const bool weighted = i >= 0 && w.spec.terms[i].kind == fl::kCe && w.spec.terms[i].vector_length && w.class_indices;
     double denominator = valid;
-    if (t.kind == fl::kCe && t.vector_length && w.class_indices)
-      denominator = total([&](const double* row, int64_t c) { return vector_at(w, i, c, 1.0) * row[fl::kTarget]; });
-    if (team.rank() != 0) continue;
-    double* out = aux + i * fl::kAuxColumns;
-    for (int k = 0; k < fl::kAuxColumns; ++k) out[k] = t.kind == fl::kTopk ? w.aux[i * fl::kAuxColumns + k] : 0.0;
-    if (t.kind != fl::kTopk) out[fl::kDenominator] = denominator;
+    if (i < 0 || weighted) {
+      double own = 0.0;
+#pragma unroll 1
+      for (int r = team.rank(); r < rows; r += team.size()) {
+        const int c = static_cast<unsigned>(r) % static_cast<unsigned>(channels);
+        const double each = weighted ? vector_at(w, i, c, 1.0) : (is_softmax(w) && c > 0 ? 0.0 : 1.0);
+        own += each * sums[r * columns + (weighted ? fl::kTarget : fl::kValid)];
+      }
+      denominator = team.sum(own);
+    }
+    if (i < 0) valid = denominator;
+    if (i < 0 || team.rank() >= fl::kAuxColumns) continue;
+    const int k = i * fl::kAuxColumns + team.rank();
+    const bool topk = w.spec.terms[i].kind == fl::kTopk;
+    aux[k] = topk ? __ldcg(w.aux + k) : (team.rank() == fl::kDenominator ? denominator : 0.0);
   }
   team.sync();
 }
 
 // fl::region_term, a run of lanes for each group and a lane for each class.
 template <class Team>
-__device__ __forceinline__ double region_term(const Team& team, const fl::Term& t, const fl::SumsView& v,
+__device__ __forceinline__ double region_term(const Work& w, const Team& team, int i, const fl::SumsView& v,
                                               const double* sums, double weight, double* grad_sums) {
+  const fl::Term& t = w.spec.terms[i];
   int run = 1;  // lanes of a group
   while (run < kWarp && run < v.channels) run *= 2;
-  const int64_t groups = t.batch ? 1 : v.groups, step = team.size() / run;
-  const int lane = team.rank() % run;
-  double kept = 1.0, value = 0.0;
-  for (int pass = t.batch ? 1 : 0; pass < 2; ++pass) {  // first, how many groups have a class that counts
+  const int groups = t.batch ? 1 : v.groups, lane = team.rank() % run, step = team.size() / run;
+  double share = 1.0, value = 0.0;  // share: of a group that has a class that counts
+#pragma unroll 1
+  for (int pass = t.batch ? 1 : 0; pass < 2; ++pass) {  // first, how many such groups there are
     double own = 0.0;
-    for (int64_t begin = 0; begin < groups; begin += step) {  // all lanes take part in each turn
-      const int64_t g = begin + team.rank() / run;
-      const bool there = g < groups;
+#pragma unroll 1
+    for (int g = team.rank() / run; g - team.rank() / run < groups; g += step) {  // all lanes take part in each turn
+      const int group = t.batch ? -1 : g;
       double total = 0.0;
-      for (int64_t c = lane; there && c < v.channels; c += run)
-        total += fl::class_weight(t, v, sums, t.batch ? -1 : g, c);
+#pragma unroll 1
+      for (int c = lane; c < v.channels && g < groups; c += run)
+        total += fl::class_weight(t, vector_at(w, i, c, 1.0), v, sums, group, c);
       for (int d = run / 2; d > 0; d /= 2) total += __shfl_xor_sync(kAllLanes, total, d);
-      if (pass == 0) own += there && lane == 0 && total > 0.0;
-      if (pass == 0 || !there || !(total > 0.0)) continue;
-      for (int64_t c = lane; c < v.channels; c += run)
-        own += fl::region_class(t, v, sums, t.batch ? -1 : g, c, total, weight / kept, grad_sums) / kept;
+      if (!(total > 0.0)) continue;
+      if (pass == 0) own += lane == 0;
+#pragma unroll 1
+      for (int c = lane; c < v.channels && pass == 1; c += run)
+        own += fl::region_class(t, vector_at(w, i, c, 1.0) / total, v, sums, group, c, weight * share, grad_sums);
     }
-    own = team.sum(own);
-    if (pass == 0) kept = own > 0.0 ? own : 1.0;
-    value = own;
+    value = team.sum(own);
+    if (pass == 0) share = value > 0.0 ? 1.0 / value : 0.0;
   }
-  return value;
+  return value * share;
 }
 
 template <class Team>
-__device__ __forceinline__ double pointwise_term(const Team& team, const fl::Term& t, int i, const fl::SumsView& v,
+__device__ __forceinline__ double pointwise_term(const Work& w, const Team& team, int i, const fl::SumsView& v,
                                                  const double* sums, double denominator, double weight,
                                                  double* grad_sums) {
-  const double scale = fl::pointwise_scale(t, denominator);
+  const double scale = fl::pointwise_scale(w.spec.terms[i], denominator);
   double own = 0.0;
-  for (int64_t r = team.rank(); r < v.groups * v.channels; r += team.size()) {
-    own += sums[r * v.columns + fl::kFixedSums + i];
-    grad_sums[r * v.columns + fl::kFixedSums + i] = weight * scale;
-  }
+#pragma unroll 1
+  for (int at = team.rank() * v.columns + fl::kFixedSums + i; at < v.size(); at += team.size() * v.columns)
+    own += sums[at], grad_sums[at] = weight * scale;
   return team.sum(own) * scale;
 }
 
@@ -129,18 +138,18 @@ __device__ __forceinline__ double pointwise_term(const Team& team, const fl::Ter
 template <class Team>
 __device__ __forceinline__ double finalize(const Work& w, const Team& team, const double* sums, const double* aux,
                                            double* weights, double* values, double* grad_sums) {
-  const fl::SumsView v{w.groups, w.channels, columns_of(w)};
-  for (int64_t k = team.rank(); k < v.size(); k += team.size()) grad_sums[k] = 0.0;
-  for (int i = team.rank(); i < w.spec.n_terms; i += team.size()) weights[i] = weight_of(w, i);
+  const fl::SumsView v(w.groups, w.channels, columns_of(w));
+#pragma unroll 1
+  for (int k = team.rank(); k < v.size(); k += team.size()) grad_sums[k] = 0.0;
+  if (team.rank() < w.spec.n_terms) weights[team.rank()] = weight_of(w, team.rank());
   team.sync();
   double loss = 0.0;
 #pragma unroll 1
   for (int i = 0; i < w.spec.n_terms; ++i) {
-    const fl::Term t = term_of(w, i);
     const double value =
-        t.kind == fl::kTversky
-            ? region_term(team, t, v, sums, weights[i], grad_sums)
-            : pointwise_term(team, t, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i], grad_sums);
+        w.spec.terms[i].kind == fl::kTversky
+            ? region_term(w, team, i, v, sums, weights[i], grad_sums)
+            : pointwise_term(w, team, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i], grad_sums);
     if (team.rank() == 0) values[i] = value;
     if (weights[i] != 0.0) loss += weights[i] * value;
   }
@@ -149,16 +158,16 @@ __device__ __forceinline__ double finalize(const Work& w, const Team& team, cons
 }
 
 // By the threads of one block: what the call returns, and the state for backward.
-__device__ inline void store_results(const Work& w, double loss, bool bad, const double* sums, const double* grad_sums,
-                                     const double* aux, const double* values) {
-  const auto put = [&](double* to, const double* from, int64_t n) {
-    if (to && to != from)
-      for (int64_t k = threadIdx.x; k < n; k += blockDim.x) to[k] = from[k];
-  };
-  put(w.sums, sums, sums_size(w));
-  put(w.grad_sums, grad_sums, sums_size(w));
-  put(w.aux, aux, w.spec.n_terms * fl::kAuxColumns);
-  put(w.values, values, w.spec.n_terms);
+__device__ __forceinline__ void store_results(const Work& w, double loss, bool bad, const double* sums,
+                                              const double* grad_sums, const double* aux, const double* values) {
+  const int size = static_cast<int>(sums_size(w));
+#pragma unroll 1
+  for (int k = threadIdx.x; k < size; k += blockDim.x) {
+    if (w.sums != sums) w.sums[k] = sums[k];
+    if (w.grad_sums != grad_sums) w.grad_sums[k] = grad_sums[k];
+  }
+  if (threadIdx.x < w.spec.n_terms * fl::kAuxColumns) w.aux[threadIdx.x] = aux[threadIdx.x];
+  if (w.values && threadIdx.x < w.spec.n_terms) w.values[threadIdx.x] = values[threadIdx.x];
   if (threadIdx.x != 0) return;
   if (w.scale) *w.scale = grad_output_of(w);
   if (bad) loss = static_cast<double>(NAN);
@@ -166,29 +175,33 @@ __device__ inline void store_results(const Work& w, double loss, bool bad, const
   if (w.loss && !w.wide) *static_cast<float*>(w.loss) = static_cast<float>(loss);
 }
 
-// The counts [N, C, 4] of part `part`, by one block.
-__device__ inline void store_counts(const Work& w, const Launch& l, int64_t part) {
-  const int64_t channels = is_softmax(w) ? w.channels : 1;
-  for (int64_t k = threadIdx.x / kWarp; k < 4 * channels; k += blockDim.x / kWarp) {
-    const int slot = w.slots.at(w.slots.counts + static_cast<int>(k % 4), channels, k / 4);
-    const double count = add_partials(w, l, part, 1, 1, slot);
-    if (threadIdx.x % kWarp == 0) w.counts[part * channels * 4 + k] = count;
-  }
+// The counts [N, C, 4], a part for each block.
+__device__ __forceinline__ void store_counts(const Work& w, const Launch& l) {
+  const int channels = is_softmax(w) ? static_cast<int>(w.channels) : 1, warp = threadIdx.x / kWarp;
+#pragma unroll 1
+  for (int part = blockIdx.x; part < w.parts; part += gridDim.x)
+#pragma unroll 1
+    for (int k = warp; k < 4 * channels; k += blockDim.x / kWarp) {
+      const double count = add_slot(w, l, w.slots.counts + k % 4, k / 4, part, 1, 1);
+      if (threadIdx.x % kWarp == 0) w.counts[static_cast<int64_t>(part) * channels * 4 + k] = count;
+    }
 }
 
-__device__ __forceinline__ double count_bad(const Work& w, const Launch& l) {  // by a warp
-  const int64_t channels = is_softmax(w) ? w.channels : 1;
-  return w.slots.bad < 0 ? 0.0 : add_partials(w, l, 0, w.parts, 1, w.slots.at(w.slots.bad, channels, 0));
+// By a warp.
+__device__ __forceinline__ double count_bad(const Work& w, const Launch& l) {
+  return add_slot(w, l, w.slots.bad, 0, 0, static_cast<int>(w.parts), 1);
 }
 
 // The end of the sums, by every block, behind a barrier of the grid: e.grad_sums is there for all its threads after it.
-__device__ inline void finish_sums(const Work& w, const Launch& l, Epilogue& e) {
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  const int columns = columns_of(w), size = static_cast<int>(sums_size(w));
+__device__ __forceinline__ void finish_sums(const Work& w, const Launch& l, Epilogue& e) {
+  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  const unsigned columns = columns_of(w), channels = static_cast<unsigned>(w.channels);
+  const int size = static_cast<int>(w.groups) * channels * columns;
+#pragma unroll 1
   for (int k = warp; k < size; k += warps) {
-    const int row = k / columns, channels = static_cast<int>(w.channels);
-    const double sum = add_column(w, l, row / channels, row % channels, k % columns);
-    if (lane == 0) e.sums[k] = sum;
+    const unsigned row = static_cast<unsigned>(k) / columns, group = row / channels;
+    const double sum = add_column(w, l, group, row - group * channels, k - row * columns);
+    if (threadIdx.x % kWarp == 0) e.sums[k] = sum;
   }
   const double bad = blockIdx.x == 0 && warp == 0 ? count_bad(w, l) : 0.0;
   __syncthreads();
@@ -200,7 +213,7 @@ __device__ inline void finish_sums(const Work& w, const Launch& l, Epilogue& e) 
   }
   __syncthreads();
   if (blockIdx.x == 0) store_results(w, loss, bad != 0.0, e.sums, e.grad_sums, e.aux, e.values);
-  for (int64_t part = blockIdx.x; w.counts && part < w.parts; part += gridDim.x) store_counts(w, l, part);
+  if (w.counts) store_counts(w, l);
 }
 
 }  // namespace fl_cuda

@@ -5,43 +5,45 @@
 FL_NAMESPACE_BEGIN
 
 struct SumsView {
-  int64_t groups, channels;
-  int columns;
-  FL_HD int64_t at(int64_t g, int64_t c) const { return (g * channels + c) * columns; }
-  FL_HD int64_t size() const { return groups * channels * columns; }
+  int groups, channels, columns;
+  FL_HD SumsView(int64_t g, int64_t c, int k)
+      : groups(static_cast<int>(g)), channels(static_cast<int>(c)), columns(k) {}
+  FL_HD int at(int g, int c) const { return (g * channels + c) * columns; }
+  FL_HD int size() const { return groups * channels * columns; }
 };
 
 // A class's sums, over one group or (group < 0) over all of them.
-FL_HD void gather_sums(const SumsView& v, const double* sums, int64_t group, int64_t c, double* out) {
+FL_HD void gather_sums(const SumsView& v, const double* sums, int group, int c, double* out) {
   for (int k = 0; k < kFixedSums; ++k) out[k] = 0.0;
-  const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
-  for (int64_t g = first; g < last; ++g)
+  const int first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
+  FL_ROLLED
+  for (int g = first; g < last; ++g)
     for (int k = 0; k < kFixedSums; ++k) out[k] += sums[v.at(g, c) + k];
 }
 
-// What a class weighs in its group's mean; 0 if it does not count.
-FL_HD double class_weight(const Term& t, const SumsView& v, const double* sums, int64_t group, int64_t c) {
+// What a class of weight `own` weighs in its group's mean; 0 if it does not count.
+FL_HD double class_weight(const Term& t, double own, const SumsView& v, const double* sums, int group, int c) {
   double s[kFixedSums];
   gather_sums(v, sums, group, c, s);
-  return class_role(t, s).counted ? t.vector_at(c, 1.0) : 0.0;
+  return class_role(t, s).counted ? own : 0.0;
 }
 
-FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums, int64_t group) {
+FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums, int group) {
   double total = 0.0;
-  for (int64_t c = 0; c < v.channels; ++c) total += class_weight(t, v, sums, group, c);
+  for (int c = 0; c < v.channels; ++c) total += class_weight(t, t.vector_at(c, 1.0), v, sums, group, c);
   return total;
 }
 
-// A class's share of its group's mean, whose weights add up to `total`; adds scale * d(share)/d(sums) to dsums.
-FL_HD double region_class(const Term& t, const SumsView& v, const double* sums, int64_t group, int64_t c, double total,
+// The share of a class that weighs `w` of its group's mean; adds scale * d(share)/d(sums) to dsums.
+FL_HD double region_class(const Term& t, double w, const SumsView& v, const double* sums, int group, int c,
                           double scale, double* dsums) {
   double s[kFixedSums];
   gather_sums(v, sums, group, c, s);
-  const double w = t.vector_at(c, 1.0) / total;
   if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) return 0.0;
   const RegionValue r = region_loss(t, s);
-  const int64_t first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
-  for (int64_t g = first; g < last; ++g) {
+  const int first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
+  FL_ROLLED
+  for (int g = first; g < last; ++g) {
     double* d = dsums + v.at(g, c);
     d[kInter] += scale * w * r.d_inter;
     d[kPred] += scale * w * r.d_pred;
@@ -52,25 +54,24 @@ FL_HD double region_class(const Term& t, const SumsView& v, const double* sums, 
 }
 
 // One group's class-weighted mean; adds scale * d(mean)/d(sums) to dsums.
-FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int64_t group, double scale,
+FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int group, double scale,
                           double* dsums) {
   const double total = counted_weight(t, v, sums, group);
   double value = 0.0;
-  for (int64_t c = 0; c < v.channels && total > 0.0; ++c)
-    value += region_class(t, v, sums, group, c, total, scale, dsums);
+  for (int c = 0; c < v.channels && total > 0.0; ++c)
+    value += region_class(t, t.vector_at(c, 1.0) / total, v, sums, group, c, scale, dsums);
   return value;
 }
 
 FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, double weight, double* dsums) {
   if (t.batch) return region_group(t, v, sums, -1, weight, dsums);
-  int64_t kept = 0;
-  for (int64_t g = 0; g < v.groups; ++g) kept += counted_weight(t, v, sums, g) > 0.0;
+  int kept = 0;
+  for (int g = 0; g < v.groups; ++g) kept += counted_weight(t, v, sums, g) > 0.0;
   double value = 0.0;
-  for (int64_t g = 0; g < v.groups && kept; ++g) value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
+  for (int g = 0; g < v.groups && kept; ++g) value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
   return value;
 }
 
-// The class weights of other libraries may be negative, and so may their sum; where it is 0 nothing counts.
 FL_HD double pointwise_scale(const Term& t, double denominator) {
   const bool some = denominator > 0.0 || denominator < 0.0;
   return t.reduction == kMean ? (some ? 1.0 / denominator : 0.0) : 1.0;
@@ -80,8 +81,8 @@ FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const doubl
                             double weight, double* dsums) {
   const double scale = pointwise_scale(t, denominator);
   double total = 0.0;
-  for (int64_t g = 0; g < v.groups; ++g)
-    for (int64_t c = 0; c < v.channels; ++c) {
+  for (int g = 0; g < v.groups; ++g)
+    for (int c = 0; c < v.channels; ++c) {
       if (sums) total += sums[v.at(g, c) + kFixedSums + i];
       dsums[v.at(g, c) + kFixedSums + i] = weight * scale;
     }
@@ -91,7 +92,7 @@ FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const doubl
 // weights[i] is the effective weight of term i. A term of weight 0 is left out of the loss: 0 * NaN is not 0.
 FL_HD double finalize(const Spec& spec, const SumsView& v, const double* sums, const double* aux, const double* weights,
                       double* values, double* dsums) {
-  for (int64_t k = 0; k < v.size(); ++k) dsums[k] = 0.0;
+  for (int k = 0; k < v.size(); ++k) dsums[k] = 0.0;
   double loss = 0.0;
   for (int i = 0; i < spec.n_terms; ++i) {
     const Term& t = spec.terms[i];

@@ -10,6 +10,13 @@
 #define FL_HD inline __attribute__((always_inline))
 #endif
 
+// In front of a loop of the small code in double, which nvcc would unroll: its instructions are fetched cold.
+#ifdef __CUDACC__
+#define FL_ROLLED _Pragma("unroll 1")
+#else
+#define FL_ROLLED
+#endif
+
 // Each ISA build of the CPU kernels names its own inline namespace: a weak symbol shared by two builds would let the
 // linker put AVX-512 code into the baseline.
 #ifndef FL_ISA

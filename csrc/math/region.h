@@ -34,19 +34,16 @@ FL_HD double tversky_score(const Term& t, const double* sums, RegionValue* d) {
 FL_HD RegionValue region_loss(const Term& t, const double* sums) {
   RegionValue r;
   const double score = tversky_score(t, sums, &r);
-  double slope;
-  if (t.log_loss) {
-    r.loss = -::log(score > t.eps || score != score ? score : t.eps);
-    slope = score > t.eps ? -1.0 / score : 0.0;
-  } else if (t.gamma == 1.0) {
-    r.loss = 1.0 - score;
-    slope = -1.0;
-  } else {
-    const double base = at_least(0.0, 1.0 - score);
-    r.loss = ::pow(base, t.gamma);
-    slope = base > 0.0 ? -t.gamma * ::pow(base, t.gamma - 1.0) : 0.0;
+  double slope = -1.0;
+  r.loss = 1.0 - score;
+  if (t.log_loss || t.gamma != 1.0) {  // one logarithm for both: code in double is long
+    const double base = t.log_loss ? at_least(t.eps, score) : at_least(0.0, r.loss);
+    const double log_base = base > 0.0 ? ::log(base) : 0.0;
+    const double power = base > 0.0 ? ::exp((t.gamma - 1.0) * log_base) : 0.0;  // base^(gamma - 1)
+    r.loss = t.log_loss ? -log_base : base * power;
+    slope = t.log_loss ? (score > t.eps ? -1.0 / score : 0.0) : -t.gamma * power;
   }
-  if (score != score) slope = score;
+  if (score != score) r.loss = slope = score;
   r.d_inter *= slope, r.d_pred *= slope, r.d_pred_sq *= slope, r.d_abs *= slope;
   return r;
 }

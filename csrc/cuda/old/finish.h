@@ -1,7 +1,7 @@
 // From the records of the blocks to the loss and the cotangents of the sums, by one block.
 #pragma once
-#include "params.h"
 #include "../reduce.h"
+#include "params.h"
 
 namespace fl_old {
 
@@ -95,7 +95,8 @@ inline __device__ __noinline__ double region_term(const fl::Term& t, const fl::S
   const int64_t first = t.batch ? -1 : 0, last = t.batch ? 0 : v.groups;
   const auto total_of = [&](int64_t g) {
     double own = 0.0;
-    for (int64_t c = lane; c < v.channels; c += kWarp) own += fl::class_weight(t, v, sums, g, c);
+    for (int64_t c = lane; c < v.channels; c += kWarp)
+      own += fl::class_weight(t, t.vector_at(c, 1.0), v, sums, static_cast<int>(g), static_cast<int>(c));
     return warp_sum(own);
   };
   double kept = 1.0;
@@ -108,7 +109,9 @@ inline __device__ __noinline__ double region_term(const fl::Term& t, const fl::S
   for (int64_t g = first + warp; g < last; g += step) {
     const double total = total_of(g);
     for (int64_t c = lane; c < v.channels && total > 0.0; c += kWarp)
-      own += fl::region_class(t, v, sums, g, c, total, weight / kept, dsums) / kept;
+      own += fl::region_class(t, t.vector_at(c, 1.0) / total, v, sums, static_cast<int>(g), static_cast<int>(c),
+                              weight / kept, dsums) /
+             kept;
   }
   return block_sum(own, warps);
 }

@@ -14,9 +14,11 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} LIMIT=${LIMIT:-540} RUNS=${RUNS:-runs/gpu} DRY=${FASTLOSS_DRY:-0}
 OUT=${OUT:-$RUNS/out}
 WHEELS=build/wheels
-NEEDED=(lightning_fabric monai segmentation_models_pytorch timm nibabel h5py scipy matplotlib jinja2 rich PIL)
+NEEDED=(lightning_fabric monai segmentation_models_pytorch timm huggingface_hub httpx2 httpcore2 einops nibabel h5py scipy
+        matplotlib jinja2 rich PIL)
 PACKAGES=(lightning-fabric lightning-utilities monai segmentation-models-pytorch nibabel h5py scipy matplotlib rich
-          contourpy cycler fonttools kiwisolver pyparsing python-dateutil six markdown-it-py mdurl pygments importlib-resources)
+          contourpy cycler fonttools kiwisolver pyparsing python-dateutil six markdown-it-py mdurl pygments importlib-resources
+          einops timm huggingface-hub hf-xet httpx2 httpcore2 anyio h11 idna truststore click)
 SECONDS=0
 
 if [ "${1:-}" = wheels ]; then
@@ -80,6 +82,7 @@ done
 rows=(--rows table2)
 [ "$DRY" = 1 ] && rows=(--rows iou+bce --folds 2)
 step paper2 paper2 "${rows[@]}" --compare "$peers"
+step paper1-synapse paper1 --dataset synapse --rows table2 --compare "$peers"
 "$PYTHON" -m fastloss report "$RUNS/paper2" "$RUNS"/paper1-{synapse,acdc,uwmgi} --out "$OUT/report"
 keep
 echo "all done: $OUT"

@@ -240,3 +240,12 @@ def test_the_plan_counts_and_starts_nothing(tmp_path, capfd):
     assert cells[1:4] == ["30", "30", "30"]  # 2 seeds of 6 + 9 trainings, an epoch each
     assert "hours here" in printed and "disk at most" in printed
     assert not out.exists()
+
+
+def test_what_comes_from_the_template_and_what_enters_the_encoder_is_said():
+    words = {name: " ".join(map(" ".join, entries)) for name, entries in
+             (("1", discrepancies.PAPER1), ("2", discrepancies.PAPER2))}  # fmt: skip
+    for option in ("--rate-schedule cosine", "--weight-decay 1e-6", "--augment", "--augment-first", "--normalise"):
+        assert option in words["1"]
+    assert "--normalise imagenet" in words["2"] and "at most one patient straddles" in words["2"]
+    assert "hardly kept apart" not in words["2"]

@@ -175,6 +175,31 @@ def test_the_rate_falls_on_a_plateau_of_dice_and_along_a_cosine():
     assert all([each.parent is None for each in runs.runs(chosen, runs.selected(chosen, ["table3"]), 1)])
 
 
+def test_resuming_elsewhere_is_noted_and_adds_seeds(tmp_path, capfd):
+    """Another number of threads, another torch: the finished trainings stay, new ones are added."""
+    words = ["paper2", "--rows", "figure2", "--out", str(tmp_path / "run")]
+    assert run(*words) == 0
+    path = tmp_path / "run" / "reproduction.json"
+    stored = json.loads(path.read_text())
+    stored["machine"]["torch"] = "2.11.0"
+    path.write_text(json.dumps(stored))
+    before = bits(tmp_path / "run")
+    for _ in range(2):
+        assert run(*words, "--resume", "--seeds", "2", "--threads", "2") == 0
+        said = capfd.readouterr().out
+        assert (
+            f"note: torch was 2.11.0 and is {torch.__version__} now; threads was 1 and is 2 now: bits may differ"
+            in said
+        )
+    found = results.read(tmp_path / "run")
+    assert found.machine["threads"] == 1 and [machine["threads"] for machine in found.machines] == [2]
+    assert found.seeds == 2
+    now = bits(tmp_path / "run")
+    assert {name: now[name] for name in before} == before
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "Continued on 1 other machine(s)" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+
+
 def test_resuming_with_changed_settings_names_what_changed(whole, capfd):
     before = (whole / "reproduction.json").read_bytes()
     assert run(*ROW, "--out", str(whole), "--resume", "--rate", "0.5") == 2

@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from phantoms import LAYOUTS, opened, phantom, silent
 
 from fastloss.cli import CommandError
 from fastloss.train.datasets import open_dataset, prepare
+from fastloss.train.datasets.records import Case
 from fastloss.train.datasets.store import IMAGES, LABELS, MANIFEST
 
 
@@ -121,11 +123,12 @@ def test_preparing_waits_for_no_more_than_a_few_volumes(roots, monkeypatch):
     """Memory stays bounded: beyond two volumes for each thread the reading waits for the writing."""
     started = []
     monkeypatch.setattr(prepare, "_prepare_case", lambda reader, case, *rest: started.append(case) or case)
-    stream = prepare._in_order(None, list(range(50)), "acdc", {}, jobs=2)
-    assert next(stream) == 0
+    cases = [Case(str(n), str(n), (), (0,), (4, 4)) for n in range(50)]
+    stream = prepare._in_order(None, cases, "acdc", {"size": 16}, jobs=2, memory=prepare.MEMORY)
+    assert next(stream) == cases[0]
     time.sleep(0.05)
     assert len(started) <= 4
-    assert list(stream) == list(range(1, 50))
+    assert list(stream) == cases[1:]
 
 
 def test_errors_of_a_volume_reach_the_caller(roots, monkeypatch, tmp_path):
@@ -135,3 +138,33 @@ def test_errors_of_a_volume_reach_the_caller(roots, monkeypatch, tmp_path):
     monkeypatch.setattr(prepare, "_prepare_case", broken)
     with pytest.raises(CommandError, match="this volume is broken"):
         opened(roots["acdc"], "acdc", tmp_path)
+
+
+def test_volumes_in_work_fit_the_memory(roots, tmp_path, monkeypatch):
+    """Eight threads, memory for two volumes of 6 x 40 x 40 at a time: never three, and the same store."""
+    active, most = 0, 0
+    check = prepare.check_case
+    lock = threading.Lock()
+
+    def slow(*args):
+        nonlocal active, most
+        with lock:
+            active += 1
+            most = max(most, active)
+        time.sleep(0.02)
+        try:
+            return check(*args)
+        finally:
+            with lock:
+                active -= 1
+
+    monkeypatch.setattr(prepare, "check_case", slow)
+    root = phantom("msd-colon", tmp_path / "data", patients=8)
+    volume = 6 * 40 * 40 * prepare.VOXEL_BYTES / 2**30
+    stores = []
+    for memory, allowed in ((2.5 * volume / 0.75, 2), (volume / 10, 1)):
+        most = 0
+        stores.append(open_dataset(root, kind="msd-colon", cache_dir=tmp_path / f"c{allowed}", jobs=8, memory=memory,
+                                   settings={"size": 16}, say=silent))  # fmt: skip
+        assert most == allowed
+    assert stores[0].fingerprint == stores[1].fingerprint

@@ -7,10 +7,14 @@ the RGB weights of the first convolution for one channel, the authors leave that
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from fastloss.cli import CommandError
+
+from .models import read_weights
 
 VARIANTS = {"128s": 0.0, "192": 0.0, "384": 0.1}  # and the share of residual branches dropped in training
 SIZE = 224  # the attention biases are tables for this image
@@ -33,20 +37,31 @@ class LeViTUNet(nn.Module):
     Args:
         variant: one of VARIANTS.
         pretrained: ImageNet weights for the encoder, which timm downloads.
+        weights: a file with them, as timm would download it.
 
     Raises:
-        CommandError: the weights cannot be had.
+        CommandError: the weights cannot be had, or the file does not hold them.
     """
 
-    def __init__(self, variant: str, num_classes: int, in_channels: int = 1, pretrained: bool = False) -> None:
+    def __init__(
+        self, variant: str, num_classes: int, in_channels: int = 1, pretrained: bool = False, weights: str | Path = ""
+    ) -> None:
         import timm
 
         super().__init__()
         name = f"levit_{variant}"
+        drop, file = VARIANTS[variant], None
+        if weights:
+            fresh = timm.create_model(name, in_chans=in_channels, num_classes=0)
+            file = read_weights(weights, fresh, f"timm's {name}")
         try:
-            drop = VARIANTS[variant]
-            levit = timm.create_model(name, pretrained, in_chans=in_channels, num_classes=0, drop_path_rate=drop)
+            levit = timm.create_model(
+                name, pretrained or bool(weights), in_chans=in_channels, num_classes=0, drop_path_rate=drop,
+                pretrained_cfg_overlay={"state_dict": file} if file else None,
+            )  # fmt: skip
         except (OSError, RuntimeError) as error:
+            if weights:
+                raise CommandError(f"the weights {weights} are not those of timm's {name}: shapes differ") from error
             if not pretrained:
                 raise
             raise CommandError(

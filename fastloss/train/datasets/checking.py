@@ -14,14 +14,16 @@ from fastloss.cli import CommandError
 from fastloss.train.progress import counting
 
 from . import kinds, readers
-from .prepare import check_case, no_foreground
+from .prepare import Room, check_case, no_foreground
 from .records import MARKER, Case, Found
 
 SHOWN = 10  # problems
 PUBLISHED = {"msd-colon": 126, "synapse": 30, "acdc": 150, "uwmgi": 85}  # patients
 
 
-def check(folder: Path, kind: str | None, settings: Mapping[str, Any], quick: bool, jobs: int | None) -> bool:
+def check(
+    folder: Path, kind: str | None, settings: Mapping[str, Any], quick: bool, jobs: int | None, memory: float
+) -> bool:
     """Prints a report and returns whether nothing is missing or broken.
 
     Args:
@@ -37,7 +39,7 @@ def check(folder: Path, kind: str | None, settings: Mapping[str, Any], quick: bo
     found = reader.scan(root, resolved)
     print("\n".join(_words(kind, root, found)))
     if not quick and found.cases:
-        found.problems += _read_all(reader, found.cases, kind, resolved, jobs)
+        found.problems += _read_all(reader, found.cases, kind, resolved, jobs, memory)
     for note in found.notes:
         print(f"note: {note}")
     for problem in found.problems[:SHOWN]:
@@ -87,14 +89,15 @@ def _words(kind: str, root: Path, found: Found) -> Iterator[str]:
 
 
 def _read_all(
-    reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int | None
+    reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int | None, memory: float
 ) -> list[str]:
-    filled = False
+    filled, room = False, Room(memory)
 
     def problem(case: Case) -> str | None:
         nonlocal filled
         try:
-            filled |= bool(check_case(reader, case, kind, settings)[1].any())
+            with room.take(case):
+                filled |= bool(check_case(reader, case, kind, settings)[1].any())
         except CommandError as error:
             return str(error)
         return None

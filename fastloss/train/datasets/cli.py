@@ -10,6 +10,7 @@ from fastloss.cli import CommandError, user_path
 
 from . import checking, opening, phantom
 from .kinds import KINDS
+from .prepare import MEMORY
 
 REAL = [kind for kind in KINDS if kind != "demo"]
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (check, prepare):
         action.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting, value as JSON")
         action.add_argument("--jobs", type=int, help="threads (default: all cores)")
+        action.add_argument("--memory", type=float, default=MEMORY, help=f"GiB they may take (default: {MEMORY:g})")
     generate = actions.add_parser("phantom", help="generate data in a real layout")
     generate.add_argument("--layout", choices=phantom.CLASSES, required=True)
     generate.add_argument("--out", type=user_path, required=True, help="a new or empty folder")
@@ -49,13 +51,16 @@ def main(args: argparse.Namespace) -> int:
     settings = dict(map(parse_setting, args.set))
     if args.jobs is not None and args.jobs < 1:
         raise CommandError(f"--jobs must be at least 1, got {args.jobs}")
+    if not args.memory > 0:
+        raise CommandError(f"--memory must be positive, got {args.memory:g}")
     if args.action == "check":
         if args.path is None:
             print(checking.sources())
             return 0
-        return 0 if checking.check(args.path, args.kind, settings, args.quick, args.jobs) else 2
+        return 0 if checking.check(args.path, args.kind, settings, args.quick, args.jobs, args.memory) else 2
     store = opening.open_dataset(
-        args.path, kind=args.kind, settings=settings, patients=args.patients, jobs=args.jobs
+        args.path, kind=args.kind, settings=settings, patients=args.patients, jobs=args.jobs,
+        memory=args.memory,
     )  # fmt: skip
     counts = store.summary()
     print(f"{store.folder}: {store}")

@@ -13,7 +13,7 @@ from typing import Any
 from fastloss.cli import CommandError
 
 from . import kinds, readers
-from .prepare import key, prepare
+from .prepare import MEMORY, key, prepare
 from .records import MARKER
 from .store import Store
 
@@ -35,6 +35,7 @@ def open_dataset(
     cache_dir: Path | None = None,
     patients: int = 12,
     jobs: int | None = None,
+    memory: float = MEMORY,
     say: Callable[[str], None] | None = None,
 ) -> Store:
     """Opens the store of a dataset; prepares it first if there is none for these files and settings.
@@ -50,6 +51,7 @@ def open_dataset(
         cache_dir: for stores and phantoms; default $FASTLOSS_CACHE, else ~/.cache/fastloss.
         patients: of the phantom.
         jobs: threads that prepare; default: all cores.
+        memory: GiB that they may take together; how many volumes are in work at once is limited by that.
         say: gets the lines of progress; default: a bar on a terminal, lines on standard output elsewhere.
 
     Raises:
@@ -73,8 +75,8 @@ def open_dataset(
         store = _existing(folder)
         if store is None:
             phantom = (root / MARKER).exists()
-            count = jobs or os.cpu_count() or 1
-            store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, jobs=count, say=say)
+            how = {"jobs": jobs or os.cpu_count() or 1, "memory": memory, "say": say}
+            store = prepare(folder, root, kind, resolved, found, reader, phantom=phantom, **how)
     store.cases = {case.name: case for case in found.cases}
     return store
 

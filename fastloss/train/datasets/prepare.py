@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,29 @@ from fastloss.cli import CommandError
 from . import images, kinds, readers
 from .records import Case, Found, Slice
 from .store import IMAGES, LABELS, MANIFEST, VERSION, Store, record_of
+
+MEMORY = 4.0  # GiB that preparing threads may take together; a larger volume is prepared alone
+VOXEL_BYTES = 24  # while it is read, normalised and resized: measured, of Decathlon's volumes
+
+
+class Room:
+    """Lets threads work on volumes as long as those fit the memory together; one volume always may."""
+
+    def __init__(self, memory: float) -> None:
+        self.free, self.users, self.changed = int(memory * 2**30), 0, Condition()
+
+    @contextmanager
+    def take(self, case: Case) -> Iterator[None]:
+        need = VOXEL_BYTES * len(case.slices) * case.shape[0] * case.shape[1]
+        with self.changed:
+            self.changed.wait_for(lambda: need <= self.free or not self.users)
+            self.free, self.users = self.free - need, self.users + 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free, self.users = self.free + need, self.users - 1
+                self.changed.notify_all()
 
 
 class Prepared(NamedTuple):
@@ -82,8 +106,12 @@ def no_foreground(cases: list[Case]) -> str:
     return f"the labels of all {len(cases)} volumes are background alone, from {_where(cases[0])} on"
 
 
-def _prepare_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> Prepared:
-    volume, labels = check_case(reader, case, kind, settings)
+def _prepare_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any], room: Room) -> Prepared:
+    with room.take(case):
+        return _sized_case(case, *check_case(reader, case, kind, settings), kind, settings)
+
+
+def _sized_case(case: Case, volume: np.ndarray, labels: np.ndarray, kind: str, settings: dict[str, Any]) -> Prepared:
     size, how = settings["size"], kinds.KINDS[kind].resize
     result = Prepared([], [], [])
     for z, image, label in zip(case.slices, volume, labels):
@@ -112,6 +140,7 @@ def prepare(
     *,
     phantom: bool,
     jobs: int,
+    memory: float = MEMORY,
     say: Callable[[str], None] | None = None,
 ) -> Store:
     """Writes the store `folder`, which must not exist, and opens it. On any error nothing of it is left."""
@@ -120,7 +149,7 @@ def prepare(
     with no_space(folder, _bytes(found, settings)):
         partial.mkdir(parents=True)
         try:
-            _write(partial, kind, settings, found, reader, phantom, jobs, say)
+            _write(partial, kind, settings, found, reader, phantom, jobs, memory, say)
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -164,6 +193,7 @@ def _write(
     reader: ModuleType,
     phantom: bool,
     jobs: int,
+    memory: float,
     say: Callable[[str], None] | None,
 ) -> None:
     from fastloss.train.progress import counting
@@ -178,7 +208,7 @@ def _write(
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (pixels,)}
             np.lib.format.write_array_header_1_0(file, header)
         with counting(slices, f"preparing {kind}", "slices", say) as count:
-            for prepared in _in_order(reader, found.cases, kind, settings, jobs):
+            for prepared in _in_order(reader, found.cases, kind, settings, jobs, memory):
                 for arrays, file in zip(prepared[1:], files):
                     for array in arrays:
                         content = np.ascontiguousarray(array).tobytes()
@@ -210,18 +240,24 @@ def _write(
 
 
 def _in_order(
-    reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int
+    reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int, memory: float
 ) -> Iterator[Prepared]:
-    """Each case prepared, in order; no more than two for each thread are held. Threads suffice: zlib, resizing and
+    """Each case prepared, in order; no more than two for each thread are held, and no more than the memory holds: three
+    quarters of it for those in work, the rest for those that wait to be written. Threads suffice: zlib, resizing and
     NumPy's loops run without the interpreter's lock."""
-    waiting: deque[Future[Prepared]] = deque()
+    waiting: deque[tuple[Future[Prepared], int]] = deque()
+    room, left = Room(0.75 * memory), int(0.25 * memory * 2**30)
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for case in cases:
-                waiting.append(pool.submit(_prepare_case, reader, case, kind, settings))
-                if len(waiting) >= 2 * jobs:
-                    yield waiting.popleft().result()
+                size = 3 * _pixels(case, settings["size"])
+                while waiting and (size > left or len(waiting) >= 2 * jobs):
+                    first, freed = waiting.popleft()
+                    left += freed
+                    yield first.result()
+                left -= size
+                waiting.append((pool.submit(_prepare_case, reader, case, kind, settings, room), size))
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -110,7 +110,7 @@ PAPER2 = [
         "Fig. 3",
         "a region of 150² at x = 200",
         "beyond 256: figures are on the 512 grid",
-        "the whole slice at the training size",
+        "that region of case 008, slice 102, wherever the split puts it; else the slice with the largest truth, whole",
     ),
     Discrepancy(
         "Tables 2, 4",
@@ -121,8 +121,8 @@ PAPER2 = [
     Discrepancy(
         "Table 4",
         "unpaired t, df = 8",
-        "folds are paired",
-        "both tests",
+        "folds are paired, and share training slices",
+        "both tests, and the paired one corrected for shared slices (Nadeau and Bengio 2003)",
     ),
     Discrepancy(
         "Table 4",
@@ -157,7 +157,7 @@ PAPER2 = [
     Discrepancy(
         "§4.2",
         "13,486 images, 10,788 of them to train",
-        "all axial slices of the 126 training volumes, cut at floor(0.8·n): patients are hardly kept apart",
+        "all axial slices of the 126 training volumes, cut at floor(0.8·n): at most one patient straddles the cut",
         "--split index:80/20 or patient:80/20",
     ),
     Discrepancy(
@@ -166,6 +166,12 @@ PAPER2 = [
         "empty slices, threshold, choice of the epoch: none is stated",
         "the mean IoU exceeds D/(2 − D), so scores are averaged, not pooled; with empties at 1 Dice would exceed 0.9",
         "settings, listed above with their values",
+    ),
+    Discrepancy(
+        "input",
+        "neither the encoder's weights nor a normalisation is stated",
+        "smp's ImageNet weights expect colours of ImageNet's mean and deviation",
+        "preset paper: those weights, and grey from 0 to 1 as it is, three times; --normalise imagenet",
     ),
     Discrepancy(
         "Table 1",
@@ -185,6 +191,24 @@ PAPER1 = [
         "--dataset uwmgi for its recipe; synapse and acdc as named",
     ),
     Discrepancy(
+        "training",
+        "Adam, rate 2e-3, 30 epochs; no schedule, weight decay or augmentation is stated",
+        "the Kaggle template has a cosine rate, weight decay 1e-6, and flips, shifts, distortions and holes",
+        "the template's: --rate-schedule cosine, --weight-decay 1e-6, --augment uwmgi (synapse, acdc: TransUNet's)",
+    ),
+    Discrepancy(
+        "training",
+        "the order of augmentation and resize is not stated",
+        "TransUNet augments at full size and resizes then",
+        "resized first, which is faster; --augment-first for TransUNet's order",
+    ),
+    Discrepancy(
+        "input",
+        "neither the encoder's weights nor a normalisation is stated",
+        "the template loads ImageNet's, which expect colours of ImageNet's mean; timm sums them for one channel",
+        "preset paper: timm's, and grey from 0 to 1 as it is; --normalise imagenet (the colours' average)",
+    ),
+    Discrepancy(
         "Table 2",
         "baseline Dice 0.7853",
         "LeViT-UNet's published Synapse score is 78.53 with 9 classes and 52.17 M parameters: copied or "
@@ -195,7 +219,7 @@ PAPER1 = [
         "Table 2",
         "“Best Dice”, “Validation”",
         "best and last epoch on the one validation fold; no test set",
-        "both are printed",
+        "both are printed; --split patient:70/10/20 for a test part",
     ),
     Discrepancy(
         "Table 2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
@@ -77,7 +78,9 @@ class Learner:
 
     def _build(self, channels: int) -> nn.Module:
         torch.manual_seed(self.seed)
-        net = models.build_model(self.settings.model, channels, pretrained=self.settings.pretrained)
+        s = self.settings
+        how = {"pretrained": s.pretrained, "weights": s.weights, "normalise": s.normalise == "imagenet"}
+        net = models.build_model(s.model, channels, **how)
         if self.settings.double_sigmoid:
             net = nn.Sequential(net, nn.Sigmoid())
         return shared_batch_norm(net, self.fabric.device) if self.fabric.world_size > 1 else net
@@ -142,5 +145,6 @@ class Learner:
 
 def quiet() -> None:
     """Libraries warn about their own dependencies, and Fabric about settings that are ours on purpose."""
+    logging.getLogger("timm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning_fabric.*|monai.*|segmentation_models_pytorch.*|timm.*")
     warnings.filterwarnings("ignore", message=".*multiple workers.*")

@@ -73,6 +73,8 @@ def _summary(found: Reproduction) -> list[str]:
         f"Preset {s.preset}: {s.model}, {s.size} px, batch {s.batch}. {len(found.finished)} finished trainings, "
         f"{epochs} epochs, {found.seeds} seed(s)."
     )
+    if found.machines:
+        words.append(f"Continued on {len(found.machines)} other machine(s), see the settings: bits may differ.")
     if found.changed:
         words.append(f"Changed from the preset: {', '.join(found.changed)}.")
     if not found.comparable:
@@ -85,6 +87,8 @@ def _settings(found: Reproduction) -> Table:
     rows = [[name, str(value)] for name, value in asdict(found.settings).items()]
     rows += [[f"data: {name}", str(value)] for name, value in found.data.items()]
     rows += [[f"machine: {name}", str(value)] for name, value in found.machine.items()]
+    for number, machine in enumerate(found.machines, 2):
+        rows += [[f"machine {number}: {name}", str(value)] for name, value in machine.items()]
     return Table("Settings and environment", ["setting", "value"], rows)
 
 

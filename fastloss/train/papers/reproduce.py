@@ -8,9 +8,11 @@ fastloss reproduce …
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from .. import settings as machine_settings
 from ..checkpoint import read_json, restore, write_json
 from ..datasets import Store, open_dataset
 from ..datasets.cli import parse_setting
+from ..datasets.prepare import MEMORY
 from ..progress import Lines, waiting, watch
 from . import plan, settings
 from .experiments import TABLES
@@ -57,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=user_path, metavar="DIR", help="folder of the results (default runs/PAPER-DATASET)")
     add("--compare", metavar="PEERS", help=f"time other losses in the same steps: {','.join(PEERS)}")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    add("--jobs", type=int, metavar="N", help="threads that prepare the data (default: all cores)")
+    add("--memory", type=float, default=MEMORY, metavar="GIB", help=f"that they may take (default {MEMORY:g})")
     add("--workers", type=int, metavar="N", help="loader processes (default: 2 on a GPU, else none)")
     add("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="of the CPU (default: torch's)")
     settings.add_arguments(parser)
@@ -77,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.plan:
         _check_folder(out, args.resume)
     wanted = {"kind": chosen.dataset, "settings": dict(map(parse_setting, args.set)), "patients": args.patients}
+    wanted |= {"jobs": args.jobs, "memory": args.memory}
     if chosen.augment_first:
         wanted["settings"].setdefault("size", None)
     store = open_dataset(args.data, **wanted, say=None if fabric.is_global_zero else _nothing)
@@ -86,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
         say(plan.text(chosen, rows, todo, splits, args.seeds, fabric))
         return 0
     if fabric.is_global_zero:
-        _start(out, chosen, store, args, fabric)
+        _start(out, chosen, store, args, fabric, say)
     fabric.barrier()
     try:
         _train(chosen, splits, todo, out, args, fabric)
@@ -114,6 +120,10 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, Path]:
         raise CommandError(f"--seeds must be at least 1, got {args.seeds}")
     if args.threads < 1:
         raise CommandError(f"--threads must be at least 1, got {args.threads}")
+    if args.jobs is not None and args.jobs < 1:
+        raise CommandError(f"--jobs must be at least 1, got {args.jobs}")
+    if not args.memory > 0:
+        raise CommandError(f"--memory must be positive, got {args.memory:g}")
     if args.workers is not None and args.workers < 0:
         raise CommandError(f"--workers must be at least 0, got {args.workers}")
     if args.data is None and args.preset == "paper":
@@ -147,13 +157,17 @@ def _agree(chosen: Settings, store: Store) -> None:
         raise CommandError(f"--data {store.folder} has {store.mode} labels, {chosen.paper} needs {chosen.mode} ones")
 
 
-def _start(out: Path, chosen: Settings, store: Store, args: argparse.Namespace, fabric: Fabric) -> None:
-    """Writes what the runs depend on, or compares it with what they were begun with."""
+def _start(
+    out: Path, chosen: Settings, store: Store, args: argparse.Namespace, fabric: Fabric, say: Callable[[str], None]
+) -> None:  # fmt: skip
+    """Writes what the runs depend on, or compares it with what they were begun with: settings and data must be the
+    same; another machine is noted."""
     cuda = fabric.device.type == "cuda"
     now = {
         "settings": asdict(chosen),
         "data": {"kind": store.kind, "fingerprint": store.fingerprint, "phantom": store.is_phantom,
-                 "slices": len(store.slices), "patients": len(store.patients), **_plain(store.settings)},
+                 "slices": len(store.slices), "patients": len(store.patients), **_plain(store.settings),
+                 **_digest(chosen.weights)},
         "machine": {
             **machine_settings.machine(),
             "device": torch.cuda.get_device_name(fabric.device) if cuda else "cpu",
@@ -166,12 +180,24 @@ def _start(out: Path, chosen: Settings, store: Store, args: argparse.Namespace, 
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
         return
-    before = read_json(path)
-    for part, values in now.items():
-        for name, value in values.items():
-            if (old := before.get(part, {}).get(name)) != value:
+    before = read_json(path, tuple(now))
+    for part in ("settings", "data"):
+        for name, value in now[part].items():
+            if (old := before[part].get(name)) != value:
                 raise CommandError(f"--resume: {part} {name} was {old} in {out} and is {value} now; "
                                    "repeat it, or start anew in another folder")  # fmt: skip
+    others = before.get("machines", [])
+    changed = [f"{name} was {old} and is {now['machine'].get(name)} now" for name, old in before["machine"].items()
+               if now["machine"].get(name) != old]  # fmt: skip
+    if changed:
+        say(f"note: {'; '.join(changed)}: bits may differ from those of one machine")
+        if now["machine"] not in others:
+            write_json(path, before | {"machines": [*others, now["machine"]]})
+
+
+def _digest(weights: str) -> dict[str, str]:
+    """Of the file with an encoder's weights, if there is one."""
+    return {"weights": hashlib.sha256(Path(weights).read_bytes()).hexdigest()} if weights else {}
 
 
 def _plain(values: dict) -> dict:

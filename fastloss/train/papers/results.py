@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Reproduction:
     data: dict[str, Any]
     machine: dict[str, Any]
     finished: dict[str, dict[str, Any]]
+    machines: list[dict[str, Any]] = field(default_factory=list)  # others, on which it was continued
 
     @property
     def rows(self) -> list[Row]:
@@ -132,11 +133,12 @@ def read(folder: Path) -> Reproduction:
     if not (folder / FILE).exists():
         raise CommandError(f"{folder} holds no reproduction: {FILE} is missing")
     found = read_json(folder / FILE)
-    names = {field.name for field in fields(Settings)}
+    names = {item.name for item in fields(Settings)}
     if not {"settings", "data", "machine"} <= set(found) or set(found["settings"]) != names:
         raise CommandError(f"{folder / FILE} was not written by this version of fastloss")
     finished = {}
     for path in sorted((folder / "runs").glob("*/*/result.json")):
         result = read_result(path)
         finished[result["run"]["name"]] = result
-    return Reproduction(folder, Settings(**found["settings"]), found["data"], found["machine"], finished)
+    chosen = Settings(**found["settings"])
+    return Reproduction(folder, chosen, found["data"], found["machine"], finished, found.get("machines", []))

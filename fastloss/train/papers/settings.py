@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from fastloss.cli import CommandError
@@ -35,6 +36,8 @@ class Settings:
     dataset: str
     model: str = _setting("", "network, see fastloss/train/models.py")
     pretrained: bool = _setting(False, "the encoder's ImageNet weights, which are downloaded", (True, False))
+    weights: str = _setting("", "a file with those weights (.pth, .safetensors), which is read instead")
+    normalise: str = _setting("none", "grey in [0, 1] enters as it is, or by ImageNet's mean", ("none", "imagenet"))
     size: int = _setting(256, "side of the slices in pixels", least=32)
     epochs: int = _setting(100, "epochs of the longest rows; a switch lies at half of them", least=2)
     batch: int = _setting(32, "slices of a step, over all processes", least=1)
@@ -156,6 +159,10 @@ def resolve(args: argparse.Namespace, dataset: str) -> Settings:
         raise CommandError(f"--topk must be a share in (0, 1], got {settings.topk}")
     if settings.model not in models.NAMES:
         raise CommandError(f"--model must be one of {', '.join(models.NAMES)}, got {settings.model}")
+    if settings.model == models.SMALL and (settings.weights or settings.normalise != "none"):
+        raise CommandError(f"--weights and --normalise are for encoders of ImageNet, which {settings.model} has not")
+    if settings.weights and not Path(settings.weights).is_file():
+        raise CommandError(f"--weights must name a file, got {settings.weights}")
     if settings.model.startswith("levit") and settings.size != LEVIT_SIZE:
         raise CommandError(f"--size must be {LEVIT_SIZE} for {settings.model}, got {settings.size}")
     if settings.size % (multiple := models.MULTIPLE.get(settings.model, 1)):

@@ -7,6 +7,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# make fuzz: how long, or FUZZ_ARGS='--calls 1000000'; --seed N --calls 1 repeats a case
+FUZZ_ARGS ?= --seconds 120
 
 # An interpreter that pip may install into, with torch: prints its prefix.
 ACTIVE := $(shell $(PYTHON) -c 'import importlib.util as u, os, sys, sysconfig as s; \
@@ -28,7 +30,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-triton bench lint types docs format sanitize sanitize-cuda test-emulated doctor clean
+.PHONY: help setup demo test test-slow test-triton bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -69,13 +71,21 @@ format: $(STAMPS)/extras-dev ## ruff and clang-format, in place
 
 # A copy of the tree, so that the instrumented extension never meets the ordinary one.
 SANITIZED := build/sanitize
-sanitize: $(STAMPS)/extras-test,bench,demo,papers ## the tests without torch.compile under ASan and UBSan
+WATCHED = cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)"
+sanitized: $(STAMPS)/extras-test,bench,demo,papers
 	mkdir -p $(SANITIZED)
 	git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C $(SANITIZED)
 	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(PY) setup.py -q build_ext --inplace
-	cd $(SANITIZED) && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	  $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
+
+fuzz: $(STAMPS)/extras-test ## random calls against the oracle, and random bad input: two minutes, or as FUZZ_ARGS says
+	$(PY) tests/fuzz.py $(FUZZ_ARGS)
+
+fuzz-sanitized: sanitized ## the same under ASan and UBSan
+	$(WATCHED) $(PY) tests/fuzz.py $(FUZZ_ARGS)
+
+sanitize: sanitized ## the tests without torch.compile under ASan and UBSan
+	$(WATCHED) $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
 
 # The CUDA kernels on the CPU: the tests of every backend, on each path that a call can take.
 EMULATED_TESTS := $(addprefix tests/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \

@@ -21,6 +21,9 @@ NAMED = {"Ampere": "8.0;8.6+PTX", "Ada": "8.9+PTX", "Hopper": "9.0+PTX", "Blackw
 FLAGS = "-std=c++17 -O3 -DNDEBUG --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden -Xfatbin=-compress-all -Icsrc"
 
 
+WITHOUT = "FASTLOSS_CUDA=0 builds without CUDA"
+
+
 class CudaError(Exception):
     """One sentence that says what stands in the way."""
 
@@ -92,10 +95,10 @@ def choose_archs(known: list[str]) -> tuple[str, ...]:
     words = wanted.replace(";", " ").replace(",", " ").split()
     for word in words:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", word):
-            raise CudaError(f"TORCH_CUDA_ARCH_LIST must hold numbers such as 9.0 or 10.0+PTX, got {word!r}.")
+            raise CudaError(f"TORCH_CUDA_ARCH_LIST must hold numbers such as 9.0 or 10.0+PTX, got {word!r}; {WITHOUT}.")
     fitting = [word for word in dict.fromkeys(words) if re.sub(r"\D", "", word) in known]
     if not fitting:
-        raise CudaError(f"nvcc compiles for none of the architectures {wanted!r}; set TORCH_CUDA_ARCH_LIST.")
+        raise CudaError(f"nvcc compiles for none of the architectures {wanted!r}; set TORCH_CUDA_ARCH_LIST; {WITHOUT}.")
     if not given and not fitting[-1].endswith("+PTX"):
         fitting[-1] += "+PTX"
     return tuple(fitting)

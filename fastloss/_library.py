@@ -16,6 +16,7 @@ from fastloss._version import __version__
 _FOLDER = Path(__file__).parent
 # Tests load the CUDA kernels compiled for the CPU from here: CONTRIBUTING.md.
 EMULATED = os.environ.get("FASTLOSS_EMULATED")
+CUDA_PATHS = ("auto", "resident", "split")  # what FASTLOSS_CUDA_PATH may be
 
 
 @functools.cache
@@ -41,6 +42,9 @@ def cuda_reason() -> str | None:
     """None when the CUDA kernels can run on the current GPU, else why not."""
     if EMULATED:
         return None
+    path = os.environ.get("FASTLOSS_CUDA_PATH") or "auto"
+    if path not in CUDA_PATHS:
+        return f"FASTLOSS_CUDA_PATH must be one of {', '.join(CUDA_PATHS)}, not {path!r}"
     if reason() is not None:
         return reason()
     record = build_record()

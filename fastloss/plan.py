@@ -90,8 +90,7 @@ class Plan:
         if not compiling:
             if _functorch() is not None:
                 return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
-            if (backend == "reference" and x.device.type == "cpu") or (backend != "cpu" and _checking()):
-                validate.check_values(spec, x, y, mask)
+            self.check(backend if spec.terms else "reference", x, y, mask)
         if backend == "reference" or not spec.terms:
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
         if self.elementwise:
@@ -108,6 +107,12 @@ class Plan:
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
 
+    def check(self, backend: str, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Raises ValueError for a target out of range where no kernel would: in the reference on the CPU, and under
+        `debug()` on devices."""
+        if (backend == "reference" and x.device.type == "cpu") or (backend != "cpu" and _checking()):
+            validate.check_values(self.spec, x, y, mask)
+
     def sums(
         self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -121,9 +126,9 @@ class Plan:
         if unsqueeze:
             x = x.unsqueeze(1)
         functional = not compiling and _functorch() is not None
+        if not compiling and not functional:
+            self.check(backend, x, y, mask)
         if backend == "reference" or functional:
-            if not compiling and not functional and x.device.type == "cpu":
-                validate.check_values(self.spec, x, y, mask)
             return reference.sums(self.spec, x, y, mask, pixel_weight)
         return _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
 
@@ -134,9 +139,9 @@ class Plan:
         backend, unsqueeze, *_ = found(x, y, mask, None)
         if unsqueeze:
             x = x.unsqueeze(1)
+        if not compiling and _functorch() is None:
+            self.check(backend, x, y, mask)
         if backend == "reference":
-            if not compiling and _functorch() is None and x.device.type == "cpu":
-                validate.check_values(self.spec, x, y, mask)
             return reference.counts(self.spec, x, y, mask, threshold)
         return _ops.counts(backend, self.spec, x, y, mask, threshold)
 

@@ -137,3 +137,42 @@ def test_without_the_extension_the_reference_runs():
 def test_debug_raises_for_bad_targets(backend):
     with fl.debug(), fl.backends.use(backend), pytest.raises(ValueError, match="^y must"):
         fl.DiceLoss("binary")(X.to(DEVICES[backend]), torch.full_like(Y, 255).to(DEVICES[backend]))
+
+
+def test_debug_asks_before_every_op_of_a_device(monkeypatch):
+    """What looks at no values itself (sums, counts, drop-ins) has them looked at; the ops stand for those of a GPU."""
+    from fastloss.compat import monai
+
+    class Reached(Exception):
+        pass
+
+    def op(*_):
+        raise Reached
+
+    monkeypatch.setattr(validate.backends, "choose", lambda *_: "cuda")
+    for name in ("loss", "sums", "elementwise", "counts"):
+        monkeypatch.setattr(plan._ops, name, op)
+    monkeypatch.setattr(torch.ops, "fastloss_cuda", type("Ops", (), {"sums": type("Sums", (), {"default": op})}))
+    x, y = X.clone().requires_grad_(), Y.float() * 255
+    calls = {
+        "loss": lambda: fresh()(x, y),
+        "elements": lambda: fl.BCEWithLogitsLoss(reduction="none", label_smoothing=fresh.eps)(x, y),
+        "stats": lambda: fl.functional.stats(x, y, ignore_index=-3),
+        "sums": lambda: plan.plan(fresh().spec).sums(x, y),
+        "slopes": lambda: monai.DiceLoss(sigmoid=True, smooth_nr=0.1)(x, y),
+        "finished": lambda: monai.GeneralizedDiceFocalLoss(sigmoid=True)(x, y),
+        "drop-in": lambda: monai.DiceLoss(sigmoid=True)(x, y),
+    }
+    for name, call in calls.items():
+        with pytest.raises(Reached):
+            call()
+        with fl.debug(), pytest.raises(ValueError, match="^y must lie between 0 and 1, got 255"):
+            pytest.fail(f"{name}: {call()}")
+
+
+@needs_cpu
+@pytest.mark.parametrize("weight", (0, 0.0))
+def test_a_loss_of_which_nothing_is_computed_still_looks_at_its_target(weight):
+    """Every weight is 0: no kernel runs."""
+    with pytest.raises(ValueError, match="^y must lie between 0 and 1, got 7"):
+        (weight * fl.DiceLoss("binary"))(X, torch.full_like(Y, 7))

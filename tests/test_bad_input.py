@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, deque
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -303,7 +304,7 @@ def test_values_out_of_range(name, mode, kind, bad, backend):
         words = "class id" if mode == "multiclass" else r"0.{1,5}1"
         for call in (lambda: loss(x, y), lambda: loss(x.clone().requires_grad_(), y), lambda: loss.with_stats(x, y)):
             refuses(backend, rf"^y must .*{words}", call)
-        if backend in WAITS:  # counts have no NaN
+        with nullcontext() if backend in WAITS else fl.debug():  # counts have no NaN
             faults(ValueError, "^y must", lambda: functional.stats(x, y, mode))
         shape = y.shape if mode == "multilabel" else x[:, :1].shape
         mask = (torch.arange(y.numel()) != 17).reshape(shape)

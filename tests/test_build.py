@@ -119,6 +119,14 @@ def test_a_refused_setting_is_the_reason():
     assert reason.startswith("FASTLOSS_CPU must be") and "reinstall" not in reason
 
 
+def test_a_path_of_the_cuda_kernels_that_does_not_exist_is_refused():
+    """On any machine; else it would silently mean auto."""
+    report = doctor(FASTLOSS_CUDA_PATH="residnet")
+    assert report["backends"]["cuda"] == "FASTLOSS_CUDA_PATH must be one of auto, resident, split, not 'residnet'"
+    assert report["backends"]["cpu"] == doctor()["backends"]["cpu"]
+    assert "FASTLOSS_CUDA_PATH" not in (doctor(FASTLOSS_CUDA_PATH="split")["backends"]["cuda"] or "")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

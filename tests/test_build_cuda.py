@@ -89,11 +89,17 @@ def test_architectures(given, expected, monkeypatch):
     assert setup_cuda.choose_archs(["75", "80", "90"]) == expected
 
 
-@pytest.mark.parametrize(("given", "words"), [("sm_90", "'sm_90'"), ("12.0", "none of the architectures '12.0'")])
-def test_architectures_that_cannot_be(given, words, monkeypatch):
+NO_ARCHITECTURES = [(word, f"'{word}'") for word in ("sm_90", "Turing", "native", "all", "90")]
+NO_ARCHITECTURES += [(number, f"none of the architectures '{number}'") for number in ("12.0", "6.1")]
+
+
+@pytest.mark.parametrize(("given", "words"), NO_ARCHITECTURES)
+def test_architectures_that_cannot_be(given, words, toolkit, monkeypatch):
+    """An installation that stops for them says how to do without."""
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
-    with pytest.raises(setup_cuda.CudaError, match=words):
-        setup_cuda.choose_archs(["75", "80", "90"])
+    with pytest.raises(setup_cuda.CudaError, match=f"{words}.*; FASTLOSS_CUDA=0 builds without CUDA\\.$"):
+        setup_cuda.find()
 
 
 def test_code_for_an_architecture():

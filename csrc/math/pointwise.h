@@ -9,13 +9,11 @@
 FL_NAMESPACE_BEGIN
 
 // Scalars by value throughout: a struct that a loop passes by reference stays in memory and undoes its vectorisation.
-// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1
-// removes the infinite half.
+// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1, or a
+// weight of 0, removes the infinite half.
 template <class T>
 FL_HD T bce(T nlp, T nlq, T y, T pos_weight) {
-  const T on = y > T(0) ? pos_weight * y * nlp : T(0);
-  const T off = y < T(1) ? (T(1) - y) * nlq : T(0);
-  return on + off;
+  return product(pos_weight * y, nlp) + product(T(1) - y, nlq);
 }
 template <class T>
 FL_HD T bce_grad(T p, T q, T y, T pos_weight) {
@@ -47,7 +45,7 @@ FL_HD T focal_miss(T p, T q, T y, T b) {
 
 template <FocalPower kPower, class T>
 FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
-  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * b;
+  return product((alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma), b);
 }
 // 1 + gamma p_t b / u: with b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite; with
 // p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
@@ -86,7 +84,7 @@ FL_HD T focal_margin_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_g
 // dL/dz_c = h (y_c - p_c).
 template <class T>
 FL_HD T ce(T nll, T weight) {
-  return weight * nll;
+  return product(weight, nll);
 }
 template <class T>
 FL_HD T ce_grad(T weight) {
@@ -94,7 +92,7 @@ FL_HD T ce_grad(T weight) {
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_multiclass(T nll, T u, T alpha, T gamma) {
-  return alpha * focal_power<kPower>(u, gamma) * nll;
+  return product(alpha * focal_power<kPower>(u, gamma), nll);
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_multiclass_grad(T nll, T u, T alpha, T gamma) {

@@ -88,7 +88,7 @@ inline const char* parse_spec(const int64_t* ints, int64_t n_ints, const double*
     t.label_smoothing = f[6];
     t.margin = f[7] != 0.0;
     if (t.kind < 0 || t.kind >= kTermKinds) return "unknown term kind";
-    if (a[10] < 0 || a[11] < 0 || a[10] + a[11] > pool) return "term vector outside the pool";
+    if (a[10] < 0 || a[11] < 0 || a[10] > pool || a[11] > pool - a[10]) return "term vector outside the pool";
     if (t.kind == kTopk && t.k_den < 1) return "top-k fraction with a denominator below 1";
     t.vector = a[11] ? floats + n * kTermFloats + a[10] : nullptr;
     t.vector_length = a[11];

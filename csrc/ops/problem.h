@@ -134,6 +134,10 @@ struct Call {
        const Ints& ints, const Floats& floats)
       : spec(parse(ints, floats)), shape(logits, spec.binary), layout(shape, spec), x(logits) {
     p.samples = shape.samples, p.channels = shape.channels;
+    require(p.channels >= 1, "logits need a channel");
+    for (int i = 0; i < spec.n_terms; ++i)
+      require(spec.terms[i].vector_length <= 1 || spec.terms[i].vector_length == p.channels,
+              "a term has another number of class weights than there are channels");
     for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
     p.x = shape.array(x, true);
     require(fl::is_float(p.x.dtype), "logits must be floating point");

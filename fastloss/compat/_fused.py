@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Plan, plan
+from ..reference.inputs import signed
 from ..spec import Spec, Term
 from ._base import TargetError
 from ._linear import Call, Linear, Pending, pending
@@ -58,6 +59,7 @@ def finished(
         backend, _, ints, floats = ready.call(x, y, mask, None)
         if backend == "reference" or not (x.requires_grad and torch.is_grad_enabled()):
             return finish(ready.sums(x, y, mask)[0])
+        ready.check(backend, x, y, mask)
         ops = getattr(torch.ops, f"fastloss_{backend}")
         if slopes is not None:
             return _Sloped.apply(x, y, mask, ops, ints, floats, slopes, counted)
@@ -137,4 +139,4 @@ def volume(x: Tensor) -> Tensor:
 def one_hot(ids: Tensor, channels: int) -> Tensor:
     """bool [N, C, *S] of ids [N, 1, *S]: a byte an element."""
     every = torch.arange(channels, device=ids.device).reshape(1, -1, *[1] * (ids.ndim - 2))
-    return ids == every
+    return signed(ids) == every

@@ -34,27 +34,28 @@ def ce(log_p: Tensor, y: Tensor, class_weights: Tensor | None = None, label_smoo
         value = _product(class_weights.expand_as(log_p).gather(1, y), value)
     if e:
         weights = torch.ones_like(log_p) if class_weights is None else class_weights.expand_as(log_p)
-        value = (1.0 - e) * value + (e / channels) * _product(weights, -log_p).sum(1, keepdim=True)
+        spread = (e / channels) * _product(weights, -log_p).sum(1, keepdim=True)
+        value = (1.0 - e) * value + spread if e < 1.0 else spread
     return value
 
 
 def focal_binary(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
     """alpha_t (1 - exp(-b))^gamma b with b = BCE(x, y) and alpha_t = alpha y + (1 - alpha)(1 - y)."""
     value = _focal(bce(x, y), gamma)
-    return value if alpha is None else value * (alpha * y + (1.0 - alpha) * (1.0 - y))
+    return value if alpha is None else _product(alpha * y + (1.0 - alpha) * (1.0 - y), value)
 
 
 def focal_margin(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
     """As `focal_binary` with 1 - p_t = sigmoid(-x (2 y - 1)): another reading of soft labels (MONAI's)."""
     value = torch.exp(gamma * F.logsigmoid(x * (1.0 - 2.0 * y))) * bce(x, y) if gamma else bce(x, y)
-    return value if alpha is None else value * (alpha * y + (1.0 - alpha) * (1.0 - y))
+    return value if alpha is None else _product(alpha * y + (1.0 - alpha) * (1.0 - y), value)
 
 
 def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
     """alpha_y (1 - p_y)^gamma (-log p_y) for ids, or its mean under the probabilities y; the result is [N, 1, P]."""
     if not y.is_floating_point():
         value = _focal(-log_p.gather(1, y), gamma)
-        return value if alpha is None else value * alpha.expand_as(log_p).gather(1, y)
+        return value if alpha is None else _product(alpha.expand_as(log_p).gather(1, y), value)
     weight = y if alpha is None else y * alpha
     used = weight != 0
     b = torch.where(used, -log_p, torch.zeros_like(log_p))

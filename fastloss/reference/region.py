@@ -29,7 +29,7 @@ def region_loss(score: Tensor, term: Term) -> Tensor:
     if term.gamma == 1.0:
         return 1.0 - score
     base = 1.0 - score
-    inside = base.detach() > 0
+    inside = ~(base.detach() <= 0)  # a NaN stays
     power = torch.where(inside, base, torch.ones_like(base)).pow(term.gamma)
     return torch.where(inside, power, torch.zeros_like(power))
 

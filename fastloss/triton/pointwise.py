@@ -10,10 +10,14 @@ from .elementary import exp_minus, pow_unit, relu, sigmoid
 
 
 @triton.jit
+def product(w, v):
+    """w v, and 0 where the weight is 0, whatever v: 0 * inf would be NaN."""
+    return tl.where(w != 0, w * v, 0.0)
+
+
+@triton.jit
 def bce(nlp, nlq, y, pos_weight):
-    on = tl.where(y > 0, pos_weight * y * nlp, 0.0)
-    off = tl.where(y < 1, (1.0 - y) * nlq, 0.0)
-    return on + off
+    return product(pos_weight * y, nlp) + product(1.0 - y, nlq)
 
 
 @triton.jit
@@ -47,7 +51,7 @@ def focal_miss(p, q, y, b):
 
 @triton.jit
 def focal_binary(b, u, y, alpha_on, alpha_off, gamma, POWER: tl.constexpr):
-    return (alpha_on * y + alpha_off * (1.0 - y)) * focal_power(u, gamma, POWER) * b
+    return product((alpha_on * y + alpha_off * (1.0 - y)) * focal_power(u, gamma, POWER), b)
 
 
 @triton.jit
@@ -92,7 +96,7 @@ def focal_margin_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.con
 
 @triton.jit
 def ce(nll, weight):
-    return weight * nll
+    return product(weight, nll)
 
 
 @triton.jit
@@ -103,7 +107,7 @@ def ce_grad(weight):
 
 @triton.jit
 def focal_multiclass(nll, u, alpha, gamma, POWER: tl.constexpr):
-    return alpha * focal_power(u, gamma, POWER) * nll
+    return product(alpha * focal_power(u, gamma, POWER), nll)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...reference.inputs import signed
 from .._base import TargetError
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -73,7 +74,7 @@ def check_ids(y: Tensor, valid: Tensor | None, channels: int) -> None:
     """Class ids that no kernel checks; not on a device, whose values nobody waits for."""
     if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
         return
-    ids = y if valid is None else y[valid]
+    ids = signed(y if valid is None else y[valid])
     if ids.numel() and (ids.min() < 0 or ids.max() >= channels):
         wrong = ids[(ids < 0) | (ids >= channels)][0].item()
         raise TargetError(f"target must hold class ids from 0 to {channels - 1}, got {wrong}.")

@@ -97,7 +97,7 @@ class Fuzzer:
             return
         assert value.isfinite(), f"{what} value {value.item()}, expected {truth.item()}"
         error = abs(value.double() - truth).item()
-        if error > value_limit * max(scale, 1e-30) and error > 20 * own_error(case, upstream)[0]:
+        if error > value_limit * max(scale, 1e-12) and error > 20 * own_error(case, upstream)[0]:
             text = f"{what} value {value.item()!r}, expected {truth.item()!r}"
             assert error < 1e-3 * scale and self.exact(case, expected), text
         if grad is None or case.hostile or not grad.numel():

@@ -79,6 +79,22 @@ def test_a_direct_call_with_a_broken_encoding_raises(change, compiled):
         op(compiled, "loss")(*given, [], change(list(ints)), floats, 0, 0.5, 1.0)
 
 
+# Where the vector of the first term lies in the pool, and how long it is: outside, past 64 bits, one short for 3 classes.
+VECTORS = [(1, 3), (-1, 3), (0, 4), (0, 2**63 - 1), (2**63 - 1, 3), (1, 2**63 - 1), (2**62, 2**62), (0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("begin,length", VECTORS)
+@pytest.mark.parametrize("name", ("ce-weights", "focal-alphas", "dice-weights"))
+def test_a_direct_call_with_a_vector_elsewhere_raises(name, begin, length, compiled):
+    given, ints, floats = arguments(f"multiclass:{name}", "plain")
+    spoiled = [*ints[:16], begin, length]
+    assert ints[16:] == [0, 3] and len(floats) == 8 + 3
+    for call in ("loss", "sums"):
+        with pytest.raises((ValueError, RuntimeError)):
+            rest = ([], spoiled, floats, 0, 0.5, 1.0) if call == "loss" else (spoiled, floats)
+            op(compiled, call)(*given, *rest)
+
+
 def test_a_direct_call_with_other_shapes_raises(compiled):
     """Python validates; the op itself still never reads out of bounds."""
     (x, y, *_), ints, floats = arguments("multiclass:dice+focal", "plain")

@@ -14,13 +14,14 @@ import sys
 import time
 
 import torch
-from fuzz_cases import Case, bad, draw
+from fuzz_cases import Case, bad, draw, relaid
 
 import fastloss as fl
 from fastloss import _ops
 
 TOLERANCE = {torch.float64: (1e-11, 1e-10), torch.float32: (5e-6, 1e-4), torch.float16: (5e-6, 2e-3)}
 TOLERANCE[torch.bfloat16] = (5e-6, 1.6e-2)
+LAYOUTS = 16  # of the same numbers
 LARGE = 1e30  # from here on float32 may overflow where the oracle does not
 
 
@@ -65,8 +66,13 @@ class Fuzzer:
         assert same(self.grad(again, leaf, upstream), grads[0]), "the gradient of the same call has other bits"
         with torch.no_grad():
             assert same(self.call(case, leaf), value), "another value without a gradient"
-        plain = case.x.contiguous()
-        self.compare(case, (self.call(case, plain), None), expected, upstream)
+        for layout in range(LAYOUTS):  # the oracle costs more than all of them
+            other = relaid(r, case)
+            leaf = other.x.detach().requires_grad_(layout < LAYOUTS // 4)
+            value = self.call(other, leaf)
+            grad = self.grad(value, leaf, upstream) if leaf.requires_grad else None
+            self.compare(case, (value, grad), expected, upstream)
+        leaf = case.x.detach().requires_grad_()
         self.statistics(case, leaf, expected, r)
 
     def grad(self, value: torch.Tensor, leaf: torch.Tensor, upstream: float) -> torch.Tensor:

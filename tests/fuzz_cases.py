@@ -119,6 +119,12 @@ def laid(r: random.Random, t: torch.Tensor, bases: list[torch.Tensor]) -> torch.
     return view
 
 
+def relaid(r: random.Random, case: Case) -> Case:
+    """The same numbers with other strides."""
+    x, y, mask, weight = [t if t is None else laid(r, t, []) for t in case.args]
+    return replace(case, x=x, y=y, mask=mask, pixel_weight=weight)
+
+
 def targets(r: random.Random, mode: str, shape: tuple[int, ...], g: torch.Generator) -> torch.Tensor:
     samples, channels, *space = shape
     kind = r.choice((torch.bool, *INTEGERS, *DTYPES))

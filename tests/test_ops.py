@@ -79,7 +79,7 @@ def test_a_direct_call_with_a_broken_encoding_raises(change, compiled):
         op(compiled, "loss")(*given, [], change(list(ints)), floats, 0, 0.5, 1.0)
 
 
-# Where the vector of the first term lies in the pool, and how long it is: outside, past 64 bits, one short for 3 classes.
+# Where the vector of the first term lies in the pool, and its length: outside, past 64 bits, one short for 3 classes.
 VECTORS = [(1, 3), (-1, 3), (0, 4), (0, 2**63 - 1), (2**63 - 1, 3), (1, 2**63 - 1), (2**62, 2**62), (0, 2), (1, 2)]
 
 

@@ -42,7 +42,13 @@ def space_of(r: random.Random) -> tuple[int, ...]:
         return (r.choice((1023, 1024, 1025, 1500, 2048, 2049)),)
     if chance < 0.05:
         return (r.randint(30, 70), r.randint(20, 40))
-    return tuple([r.choice((0, 1, 2, 3, 5, 8, 13, 17)) if r.random() < 0.97 else 33 for _ in range(r.randint(1, 3))])
+    return tuple(
+        [r.choice((0, 33)) if r.random() < 0.03 else r.choice((1, 2, 3, 5, 8, 13, 17)) for _ in range(r.randint(1, 3))]
+    )
+
+
+def often(r: random.Random, usual: tuple, seldom: tuple):
+    return r.choice(seldom if r.random() < 0.05 else usual)
 
 
 def vector(r: random.Random, channels: int, high: float = 3.0) -> list[float] | None:
@@ -136,7 +142,7 @@ def targets(r: random.Random, mode: str, shape: tuple[int, ...], g: torch.Genera
         if r.random() < 0.3:
             ids.clamp_(max=max(0, channels - 2))  # a class is absent
         return (ids if r.random() < 0.8 else ids[:, None]).to(kind)
-    y = torch.rand(shape, generator=g) < r.choice((0.0, 0.1, 0.5, 1.0))
+    y = torch.rand(shape, generator=g) < often(r, (0.1, 0.5, 0.8), (0.0, 1.0))
     if kind.is_floating_point and r.random() < 0.6:
         soft = torch.rand(shape, generator=g)
         y = torch.where(torch.rand(shape, generator=g) < 0.5, soft, y.float())
@@ -162,13 +168,13 @@ def draw(seed: int) -> Case:
     channels = {"binary": 1, "multilabel": r.randint(1, 5), "multiclass": r.randint(2, 6)}[mode]
     if mode == "multiclass" and r.random() < 0.05:
         channels = r.choice((9, 17, 33))
-    shape = (r.choice((0, 1, 1, 2, 2, 3, 5)), channels, *space_of(r))
+    shape = (often(r, (1, 1, 2, 2, 3, 5), (0,)), channels, *space_of(r))
     bases: list[torch.Tensor] = []
     x = numbers(r, shape, r.choice(DTYPES), g)
     y = targets(r, mode, shape, g)
     plain, single = (shape[0], *shape[2:]), (shape[0], 1, *shape[2:])
     forms = [plain, single] + [shape] * (mode != "multiclass")
-    mask = torch.rand(r.choice(forms), generator=g) < r.choice((0.0, 0.5, 0.9)) if r.random() < 0.4 else None
+    mask = torch.rand(r.choice(forms), generator=g) < often(r, (0.5, 0.9), (0.0,)) if r.random() < 0.4 else None
     weight = None
     if r.random() < 0.3:
         weight = (torch.rand(r.choice(forms), generator=g) * 2).to(r.choice(DTYPES))

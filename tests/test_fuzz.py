@@ -13,21 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.skipif("cpu" not in COMPILED, reason="no compiled CPU kernels")
-FOUND = (  # seeds that once failed, and what they found
-    802,  # every weight 0: an id out of range gave NaN, no error
-    2403,  # pos_weight 0 times an infinite -log p
-    10000675,  # a NaN logit behind the power of a focal Tversky loss: the reference gave 0
-)
 
 
 @settings(max_examples=150)
 @given(seed=st.integers(0, 2**32))
 def test_random_calls(seed):
-    Fuzzer("cpu").run(seed)
-
-
-@pytest.mark.parametrize("seed", FOUND)
-def test_what_was_found(seed):
     Fuzzer("cpu").run(seed)
 
 
@@ -53,8 +43,8 @@ def test_a_wrong_gradient_is_found(monkeypatch):
     """That the comparison can fail at all."""
     real = Fuzzer.grad
     monkeypatch.setattr(Fuzzer, "grad", lambda *args: real(*args) * 1.01)
-    failed = fuzz("cpu", 0, 300, 60.0, keep_going=True, say=lambda _: None)
-    assert failed > 5
+    said = []
+    assert fuzz("cpu", 0, 600, 60.0, keep_going=True, say=said.append) > 5 and "gradient" in said[0]
 
 
 def test_an_input_that_is_written_to_is_found(monkeypatch):

@@ -106,7 +106,7 @@ def test_layouts_have_the_same_sizes():
     for position, column in enumerate(columns[:-1]):
         assert getattr(region, names[column]) == position
     assert re.search(rf"t\.batch = a\[{_ops.BATCH_FIELD}\]", text("spec.h"))
-    wants = (ROOT / "csrc" / "ops" / "cpu.cpp").read_text(encoding="utf-8")
+    wants = (ROOT / "csrc" / "ops" / "ops.h").read_text(encoding="utf-8")
     assert f"kWantGrad = {_ops.WANT_GRAD}, kWantCounts = {_ops.WANT_COUNTS}" in wants
 
 

@@ -241,6 +241,10 @@ def test_copies_of_the_decathlon_are_read(tmp_path, capsys):
     assert len({store.fingerprint for store in stores}) == 1 and len({store.folder for store in stores}) == 3
     assert main(["data", "check", str(root)]) == 0
     assert "not listed" not in capsys.readouterr().out
+    acdc = [phantom("acdc", tmp_path / name) for name in ("acdc", "nested")]
+    for path in list(acdc[1].rglob("*_frame*.nii.gz")):
+        unpacked(path)
+    assert len({opened(place, "acdc", tmp_path / "c").fingerprint for place in acdc}) == 1
     (nnunet / "dataset.json").write_text(json.dumps(content | {"file_ending": ".mha"}))
     with pytest.raises(CommandError, match="volumes with one channel in .nii.gz or .nii, got 1 of .mha"):
         opened(nnunet, "msd-colon", tmp_path / "c")

@@ -48,6 +48,15 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
 
 
+def stored(path: Path) -> Path:
+    """Where a volume lies that is expected at `path`: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))
+    places = [path.with_name(name) for name in names]
+    places += [place / name for place in places for name in names]
+    return next((place for place in places if place.is_file()), path)
+
+
 def npz_pair(path: Path, keys: tuple[str, str], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """(image, label) of one shape with as many dimensions."""
     with reading(path), np.load(path) as arrays:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_pair, read_text
+from ..files import nifti, nifti_pair, read_text, stored
 from ..records import Case, Found
 from . import acdc_slices
 
@@ -75,10 +75,9 @@ def _cases(patient: Path, part: str, found: Found) -> Iterator[Case]:
 
 
 def _nifti(folder: Path, name: str) -> Path:
-    for suffix in (".nii.gz", ".nii"):
-        path = folder / f"{name}{suffix}"
-        if path.is_file():
-            return path
+    path = stored(folder / f"{name}.nii.gz")
+    if path.is_file():
+        return path
     raise CommandError(f"{folder / name}.nii.gz is missing, which Info.cfg asks for")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_pair, read_json
+from ..files import nifti, nifti_pair, read_json, stored
 from ..records import Case, Found
 
 EXPECTED = "dataset.json (Decathlon's or nnU-Net v2's) beside imagesTr/ and labelsTr/"
@@ -62,7 +62,7 @@ def _listed(path: Path) -> list[tuple[Path, Path]]:
     for (image, _), (again, _) in pairwise(pairs):
         if image.name == again.name:
             raise CommandError(f"{path} lists {image.name} twice")
-    return [(_stored(image), _stored(label)) for image, label in pairs]
+    return [(stored(image), stored(label)) for image, label in pairs]
 
 
 def _of_nnunet(path: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
@@ -76,15 +76,6 @@ def _of_nnunet(path: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]
         raise CommandError(f"{path.parent / 'labelsTr'} holds no labels in {ending}, which dataset.json announces")
     images = path.parent / "imagesTr"
     return [(images / f"{label.name.removesuffix(ending)}_0000{ending}", label) for label in labels]
-
-
-def _stored(path: Path) -> Path:
-    """Where a listed volume lies: unpacked to .nii, or in a folder of its own name, as Kaggle's copies are."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))
-    places = [path.with_name(name) for name in names]
-    places += [place / name for place in places for name in names]
-    return next((place for place in places if place.is_file()), path)
 
 
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -1,39 +1,49 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in one call of under 10 minutes; what it finds lands in $OUT (default runs/gpu).
+# What needs an NVIDIA GPU, in calls of under 6 minutes each; what they find lands in $OUT (default runs/gpu).
 #
-#   bash bench/gpu.sh                      on a machine with a GPU, nvcc and torch; no network is needed
-#   FASTLOSS_DRY=1 bash bench/gpu.sh       the same steps on a CPU, at tiny sizes: shows that they run, measures nothing
+#   bash bench/gpu.sh checks    build, a look at every backend and path, the test suites, compute-sanitizer
+#   bash bench/gpu.sh bench     build, the rows that stand for all, the bars
+#   bash bench/gpu.sh more      build, the other rows; under 10 minutes
+#   FASTLOSS_DRY=1 bash bench/gpu.sh MODE      the same on a CPU, at tiny sizes: shows that it runs, measures nothing
 #
-# Each step has its budget in seconds, goes on after a failure, and leaves a line in $OUT/steps.jsonl. Peers that the
-# machine lacks are taken from build/gpu-wheels (bench/gpu_wheels.sh fills it) and left out if they are not there either.
-# Environment: OUT, FASTLOSS_DRY, FASTLOSS_GPU_SECONDS (all of it, default 570; 230 for a dry run), PYTHON,
-# TORCH_CUDA_ARCH_LIST (default 9.0), FASTLOSS_COMMIT (what the record says where there is no .git), FASTLOSS_GPU_STEPS
-# (words from: smoke resident alone tests sanitizer bench; default all; "bench" alone gives the benchmark all the time).
+# What follows `bench` or `more` goes to `fastloss bench --gpu` (--cases dice, --peers smp,monai). It needs nvcc, torch
+# and no network. Each step has its budget in seconds, goes on after a failure, and leaves a line in $OUT/MODE.jsonl.
+# Peers that the machine lacks are taken from build/gpu-wheels (bench/gpu_wheels.sh fills it) and left out if they are
+# not there either. What Triton and Inductor compile stays in build/gpu-cache for the next call.
+# Environment: OUT, FASTLOSS_DRY, FASTLOSS_GPU_SECONDS (all of a call), PYTHON, TORCH_CUDA_ARCH_LIST (default 9.0),
+# FASTLOSS_COMMIT (what the record says where there is no .git).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
+mode=${1:-}
+case $mode in
+checks | bench) LIMIT=350 ;;
+more) LIMIT=590 ;;
+*)
+    echo "usage: bash bench/gpu.sh checks | bench | more" >&2
+    exit 2
+    ;;
+esac
+shift
 export OUT=${OUT:-runs/gpu} FASTLOSS_DRY=${FASTLOSS_DRY:-0}
 PY=${PYTHON:-$(command -v python3)}
 dry=$([ "$FASTLOSS_DRY" = 0 ] || echo 1)
-LIMIT=${FASTLOSS_GPU_SECONDS:-${dry:+230}}
-LIMIT=${LIMIT:-570}
-STEPS=" ${FASTLOSS_GPU_STEPS:-smoke resident alone tests sanitizer bench} "
+LIMIT=${FASTLOSS_GPU_SECONDS:-$LIMIT}
 mkdir -p "$OUT"
 OUT=$(realpath "$OUT")
-rm -f "$OUT"/steps.jsonl "$OUT"/*.log
+rm -f "$OUT/$mode.jsonl" "$OUT/$mode"*.log
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 site=$scratch/site # what is installed here goes with this call
 export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
-export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin TORCHINDUCTOR_COMPILE_THREADS=1
-export TORCHINDUCTOR_CACHE_DIR=$scratch/inductor TRITON_CACHE_DIR=$scratch/triton
+export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+export TORCHINDUCTOR_CACHE_DIR=$PWD/build/gpu-cache/inductor TRITON_CACHE_DIR=$PWD/build/gpu-cache/triton
 
-asked() { [[ $STEPS == *" $1 "* ]]; }
 left() { echo $((LIMIT - SECONDS)); }
 
 # step NAME BUDGET LOG COMMAND…: run it for at most its budget (and what is left), note how it ended.
 step() {
-    local name=$1 budget=$2 log=$OUT/$3 began=$SECONDS own=$scratch/$1.out status last
+    local name=$1 budget=$2 log=$OUT/$mode-$3.log began=$SECONDS own=$scratch/$1.out status last
     shift 3
     [ "$budget" -le "$(left)" ] || budget=$(left)
     if [ "$budget" -lt 3 ]; then
@@ -51,7 +61,7 @@ step() {
 # note NAME SECONDS STATUS WORDS: a line of JSON and one for the eye.
 note() {
     "$PY" -c 'import json, sys; n, s, c, w = sys.argv[1:]; print(json.dumps(
-        {"step": n, "seconds": int(s), "status": int(c), "last": w[:300]}))' "$@" >>"$OUT/steps.jsonl"
+        {"step": n, "seconds": int(s), "status": int(c), "last": w[:300]}))' "$@" >>"$OUT/$mode.jsonl"
     printf '%4d s  %-18s status %-3s %4d s  %s\n' "$SECONDS" "$1" "$3" "$2" "${4:0:120}"
 }
 
@@ -83,12 +93,13 @@ build() {
     return 1
 }
 
-# suite BACKENDS FILES…: the parity tests of these backends alone, in several processes where pytest-xdist is there.
+# suite PROCESSES BACKENDS FILES…: the tests of these backends alone; a failure is printed when it happens.
 suite() {
-    local backends=$1 many=()
-    shift
-    [ -n "$dry$alone" ] || ! "$PY" -c 'import xdist' 2>/dev/null || many=(-n 4)
-    FASTLOSS_TEST_BACKENDS=$backends "$PY" -m pytest -q -ra --maxfail=60 -p no:cacheprovider -m "not slow" "${many[@]}" "$@"
+    local many=() backends=$2
+    [ "$1" = 1 ] || ! "$PY" -c 'import xdist' 2>/dev/null || many=(-n "$1")
+    shift 2
+    FASTLOSS_TEST_BACKENDS=$backends FASTLOSS_TEST_SHOW=1 "$PY" -m pytest -q --tb=short --maxfail=60 \
+        -p no:cacheprovider -m "not slow" "${many[@]}" "$@"
 }
 
 # sanitize TOOL PATH: a small set of losses on one path under one tool of compute-sanitizer.
@@ -100,56 +111,44 @@ sanitize() {
         "$PY" -m fastloss.bench.gpu sanitize --out "$scratch"
 }
 
-export -f install_wheels build suite sanitize
-export PY dry scratch site alone=
-gpu() { "$PY" -m fastloss.bench.gpu "$1" --out "$OUT" --seconds "$2"; }
-export -f gpu
-
-parity=(tests/test_parity.py tests/test_edges.py tests/test_topk.py tests/test_stats.py tests/test_autograd.py
-    tests/test_ops.py tests/test_determinism.py tests/test_compound.py tests/test_empty_classes.py tests/test_deep.py
-    tests/test_bad_input.py)
-cards=(tests/test_gpu_*.py)
-exclusive="past_torch or 31_bits or never_waits" # what other processes on the GPU would disturb
-if [ -n "$dry" ]; then
-    parity=(tests/test_topk.py)
-    backends=(cpu reference)
-else
-    backends=(cuda triton)
-fi
-
-nvidia-smi >"$OUT/gpu.log" 2>&1 || echo "no nvidia-smi" >"$OUT/gpu.log"
-step wheels 30 gpu.log bash -c install_wheels
-step build 200 gpu.log bash -c build
-step environment 30 gpu.log bash -c "gpu environment 30"
-! asked smoke || step smoke 60 gpu.log bash -c "gpu smoke 45"
-# Before anything else is timed or tested at length: do the resident kernels keep their promise?
-! asked resident || step resident 70 gpu.log bash -c "gpu resident 60"
-! asked alone || alone=1 step "tests alone" 60 tests.log bash -c 'suite "$@"' - "${backends[0]},${backends[1]}" \
-    tests/test_gpu_numbers.py tests/test_gpu_streams.py -k "$exclusive"
-
-# Checks share the GPU; nothing is timed meanwhile.
-checks=$(($(left) > 330 ? 120 : $(left) / 3))
-if asked tests; then
-    step "tests ${backends[0]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]}" "${parity[@]}" &
-    step "tests ${backends[1]}" "$checks" tests.log bash -c 'suite "$@"' - "${backends[1]}" "${parity[@]}" &
-    step "tests gpu" "$checks" tests.log bash -c 'suite "$@"' - "${backends[0]},${backends[1]}" "${cards[@]}" \
-        -k "not ($exclusive)" &
-fi
-if asked sanitizer; then
-    for pair in "memcheck resident" "memcheck shared" "memcheck split" "memcheck small" "racecheck resident" "racecheck split" "synccheck resident"; do
-        [ -n "$dry" ] && [ "$pair" != "memcheck resident" ] && continue
+checks() {
+    local exclusive="past_torch or 31_bits or never_waits" # what other processes on the GPU would disturb
+    local backends=(cuda triton) parity=(tests/test_{parity,edges,topk,stats,autograd,ops,determinism,compound,empty_classes,deep,bad_input}.py)
+    local triton=(tests/test_{topk,determinism,empty_classes}.py) # Triton compiles for too long for all of them
+    local paths=("memcheck resident" "memcheck split" "racecheck resident" "racecheck split" "synccheck resident")
+    local many=4 pair
+    [ -z "$dry" ] || { backends=(cpu reference) parity=(tests/test_topk.py) triton=(tests/test_topk.py) paths=("memcheck resident") many=1; }
+    step smoke 75 run "$PY" -m fastloss.bench.gpu smoke --out "$OUT" --seconds 50
+    step "tests alone" 80 tests bash -c 'suite "$@"' - 1 "${backends[0]},${backends[1]}" \
+        tests/test_gpu_numbers.py tests/test_gpu_streams.py -k "$exclusive"
+    local rest=$(($(left) - 5)) # the others share the GPU
+    step "tests ${backends[0]}" "$rest" tests-0 bash -c 'suite "$@"' - "$many" "${backends[0]}" "${parity[@]}" &
+    step "tests ${backends[1]}" "$rest" tests-1 bash -c 'suite "$@"' - "$many" "${backends[1]}" "${triton[@]}" &
+    step "tests gpu" "$rest" tests-gpu bash -c 'suite "$@"' - "$many" "${backends[0]},${backends[1]}" \
+        tests/test_gpu_*.py -k "not ($exclusive)" &
+    for pair in "${paths[@]}"; do
         # shellcheck disable=SC2086
-        step "$pair" "$checks" sanitizer.log bash -c 'sanitize "$@"' - $pair &
+        step "$pair" "$rest" sanitizer bash -c 'sanitize "$@"' - $pair &
     done
-fi
-wait
+    wait
+}
 
-rest=$(($(left) - 8))
-if asked bench; then
-    step bench "$rest" gpu.log bash -c "gpu full $((rest > 20 ? rest - 10 : rest))"
-    tail -n 20 "$OUT/gpu.log"
+export -f install_wheels build suite sanitize
+export PY dry scratch site
+
+nvidia-smi >"$OUT/$mode-run.log" 2>&1 || echo "no nvidia-smi" >"$OUT/$mode-run.log"
+step wheels 30 run bash -c install_wheels
+step build 200 run bash -c build
+step environment 30 run "$PY" -m fastloss.bench.gpu environment --out "$OUT"
+if [ "$mode" = checks ]; then
+    checks
+else
+    rest=$(($(left) - 8))
+    full=()
+    [ "$mode" = bench ] || full=(--full)
+    step "$mode" "$rest" run "$PY" -m fastloss bench --gpu --out "$OUT" --seconds $((rest > 30 ? rest - 10 : 20)) "${full[@]}" "$@"
+    tail -n 30 "$OUT/$mode-run.log"
 fi
-failed=$(grep -vc '"status": 0,' "$OUT/steps.jsonl" || true)
-failed=$((failed - $(grep -c '"result":' "$OUT/steps.jsonl" || true)))
+failed=$(grep -vc '"status": 0,' "$OUT/$mode.jsonl" || true)
 echo "$SECONDS s, $failed steps failed; in $OUT: $(cd "$OUT" && echo *)"
 [ "$failed" -eq 0 ]

@@ -1,5 +1,6 @@
 """For every test: a fixed seed, poisoned fresh memory, and the process-wide settings put back."""
 
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -22,6 +23,19 @@ if DEVICES["triton"] == "cpu":  # TRITON_INTERPRET=1
     interpreted.quicken()
 
 
+def pytest_collection_modifyitems(items):
+    """Processes that collect for themselves (pytest-xdist) must agree about the names."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        raise pytest.UsageError(f"the id of a test holds an address: {unstable[0]}")
+
+
+def pytest_runtest_logreport(report):
+    """bench/gpu.sh: a run that is stopped early has said what failed."""
+    if report.failed and os.environ.get("FASTLOSS_TEST_SHOW"):
+        print(f"\nFAILED {report.nodeid}\n{report.longreprtext}", flush=True)
+
+
 @pytest.fixture(autouse=True)
 def _surroundings():
     """Uninitialised memory holds NaN (integers: their largest value), so that an output left unwritten shows. One
@@ -36,10 +50,17 @@ def _surroundings():
     torch.set_num_threads(threads)
 
 
+def _no_array(tensor, *_):
+    raise TypeError("a device's tensor has no NumPy array: use .item() or .cpu()")
+
+
 def _at_home(name):
-    """What the test makes lies on the device of the backend."""
-    with nullcontext() if DEVICES[name] == "cpu" else torch.device(DEVICES[name]):
-        yield name
+    """What the test makes lies on the device of the backend. A CPU's tensors are handled as a GPU's would have to be."""
+    with pytest.MonkeyPatch.context() as patch:
+        if name != "triton":  # its interpreter computes with arrays
+            patch.setattr(torch.Tensor, "__array__", _no_array)
+        with nullcontext() if DEVICES[name] == "cpu" else torch.device(DEVICES[name]):
+            yield name
 
 
 @pytest.fixture(params=BACKENDS)

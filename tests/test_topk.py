@@ -36,7 +36,7 @@ def test_count_is_of_valid_elements_in_the_whole_batch(backend):
     assert count_of(0.29, x, y, backend, mask) == pytest.approx(58, rel=1e-9)
     x[0] = 50.0  # all of the largest elements lie in one sample
     value, grad = run(fl.TopKLoss("binary", k=0.1), x, torch.zeros_like(y), backend)
-    assert value == pytest.approx(50.0) and not grad[1:].any()
+    assert value.item() == pytest.approx(50.0) and not grad[1:].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -46,7 +46,7 @@ def test_all_elements_are_tied(mode, backend):
     y = torch.zeros(SHAPES[mode] if mode != "multiclass" else (SHAPES[mode][0], *SHAPES[mode][2:])).long()
     value, grad = run(fl.TopKLoss(mode, k=0.29), x, y, backend)
     elements = run(fl.BCEWithLogitsLoss(mode) if mode != "multiclass" else fl.CrossEntropyLoss(), x, y, backend)
-    assert value == pytest.approx(elements[0].item(), rel=1e-6 * SLACK)
+    assert value.item() == pytest.approx(elements[0].item(), rel=1e-6 * SLACK)
     torch.testing.assert_close(grad, elements[1], rtol=1e-5, atol=0)
 
 
@@ -104,7 +104,7 @@ def test_selection_outside_a_band_around_the_threshold(mode, k, case, compiled):
     inside = valid & ~above & ~below & (slopes.abs() > 1e-30)
     assert (share[above] - 1).abs().max() < 1e-4 if above.any() else True
     assert not grad[below | ~valid].any()
-    assert share[inside].sum() == pytest.approx(count - int(above.sum()), abs=1e-3 + 1e-4 * int(inside.sum()))
+    assert share[inside].sum().item() == pytest.approx(count - int(above.sum()), abs=1e-3 + 1e-4 * int(inside.sum()))
     assert inside.sum() <= 50 or case == "saturated"
 
 
@@ -114,11 +114,11 @@ def test_two_topk_terms_of_one_compound(mode, compiled):
     parts = [fl.TopKLoss(mode, k=k) for k in (0.05, 0.5)]
     value, grad = run(parts[0] + 3 * parts[1], x, y, compiled)
     (a, da), (b, db) = [run(part, x, y, compiled) for part in parts]
-    assert value == pytest.approx((a + 3 * b).item(), rel=1e-6)
+    assert value.item() == pytest.approx((a + 3 * b).item(), rel=1e-6)
     torch.testing.assert_close(grad, da + 3 * db, rtol=1e-5, atol=1e-9)
 
 
 def test_the_sum_over_everything_is_bce(compiled):
     x, y = logits(SHAPES["binary"]), target("binary", SHAPES["binary"])
     value, _ = run(fl.TopKLoss("binary", k=1.0), x, y, compiled)
-    assert value == pytest.approx(F.binary_cross_entropy_with_logits(x, y.float()).item(), rel=1e-6)
+    assert value.item() == pytest.approx(F.binary_cross_entropy_with_logits(x, y.float()).item(), rel=1e-6)

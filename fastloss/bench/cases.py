@@ -9,6 +9,7 @@ import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 TARGETS = {"uint8": torch.uint8, "int64": torch.int64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+IGNORED = 255
 LABELS = {
     "bce": "BCE",
     "ce": "CE",
@@ -22,7 +23,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted loss. alpha weighs FP and beta FN (Tversky); k is the kept fraction (TopK)."""
+    """One weighted loss. alpha weighs FP and beta FN (Tversky); k is the kept fraction (TopK); smoothing is CE's."""
 
     kind: str
     weight: float = 1.0
@@ -30,6 +31,12 @@ class Term:
     k: float = 0.6
     alpha: float = 0.5
     beta: float = 0.5
+    smoothing: float = 0.0
+
+    @property
+    def label(self) -> str:
+        gamma = f" {self.gamma:g}" if self.kind == "focal" and self.gamma != 2 else ""
+        return LABELS[self.kind] + gamma + (" smoothed" if self.smoothing else "")
 
     @property
     def region(self) -> bool:
@@ -38,7 +45,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Case:
-    """One row: logits of `shape` [N, C, *S] in `dtype`, a target in `target` for fastloss, a weighted sum of terms."""
+    """One row: logits of `shape` [N, C, *S] in `dtype`, a target in `target` for fastloss, a weighted sum of terms.
+
+    `ignored`: pixels of the truth that are IGNORED do not count, by `ignore_index` ("index") or by a mask ("mask").
+    """
 
     name: str
     group: str
@@ -47,10 +57,12 @@ class Case:
     terms: tuple[Term, ...]
     dtype: str = "float32"
     target: str = "uint8"
+    ignored: str = ""
 
     @property
     def title(self) -> str:
-        return "+".join(LABELS[t.kind] for t in self.terms)
+        ways = {"": "", "index": ", ignore_index", "mask": ", mask"}
+        return "+".join(t.label for t in self.terms) + ways[self.ignored]
 
     @property
     def size(self) -> str:
@@ -76,7 +88,8 @@ class Case:
 
     def least_bytes(self, target: str | None = None) -> int:
         """Bytes that no implementation can avoid: read logits and targets once, write the gradient once."""
-        return 2 * self.logits_bytes + self.target_numel * TARGETS[target or self.target].itemsize
+        masks = self.pixels if self.ignored == "mask" else 0
+        return 2 * self.logits_bytes + self.target_numel * TARGETS[target or self.target].itemsize + masks
 
 
 BCE, FOCAL, TOPK = Term("bce"), Term("focal"), Term("topk")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cases import Case, Term
+from .cases import IGNORED, Case, Term
 
 EPS = 1e-7
 
@@ -33,22 +33,40 @@ def elements(x: Tensor, y: Tensor, mode: str) -> Tensor:
     return F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
 
 
-def pointwise(term: Term, x: Tensor, y: Tensor, mode: str) -> Tensor:
-    if term.kind == "bce":
+def split(case: Case, y: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Labels and the bool mask [N, *S] of the pixels that count, from a truth or from such a pair."""
+    if isinstance(y, tuple):
+        return y
+    if not case.ignored:
+        return y, None
+    mask = y != IGNORED
+    return y.where(mask, 0), mask if case.mode == "multiclass" else mask[:, 0]
+
+
+def pointwise(term: Term, x: Tensor, y: Tensor, mode: str, mask: Tensor | None = None) -> Tensor:
+    if term.kind == "bce" and mask is None:
         return F.binary_cross_entropy_with_logits(x, y.to(x.dtype))
     if term.kind == "ce":
-        return F.cross_entropy(x, y.long())
+        y = y.long() if mask is None else y.long().where(mask, IGNORED)
+        return F.cross_entropy(x, y, ignore_index=IGNORED, label_smoothing=term.smoothing)
     losses = elements(x, y, mode)
     if term.kind == "focal":
-        return ((1 - torch.exp(-losses)) ** term.gamma * losses).mean()
-    return losses.flatten().topk(topk_count(term.k, losses.numel()), sorted=False).values.mean()
+        losses = (1 - torch.exp(-losses)) ** term.gamma * losses
+    if term.kind == "topk":
+        return losses.flatten().topk(topk_count(term.k, losses.numel()), sorted=False).values.mean()
+    if mask is None:
+        return losses.mean()
+    counted = (mask if mode == "multiclass" else mask[:, None]).to(x.dtype).expand_as(losses)
+    return (losses * counted).sum() / counted.sum()
 
 
-def region(term: Term, x: Tensor, y: Tensor, mode: str) -> Tensor:
+def region(term: Term, x: Tensor, y: Tensor, mode: str, mask: Tensor | None = None) -> Tensor:
     if mode == "multiclass":
         p, t = x.softmax(1), one_hot(y, x.shape[1], x.dtype)
     else:
         p, t = x.sigmoid(), y.to(x.dtype)
+    if mask is not None:
+        p, t = p * mask[:, None], t * mask[:, None]
     dims = (0, *range(2, x.ndim))
     tp, total_p, total_t = (p * t).sum(dims), p.sum(dims), t.sum(dims)
     alpha, beta = {"dice": (0.5, 0.5), "iou": (1.0, 1.0)}.get(term.kind, (term.alpha, term.beta))
@@ -57,10 +75,11 @@ def region(term: Term, x: Tensor, y: Tensor, mode: str) -> Tensor:
 
 
 def build(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
-    """loss(x, y) for the sum of the case's terms."""
+    """loss(x, y) for the sum of the case's terms; y may be a pair of labels and mask."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        parts = [t.weight * (region if t.region else pointwise)(t, x, y, case.mode) for t in case.terms]
+        y, mask = split(case, y)
+        parts = [t.weight * (region if t.region else pointwise)(t, x, y, case.mode, mask) for t in case.terms]
         return sum(parts[1:], parts[0])
 
     return loss

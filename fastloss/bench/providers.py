@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .cases import DTYPES, TARGETS, Case, Term
+from . import plain
+from .cases import DTYPES, IGNORED, TARGETS, Case, Term
 from .formula import same_formula
 from .peers import MODULES, PEERS, NotOffered, natural
 
@@ -54,12 +55,14 @@ def ours(case: Case, backend: str | None = None) -> Callable[[Tensor, Tensor], T
     import fastloss
 
     extra = {} if backend in (None, "auto") else {"backend": backend}
+    if case.ignored == "index":
+        extra["ignore_index"] = IGNORED
 
     def make(t: Term):
         if t.kind == "bce":
             return fastloss.BCEWithLogitsLoss(case.mode, **extra)
         if t.kind == "ce":
-            return fastloss.CrossEntropyLoss(case.mode, **extra)
+            return fastloss.CrossEntropyLoss(case.mode, label_smoothing=t.smoothing, **extra)
         if t.kind == "focal":
             return fastloss.FocalLoss(case.mode, gamma=t.gamma, **extra)
         if t.kind == "topk":
@@ -71,7 +74,8 @@ def ours(case: Case, backend: str | None = None) -> Callable[[Tensor, Tensor], T
         return fastloss.TverskyLoss(case.mode, alpha=t.alpha, beta=t.beta, **extra)
 
     parts = [make(t) if t.weight == 1 else t.weight * make(t) for t in case.terms]
-    return sum(parts[1:], parts[0])
+    criterion = sum(parts[1:], parts[0])
+    return criterion if case.ignored != "mask" else lambda x, y: criterion(x, *plain.split(case, y))
 
 
 def _ours(case: Case, y: Tensor, backend: str | None, every_dtype: bool) -> list[Contender]:

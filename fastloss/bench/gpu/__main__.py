@@ -1,4 +1,5 @@
-"""The steps of bench/gpu.sh that are Python: python -m fastloss.bench.gpu STEP --out DIR --seconds N."""
+"""The steps of `bench/gpu.sh checks` that are Python (python -m fastloss.bench.gpu STEP --out DIR --seconds N), and the
+run behind `fastloss bench --gpu`."""
 
 from __future__ import annotations
 
@@ -12,10 +13,8 @@ from pathlib import Path
 from fastloss import doctor
 
 from .. import record
-from . import bars, cases, render, run, smoke, ways
+from . import bars, render, run, smoke, ways
 from .lanes import Lane, together
-
-STEPS = ("environment", "smoke", "sanitize", "resident", "full")
 
 
 def dry() -> bool:
@@ -35,42 +34,47 @@ def environment(out: Path, seconds: float) -> int:
 
 
 def smoke_all(out: Path, seconds: float) -> int:
-    """Every backend and path, each in its own lane, all at once."""
-    found: dict[str, dict] = {}
-    lanes = [Lane(key, key, dry()) for key in ways.OURS if run.unavailable(key, dry()) is None]
-
-    request = {"do": "smoke", "tiny": dry()}
+    """Every backend and path in a lane of its own, all at once; Triton, which compiles longest, in three."""
+    modes = {key: [[m] for m in smoke.SHAPES] if key == "triton" else [list(smoke.SHAPES)] for key in ways.OURS}
+    found: dict[str, list[dict]] = {key: [] for key in ways.OURS}
+    lanes = {
+        Lane(key, key, dry()): those for key in ways.OURS if run.unavailable(key, dry()) is None for those in modes[key]
+    }
 
     def ask(lane: Lane) -> None:
-        found[lane.name] = lane.ask(request | {"backend": ways.backend_of(lane.name, dry())}, seconds)
+        request = {"do": "smoke", "tiny": dry(), "modes": lanes[lane], "seconds": seconds}
+        request["backend"] = ways.backend_of(lane.name, dry())
+        found[lane.name].append(lane.ask(request, seconds + 20))
         lane.stop()
 
-    together(lanes, ask)
-    for key in ways.OURS:
-        answer = found.setdefault(key, {"missing": run.unavailable(key, dry())})
-        if "checked" in answer:
-            say(f"{key}: {answer['checked'] - len(answer['failures'])} of {answer['checked']} right")
-            for failure in answer["failures"][:10]:
-                say(f"  {failure}")
-        else:
-            say(f"{key}: {answer.get('missing') or answer.get('refused')}")
-    _write(out, "smoke", found)
-    return int(any(a.get("failures") or "refused" in a for a in found.values()))
+    together(list(lanes), ask)
+    results = {}
+    for key, answers in found.items():
+        results[key] = answers or [{"missing": run.unavailable(key, dry())}]
+        failures = [failure for answer in answers for failure in answer.get("failures", [])]
+        checked = sum(answer.get("checked", 0) for answer in answers)
+        others = [a[word] for a in results[key] for word in ("missing", "refused", "late") if word in a]
+        say(f"{key}: {checked - len(failures)} of {checked} right" + "".join(f"; {words}" for words in others))
+        for failure in failures[:10]:
+            say(f"  {failure}")
+    _write(out, "smoke", results)
+    return int(any(a.get("failures") or "refused" in a for answers in results.values() for a in answers))
 
 
 def sanitize(out: Path, seconds: float) -> int:
     """A small set in this very process, for compute-sanitizer to watch."""
     device = "cpu" if dry() else "cuda"
-    answer = smoke.run("cpu" if dry() else "cuda", device, tiny=True)
+    answer = smoke.run(device, device, tiny=True)
     print(json.dumps(answer))
     return int(bool(answer.get("failures")) or "missing" in answer)
 
 
-def bench(out: Path, seconds: float, problems: list, libraries: list[str], name: str, absent: list[str]) -> int:
+def bench(out: Path, seconds: float, problems: list, libraries: list[str] | None, name: str) -> int:
     """Measures into OUT/name.json (saved after every row) and OUT/name.md."""
     began = time.monotonic()
-    data = run.new(dry(), libraries, absent, {"seconds": seconds, "peers": libraries})
-    runner = run.Run(data, problems, libraries, dry(), say)
+    there, absent = ways.installed(libraries)
+    data = run.new(dry(), there, absent, {"seconds": seconds, "peers": libraries or "the best"})
+    runner = run.Run(data, problems, libraries and there, dry(), say)
     name += "-dry" * dry()
     target = out / f"{name}.json"
 
@@ -80,9 +84,9 @@ def bench(out: Path, seconds: float, problems: list, libraries: list[str], name:
 
     runner.say = note
     try:
-        runner.prepare(max(60.0 if dry() else 10.0, min(100.0, 0.35 * seconds)))
+        runner.prepare(60.0 if dry() else max(10.0, 0.3 * seconds))
         runner.bandwidth()
-        runner.measure(0.88 * seconds - (time.monotonic() - began))
+        runner.measure(0.9 * seconds - (time.monotonic() - began))
         runner.profile(max(3.0, 0.97 * seconds - (time.monotonic() - began)))
     finally:
         runner.stop()
@@ -94,23 +98,17 @@ def bench(out: Path, seconds: float, problems: list, libraries: list[str], name:
 
 
 def _write(out: Path, step: str, result: dict) -> None:
-    with (out / "steps.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "result": result}) + "\n")
+    (out / f"{step}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastloss.bench.gpu", description=__doc__)
-    parser.add_argument("step", choices=STEPS)
+    steps = {"environment": environment, "smoke": smoke_all, "sanitize": sanitize}
+    parser.add_argument("step", choices=steps)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args(words)
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.step == "resident":
-        return bench(args.out, args.seconds, cases.resident(dry()), [], "resident", [])
-    if args.step == "full":
-        there, absent = ways.installed()
-        return bench(args.out, args.seconds, cases.full(dry()), there, "bench", absent)
-    steps = {"environment": environment, "smoke": smoke_all, "sanitize": sanitize}
     return steps[args.step](args.out, args.seconds)
 
 

@@ -8,42 +8,54 @@ import torch
 from torch import Tensor
 
 from .. import cases
-from ..cases import BCE, CE, DICE, DTYPES, FOCAL, IOU, TARGETS, Case, Term
+from ..cases import BCE, CE, DICE, DTYPES, FOCAL, IGNORED, IOU, TARGETS, Case, Term
+from ..plain import split
 
 TOPK = Term("topk", k=0.1)
 SUMS = {
     "dice": (DICE,),
     "topk": (TOPK,),
     "bce": (BCE,),
+    "ce": (CE,),
     "focal": (FOCAL,),
+    "focal1.5": (Term("focal", gamma=1.5),),
     "dice+bce": (DICE, BCE),
     "dice+focal": (DICE, FOCAL),
     "iou+topk": (IOU, TOPK),
     "dice+ce": (DICE, CE),
+    "dice+smoothed": (DICE, Term("ce", smoothing=0.1)),
 }
 SHAPES = {
     "64": (1, 1, 64, 64),
     "2mpx": (32, 1, 256, 256),
+    "4mpx": (16, 1, 512, 512),
     "8mpx": (8, 1, 1024, 1024),
+    "16mpx": (16, 1, 1024, 1024),
     "268mpx": (64, 1, 2048, 2048),
     "c9": (8, 9, 224, 224),
     "c14": (2, 14, 96, 96, 96),
     "c3": (2, 3, 128, 128, 128),
+    "c19": (4, 19, 512, 1024),
     "c118": (1, 118, 96, 96, 96),
+    "c150": (2, 150, 512, 512),
 }
 DRY = {
     "64": (1, 1, 8, 8),
     "2mpx": (4, 1, 24, 24),
+    "4mpx": (3, 1, 32, 32),
     "8mpx": (2, 1, 40, 40),
+    "16mpx": (3, 1, 40, 40),
     "268mpx": (4, 1, 48, 48),
     "c9": (2, 9, 16, 16),
     "c14": (2, 14, 16, 16, 16),
     "c3": (2, 3, 16, 16, 16),
+    "c19": (2, 19, 16, 24),
     "c118": (1, 118, 16, 16, 16),
+    "c150": (2, 150, 24, 24),
 }
-BINARY, MANY = ("2mpx", "8mpx", "268mpx"), ("c9", "c14", "c3", "c118")
 TAGS = {"float32": "fp32", "bfloat16": "bf16"}
-EAGER, COMPILED = "eager", "compiled"  # which peers: the eager ones, or those under torch.compile too
+EAGER, COMPILED = "eager", "compiled"  # which peers: the best eager one, or the best one under torch.compile too
+RESIDENT_BYTES = 256 << 20  # of logits: with more, nothing would stay on the chip
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,7 @@ class Problem:
     case: Case
     size: str
     levels: int = 1
-    peers: str = ""
-    paths: bool = False
+    peers: str = COMPILED
 
     @property
     def name(self) -> str:
@@ -67,101 +78,104 @@ class Problem:
         return [replace(self.case, shape=(n, c, *(s >> i for s in space))) for i in range(self.levels)]
 
     @property
-    def topk(self) -> bool:
-        return any(t.kind == "topk" for t in self.case.terms)
-
-    @property
-    def region(self) -> bool:
-        return any(t.region for t in self.case.terms)
+    def summed(self) -> bool:
+        """Whether a gradient needs a sum over all pixels first, or a threshold."""
+        return any(t.region or t.kind == "topk" for t in self.case.terms)
 
     @property
     def least_bytes(self) -> int:
-        """Logits and targets read once, the gradient written once."""
+        """Logits, targets and mask read once, the gradient written once."""
         return sum(part.least_bytes() for part in self.parts)
 
     @property
     def one_gradient(self) -> int:
         return sum(part.logits_bytes for part in self.parts)
 
-    def fits(self, path: str) -> bool:
-        """Whether it makes sense to force a path: `small` is one block, `resident` and `shared` stay on the chip."""
-        if path == "small":
-            return self.case.numel <= 1 << 16
-        return path not in ("resident", "shared") or self.one_gradient <= 64 << 20
+    @property
+    def forced(self) -> list[str]:
+        """The paths of the CUDA backend that are forced too, so that the range of each can be read from a record."""
+        if not self.summed or self.levels > 1 or self.size == "64":
+            return []
+        return ["resident", "split"] if self.one_gradient <= RESIDENT_BYTES else ["split"]
 
     def path_bytes(self, path: str) -> int | None:
-        """What a path moves between the chip and its memory if no cache helps; None where that is not one number.
+        """The least that a path moves between the chip and its memory if no cache helps; None if that is open (auto).
 
-        `resident`, `shared` and `small` read once and write once, as does a pointwise loss in any way. `split` reads
-        logits and targets for the sums and once more for the gradient; each digit of a top-k selection is another such
-        read, of which the first goes with the sums. With classes, keys of four bytes are written and read for three
-        digits, in a pass of their own before the sums.
+        `resident` reads and writes once, as does a pointwise loss in any way. `split` reads once for the sums (and the
+        digits of top-k) and once more for the gradient.
         """
-        if path in ("resident", "shared", "small") or not (self.region or self.topk):
+        if path == "resident" or not self.summed:
             return self.least_bytes
-        if path != "split":
-            return None
-        classes = self.case.mode == "multiclass"
-        reads = 2 + self.region if classes and self.topk else 4 if self.topk else 2
-        keys = 16 * sum(part.pixels for part in self.parts) if classes and self.topk else 0
-        return self.least_bytes + (reads - 1) * (self.least_bytes - self.one_gradient) + keys
+        return 2 * self.least_bytes - self.one_gradient if path == "split" else None
 
 
-def _problem(size, loss, dtype="float32", target="uint8", levels=1, peers="", paths=False, mode="", dry=False):
+def _problem(
+    size, loss, dtype="float32", target="uint8", levels=1, peers=COMPILED, mode="", ignored="", dry=False
+) -> Problem:
     shape = (DRY if dry else SHAPES)[size]
     mode = mode or ("binary" if shape[1] == 1 else "multiclass")
     name = f"{loss}-{size}-{TAGS[dtype]}"
     name += "-multilabel" if mode == "multilabel" else ""
     name += "" if target == "uint8" else f"-{target}"
     name += "" if levels == 1 else f"-{levels}levels"
-    return Problem(Case(name, size, shape, mode, SUMS[loss], dtype, target), size, levels, peers, paths)
+    name += {"": "", "index": "-ignored", "mask": "-masked"}[ignored]
+    return Problem(Case(name, size, shape, mode, SUMS[loss], dtype, target, ignored), size, levels, peers)
 
 
-def resident(dry: bool = False) -> list[Problem]:
-    """The first thing that a GPU is asked: are the resident kernels what the design hopes for?"""
-    pairs = [(size, dtype) for dtype in TAGS for size in ("8mpx", "2mpx")]
-    return [_problem(s, loss, d, paths=True, dry=dry) for s, d in pairs for loss in ("dice", "topk")]
+def bench(dry: bool = False) -> list[Problem]:
+    """The rows that stand for all others."""
+    rows: list[tuple[str, str, dict]] = [
+        ("8mpx", "dice", {}),
+        ("2mpx", "dice", {}),
+        ("268mpx", "dice", {}),
+        ("8mpx", "dice", {"dtype": "bfloat16"}),
+        ("8mpx", "topk", {}),
+        ("8mpx", "dice+bce", {"ignored": "mask"}),
+        ("8mpx", "dice+bce", {"ignored": "index"}),
+        ("8mpx", "dice+bce", {"target": "float32"}),
+        ("8mpx", "focal1.5", {}),
+        ("c9", "dice+focal", {}),
+        ("c14", "dice+ce", {}),
+        ("c14", "dice+ce", {"ignored": "index"}),
+        ("c14", "dice+smoothed", {}),
+        ("c118", "dice+ce", {}),
+        ("c150", "dice+ce", {}),
+        ("c14", "dice+ce", {"levels": 4}),
+        ("64", "dice", {"peers": EAGER}),
+    ]
+    return [_problem(size, loss, dry=dry, **settings) for size, loss, settings in rows]
 
 
-def full(dry: bool = False) -> list[Problem]:
-    """Everything else. What has a bar comes first: the time may run out."""
+def more(dry: bool = False) -> list[Problem]:
+    """The rest, those that peers are compiled for first."""
     every = []
 
-    def add(size: str, *losses: str, **settings: object) -> None:
-        every.extend(_problem(size, loss, dry=dry, **settings) for loss in losses)
+    def add(sizes: str, losses: str, **settings: object) -> None:
+        every.extend(_problem(s, loss, dry=dry, **settings) for s in sizes.split() for loss in losses.split())
 
-    add("8mpx", "dice", "topk", peers=COMPILED, paths=True)
-    add("2mpx", "dice", "topk", peers=COMPILED, paths=True)
-    add("268mpx", "dice", peers=COMPILED, paths=True)
-    add("c9", "dice+focal", peers=COMPILED, paths=True)
-    add("c14", "dice+focal", "dice+ce", peers=COMPILED, paths=True)
-    add("64", "dice", "bce", peers=EAGER, paths=True)
-    add("8mpx", "dice", "topk", dtype="bfloat16", peers=COMPILED, paths=True)
-    add("2mpx", "dice", "topk", dtype="bfloat16", paths=True)
-    add("8mpx", "dice+focal", "focal", "dice+bce", "bce", "iou+topk", peers=COMPILED)
-    add("c14", "topk", peers=COMPILED, paths=True)
-    add("c9", "topk", peers=EAGER, paths=True)
-    add("c9", "iou+topk", paths=True)
-    add("268mpx", "topk", "dice+focal", peers=EAGER, paths=True)
-    add("c14", "dice+ce", levels=4, peers=COMPILED)
-    add("c9", "dice+focal", levels=4, peers=EAGER)
-    add("c118", "dice+ce", peers=COMPILED)
-    add("c3", "dice+bce", mode="multilabel", peers=COMPILED)
+    add("8mpx", "dice+focal focal dice+bce bce iou+topk")
+    add("c14", "dice+focal topk")
+    add("c3", "dice+bce", mode="multilabel")
+    add("8mpx", "topk", dtype="bfloat16")
+    add("c19", "ce", ignored="index")
+    add("4mpx 16mpx", "dice", peers="")
+    add("2mpx", "topk dice+focal focal dice+bce bce iou+topk", peers=EAGER)
+    add("c9", "topk", peers=EAGER)
+    add("c3", "dice+ce dice+focal", peers=EAGER)
+    add("268mpx", "topk dice+focal", peers=EAGER)
     add("c118", "dice+focal", peers=EAGER)
-    add("c3", "dice+ce", "dice+focal", peers=EAGER)
+    add("c9", "dice+focal", levels=4, peers=EAGER)
+    add("c14", "dice+focal dice+ce", dtype="bfloat16", peers=EAGER)
     add("8mpx", "dice", target="int64", peers=EAGER)
     add("c14", "dice+ce", target="int64", peers=EAGER)
-    add("268mpx", "dice", dtype="bfloat16", paths=True)
-    add("c14", "dice+focal", "dice+ce", dtype="bfloat16", peers=EAGER)
-    add("c9", "dice+focal", dtype="bfloat16", peers=EAGER)
-    add("2mpx", "dice+focal", "focal", "dice+bce", "bce", "iou+topk", peers=EAGER)
-    add("268mpx", "dice", target="int64")
-    add("268mpx", "focal", "bce")
-    add("8mpx", "dice+focal", "focal", "dice+bce", "bce", "iou+topk", dtype="bfloat16")
-    add("2mpx", "dice+focal", "focal", "dice+bce", "bce", "iou+topk", dtype="bfloat16")
-    add("268mpx", "topk", "dice+focal", dtype="bfloat16")
-    add("c118", "dice+focal", "dice+ce", dtype="bfloat16")
-    add("2mpx", "dice", target="int64")
+    add("64", "bce", peers=EAGER)
+    add("8mpx", "dice+focal focal dice+bce bce iou+topk", dtype="bfloat16", peers="")
+    add("2mpx", "dice topk dice+focal focal dice+bce bce iou+topk", dtype="bfloat16", peers="")
+    add("268mpx", "focal bce", peers="")
+    add("268mpx", "dice topk dice+focal", dtype="bfloat16", peers="")
+    add("c9", "iou+topk", peers="")
+    add("c9", "dice+focal", dtype="bfloat16", peers="")
+    add("c118", "dice+focal dice+ce", dtype="bfloat16", peers="")
     return _one_of_each(every) if dry else every
 
 
@@ -169,7 +183,7 @@ def _one_of_each(problems: list[Problem]) -> list[Problem]:
     """The first of each kind."""
     kinds = {}
     for p in problems:
-        kinds.setdefault((p.case.mode, p.levels > 1, p.topk, p.case.dtype, p.case.target, p.size == "64"), p)
+        kinds.setdefault((p.case.mode, p.levels > 1, p.case.dtype, p.case.target, p.peers), p)
     return list(kinds.values())
 
 
@@ -189,11 +203,19 @@ def inputs(problem: Problem, device: str) -> tuple[list[Tensor], list[Tensor]]:
         from fastloss.deep import sample
 
         ys = [sample(ys[0], x.shape[2:]) for x in xs]
+    if problem.case.ignored:
+        rng = torch.Generator(device).manual_seed(20240301)
+        ys = [y.masked_fill(torch.rand(y.shape, generator=rng, device=device) < 0.1, IGNORED) for y in ys]
     return xs, ys
 
 
-def own_target(problem: Problem, y: Tensor) -> Tensor:
-    return y.to(TARGETS[problem.case.target])
+def own_target(problem: Problem, y: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
+    """What fastloss and the plain formula are given: labels, with the mask if the case has one."""
+    dtype = TARGETS[problem.case.target]
+    if problem.case.ignored != "mask":
+        return y.to(dtype)
+    labels, mask = split(problem.case, y)
+    return labels.to(dtype), mask
 
 
 def clones(xs: list[Tensor], count: int) -> list[list[Tensor]]:

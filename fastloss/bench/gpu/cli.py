@@ -27,38 +27,40 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError(
                 "--gpu: PyTorch finds no NVIDIA GPU here (FASTLOSS_DRY=1 goes through the motions on a CPU)"
             )
-        problems, libraries, absent = _plan(args)
+        problems, libraries = _plan(args)
     except ValueError as error:
         raise CommandError(str(error)) from None
     out = args.out or Path("runs/gpu")
     out.mkdir(parents=True, exist_ok=True)
-    return bench(out, args.seconds, problems, libraries, "bench", absent)
+    return bench(out, args.seconds, problems, libraries, "more" if args.full else "bench")
 
 
-def _plan(args: argparse.Namespace) -> tuple[list[cases.Problem], list[str], list[str]]:
+def _plan(args: argparse.Namespace) -> tuple[list[cases.Problem], list[str] | None]:
+    """Problems, and the libraries that were named: None for the best ones."""
     if args.seconds < 20:
         raise ValueError(f"--seconds: {args.seconds:g} given, at least 20 expected")
-    every = cases.resident(dry()) if args.quick else cases.full(dry())
     patterns = [p.strip() for p in args.cases.split(",") if p.strip()] if args.cases is not None else None
+    every = cases.bench(dry()) if not args.full else cases.more(dry())
+    if patterns and not args.full:  # a name may be anyone's
+        every += cases.more(dry())
     problems = cases.select(patterns, every)
-    if args.peers == "none":
-        return problems, [], []
-    names = [n.strip() for n in args.peers.split(",")] if args.peers else list(ways.PEERS)
+    if args.no_compile:
+        problems = [cases.replace(p, peers=cases.EAGER if p.peers else "") for p in problems]
+    if args.peers is None:
+        return problems, None
+    names = [] if args.peers == "none" else [n.strip() for n in args.peers.split(",")]
     unknown = [n for n in names if n not in ways.PEERS]
     if unknown:
         raise ValueError(f"--peers: {unknown[0]!r} is not one of {', '.join(ways.PEERS)}")
-    there, absent = ways.installed(names)
-    if args.no_compile:
-        problems = [cases.replace(p, peers=cases.EAGER if p.peers else "") for p in problems]
-    return problems, there, absent
+    return problems, names
 
 
 def _list() -> None:
-    for p in cases.full():
-        c = p.case
-        who = ", ".join(["peers" if p.peers else "", "compiled" if p.peers == cases.COMPILED else ""]).strip(", ")
-        paths = "every path" if p.paths else ""
-        print(f"{p.name:34} {c.size:16} {c.dtype:8} {c.target:6} {p.levels} {who:16} {paths}".rstrip())
+    for mode, problems in (("bench", cases.bench()), ("more", cases.more())):
+        for p in problems:
+            c = p.case
+            who = ", ".join([*p.forced, *ways.wanted(p, None)])
+            print(f"{mode:6} {p.name:34} {c.size:16} {c.dtype:8} {c.target:8} {p.levels}  {who}".rstrip())
 
 
 def _render(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """A lane: a process of its own that measures some ways, one request a line on stdin, one answer a line on stdout.
 
-A lane for each path of the CUDA backend, since the path is set by the environment; and what breaks a CUDA context, or
-hangs in a kernel, takes only its own lane with it (python -m fastloss.bench.gpu.lane, started by `lanes`).
+A forced path of the CUDA backend has a lane of its own, since it is set by the environment; and what breaks a CUDA
+context, or hangs in a kernel, takes only its own lane with it (python -m fastloss.bench.gpu.lane, started by `lanes`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lane:
 
     def __init__(self, dry: bool) -> None:
         self.clock = clock.choose(dry)
-        self.problems = {p.name: p for p in cases.full(dry) + cases.resident(dry)}
+        self.problems = {p.name: p for p in cases.bench(dry) + cases.more(dry)}
         self.ways: dict[tuple[str, str], Way] = {}
         torch._dynamo.config.recompile_limit = 1000
         self._inputs = lru_cache(maxsize=1)(lambda name: cases.inputs(self.problems[name], self.clock.device))
@@ -41,7 +41,9 @@ class Lane:
 
     def answer(self, request: dict) -> dict:
         if request["do"] == "smoke":
-            return smoke.run(request["backend"], self.clock.device, request.get("tiny", False))
+            return smoke.run(
+                request["backend"], self.clock.device, request["tiny"], request["modes"], request["seconds"]
+            )
         if request["do"] == "bandwidth":
             return self._bandwidth(request["bytes"])
         problem = self.problems[request["problem"]]
@@ -110,7 +112,7 @@ class Lane:
         found["memory"] = self.clock.memory(lambda: way.loss(xs, targets), lambda: way.step(xs, targets))
         if problem.case.numel <= HOST_PIXELS:
             found["host_seconds"] = clock.host_seconds(lambda: way.step(xs, targets), 100, self.clock.wait)
-        if way.role == "ours" and request.get("graph", True):
+        if way.role == "ours":
             found["graph"] = self._graph(problem, way, xs, targets, seconds)
         if request.get("last", False):
             self._forget()

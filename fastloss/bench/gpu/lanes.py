@@ -21,12 +21,11 @@ START_SECONDS = 90.0
 class Lane:
     """One worker process. A request that gets no answer in time ends it; the next one starts another."""
 
-    def __init__(self, name: str, who: str | None, dry: bool) -> None:
+    def __init__(self, name: str, who: str, dry: bool) -> None:
         self.name, self.dry = name, dry
         self.env = dict(os.environ) | {"PYTHONWARNINGS": "ignore", "KINETO_LOG_LEVEL": "99"}
         self.env["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # the lanes are many already
-        if who is not None:
-            self.env["FASTLOSS_CUDA_PATH"] = path_of(who)
+        self.env["FASTLOSS_CUDA_PATH"] = path_of(who)
         self.process: subprocess.Popen | None = None
         self.lines: queue.Queue[str] = queue.Queue()
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the lane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..render import table
-from . import bars, ways
+from . import bars
 
 OPEN = "not measured"
 HEAD = """# Benchmark on a GPU
@@ -17,8 +17,8 @@ TIME = """Microseconds of forward and backward to the logits, median; ± is the 
 `copy`: a device copy that reads and writes the case's least bytes, measured beside it. `predicted`: a copy of what the
 path moves. `path`: by the kernels that ran. Peers: their time over fastloss's `cuda`; (in brackets):
 another formula, never compared."""
-GRAPH = """Calls over rotated inputs, more than the L2 cache holds, captured in one CUDA graph: microseconds of device
-and host per call; `copy` in the same way. `host, eager`: host time of one eager call, where the device keeps up."""
+GRAPH = """Calls over rotated inputs, more than the L2 cache holds, captured in one CUDA graph: microseconds a call;
+`copy` in the same way. `host`: host time of one eager call at 64^2, where the device keeps up."""
 MEMORY = "Beyond the inputs, in gradients of the logits: held while the loss is alive / peak of forward and backward."
 LAUNCHES = "Kernels, copies and fills of one forward and backward / microseconds on the device, by the profiler."
 
@@ -58,10 +58,16 @@ def _copy(row: dict) -> float | None:
     return next((e["copy"] for e in row["contenders"].values() if "copy" in e), None)
 
 
+def _keys(data: dict) -> list[str]:
+    return list(dict.fromkeys(key for row in data["rows"] for key in row["contenders"]))
+
+
 def _times(data: dict) -> str:
-    keys = list(dict.fromkeys(key for row in data["rows"] for key in row["contenders"] if key not in ways.OURS))
+    every = _keys(data)
+    forced = [key for key in every if key.startswith("cuda ")]
+    keys = [k for k in every if k not in ("cuda", "triton", *forced)]
     keys = [k for k in keys if any(_peer(row, k) != "-" for row in data["rows"])]
-    head = ["loss", "logits", "dtype, target", "copy", "cuda", "of copy", "path", *ways.FORCED, "predicted, split"]
+    head = ["loss", "logits", "dtype, target", "copy", "cuda", "of copy", "path", *forced, "predicted, split"]
     lines = []
     for row in data["rows"]:
         ratio = bars.of_copy(row)
@@ -73,7 +79,7 @@ def _times(data: dict) -> str:
                 _own(row, "cuda"),
                 OPEN if ratio is None else f"{ratio:.2f}x",
                 bars.path(row) or OPEN,
-                *(_own(row, key) for key in ways.FORCED),
+                *(_own(row, key) for key in forced),
                 "-" if split is None else us(split),
                 _own(row, "triton"),
                 *(_peer(row, key) for key in keys),
@@ -83,20 +89,24 @@ def _times(data: dict) -> str:
 
 
 def _graphs(data: dict) -> str:
+    keys = [key for key in _keys(data) if key.partition(" ")[0] in ("cuda", "triton")]
     lines = []
     for row in data["rows"]:
-        cells = []
-        copy = None
-        for key in ("cuda", "triton"):
-            entry = row["contenders"].get(key, {})
-            graph = entry.get("graph", {})
-            copy = graph.get("copy", copy)
-            cells.append("refused" if "refused" in graph else us(graph.get("seconds")))
-            cells.append(us(graph.get("host_seconds")))
-            cells.append(us(entry["host_seconds"]) if "host_seconds" in entry else "-")
-        lines.append([*_problem(row), us(copy), *cells])
-    own = [f"{key}{what}" for key in ("cuda", "triton") for what in ("", ", host", ", host, eager")]
-    return table(["loss", "logits", "dtype, target", "copy", *own], lines)
+        entries = [row["contenders"].get(key, {}) for key in keys]
+        graphs = [entry.get("graph", {}) for entry in entries]
+        copy = next((graph["copy"] for graph in graphs if "copy" in graph), None)
+        ratio = bars.of_graph_copy(row)
+        cells = [
+            "refused" if "refused" in g else us(g.get("seconds")) if g or e else "-" for g, e in zip(graphs, entries)
+        ]
+        hosts = [
+            us(row["contenders"].get(key, {}).get("host_seconds")) if row["size"] == "64" else "-"
+            for key in ("cuda", "triton")
+        ]
+        lines.append([*_problem(row), us(copy), OPEN if ratio is None else f"{ratio:.2f}x", *cells, *hosts])
+    return table(
+        ["loss", "logits", "dtype, target", "copy", "cuda of copy", *keys, "host, cuda", "host, triton"], lines
+    )
 
 
 def _memory(data: dict) -> str:

@@ -76,12 +76,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def mine(problem: Problem, dry: bool) -> list[str]:
-    """fastloss's ways that can run here: forced paths only where they are asked for."""
-    forced = [key for key in ways.FORCED if problem.paths and problem.fits(ways.path_of(key))]
-    return [key for key in ("cuda", *forced, "triton") if unavailable(key, dry) is None]
-
-
 def unavailable(key: str, dry: bool) -> str | None:
     """Why one of our ways cannot run here, or None."""
     if dry and key not in ways.DRY_OURS:
@@ -90,46 +84,47 @@ def unavailable(key: str, dry: bool) -> str | None:
 
 
 class Run:
-    """Measures problems into a record until they or the time run out."""
+    """Measures problems into a record until they or the time run out.
+
+    A problem's lane has all that it takes but the forced paths, which are the environment's; several problems share a
+    lane where the cores are too few for one each.
+    """
 
     def __init__(
-        self, data: dict, problems: list[Problem], libraries: list[str], dry: bool, say: Callable[[str], None]
+        self, data: dict, problems: list[Problem], libraries: list[str] | None, dry: bool, say: Callable[[str], None]
     ):
         self.data, self.problems, self.libraries, self.dry, self.say = data, problems, libraries, dry, say
-        self.own = {key: Lane(key, key, dry) for key in ways.OURS if unavailable(key, dry) is None}
-        cores = os.cpu_count() or 1
-        self.peer_lanes = [Lane(f"peers {i}", None, dry) for i in range(1 if dry else max(1, min(10, cores - 4)))]
-        with_peers = [p for p in problems if p.peers and libraries]
-        self.lane_of = {p.name: self.peer_lanes[i % len(self.peer_lanes)] for i, p in enumerate(with_peers)}
+        self.forced = {key: Lane(key, key, dry) for key in ways.FORCED if unavailable(key, dry) is None}
+        count = 1 if dry else max(1, min(len(problems), os.cpu_count() or 1))
+        self.lanes = [Lane(f"lane {i}", "cuda", dry) for i in range(count)]
+        self.lane_of = {p.name: self.lanes[i % count] for i, p in enumerate(problems)}
         self.failed: dict[tuple[str, str], dict] = {}
 
     def _asks(self, problem: Problem) -> list[tuple[str, Lane]]:
-        found = [(key, self.own[key]) for key in mine(problem, self.dry)]
-        if problem.name in self.lane_of:
-            lane = self.lane_of[problem.name]
-            found += [(key, lane) for key in ways.wanted(problem, self.libraries)]
-        return found
+        lane = self.lane_of[problem.name]
+        own = [key for key in ("cuda", "triton") if unavailable(key, self.dry) is None]
+        found = [(key, lane) for key in own + ways.wanted(problem, self.libraries)]
+        forced = [f"cuda {path}" for path in problem.forced]
+        return found + [(key, self.forced[key]) for key in forced if key in self.forced]
 
     def prepare(self, seconds: float) -> None:
-        """Everything that compiles does so now, in all lanes at once; what does not finish is left out."""
+        """Everything that compiles does so now, in all lanes at once. Nothing new is begun after `seconds`."""
         deadline = Deadline(seconds)
         todo: dict[str, list[tuple[Problem, str]]] = {}
         for problem in self.problems:
             for key, lane in self._asks(problem):
-                if lane.name in self.own or key.endswith("compiled") or key in ways.TRITON_KERNELS:
+                if key == "triton" or key.endswith(" compiled") or key in ways.TRITON_KERNELS:
                     todo.setdefault(lane.name, []).append((problem, key))
 
         def work(lane: Lane) -> None:
             for problem, key in todo.get(lane.name, []):
-                if deadline.left < 1:
-                    answer = {"refused": f"not compiled within {seconds:.0f} s"}
-                else:
-                    request = {"do": "prepare", "problem": problem.name, "who": key}
-                    answer = lane.ask(request, min(deadline.left, 120))
+                answer = {"refused": f"not compiled within {seconds:.0f} s"}
+                if deadline.left > 0:  # an answer that is stopped would take with it what its lane has compiled
+                    answer = lane.ask({"do": "prepare", "problem": problem.name, "who": key}, deadline.left + 45)
                 if "first_seconds" not in answer:
                     self.failed[problem.name, key] = answer
 
-        together([*self.own.values(), *self.peer_lanes], work)
+        together(self.lanes, work)
         missing = sum("missing" in answer for answer in self.failed.values())
         ready = sum(map(len, todo.values())) - len(self.failed)
         self.say(f"prepared: {ready} ways; {missing} that their library lacks, {len(self.failed) - missing} failed")
@@ -137,8 +132,7 @@ class Run:
     def bandwidth(self) -> None:
         """The copy, over sizes: what everything else is held against."""
         sizes = sorted({p.least_bytes for p in self.problems} | ({1 << 12} if self.dry else {1 << 32}))
-        lane = next(iter(self.own.values()), self.peer_lanes[0])
-        answer = lane.ask({"do": "bandwidth", "bytes": sizes}, 60)
+        answer = self.lanes[0].ask({"do": "bandwidth", "bytes": sizes}, 60)
         self.data["bandwidth"] = answer if "refused" not in answer else {}
 
     def measure(self, seconds: float, each: float = 0.25) -> None:
@@ -165,6 +159,7 @@ class Run:
             "least_bytes": problem.least_bytes,
             "one_gradient": problem.one_gradient,
             "split_bytes": problem.path_bytes("split"),
+            "ignored": case.ignored,
             "contenders": {},
         }
         asks = self._asks(problem)
@@ -181,20 +176,20 @@ class Run:
         return row
 
     def profile(self, seconds: float) -> None:
-        """Launches of one call of each of our ways and of eager peers, after all timing: the profiler slows calls."""
+        """Launches of one call of each of our ways, after all timing: the profiler slows calls."""
         deadline = Deadline(seconds)
         for row in self.data["rows"]:
             problem = next(p for p in self.problems if p.name == row["problem"])
             for key, lane in self._asks(problem):
                 entry = row["contenders"][key]
-                if deadline.left < 2 or "seconds" not in entry or key.endswith("compiled"):
+                if deadline.left < 2 or "seconds" not in entry or key not in ways.OURS:
                     continue
                 answer = lane.ask({"do": "profile", "problem": problem.name, "who": key}, min(deadline.left, 20))
                 if "launches" in answer:
                     entry["profile"] = answer
 
     def stop(self) -> None:
-        for lane in [*self.own.values(), *self.peer_lanes]:
+        for lane in [*self.forced.values(), *self.lanes]:
             lane.stop()
 
 

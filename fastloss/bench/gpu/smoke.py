@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -43,23 +46,35 @@ def draw(mode: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.rand(plain, generator=rng) < 0.8
 
 
-def run(backend: str, device: str, tiny: bool = False) -> dict:
-    """{checked, failures}: a failure says which loss, shape and dtype, and by how much it is off."""
+def run(
+    backend: str, device: str, tiny: bool = False, modes: Iterable[str] = tuple(SHAPES), seconds: float = 600.0
+) -> dict:
+    """{checked, failures}: a failure says which loss, shape and dtype, and by how much it is off.
+
+    Small shapes in float32 come first; after `seconds` the rest is left out, and `late` says so.
+    """
     why_not = backends.available()[backend]
     if why_not is not None:
         return {"missing": why_not}
-    checked, failures = 0, []
-    for mode, shapes in SHAPES.items():
-        for shape in shapes[:1] if tiny else shapes:
-            x, y, mask = draw(mode, shape)
-            for dtype in (torch.float32,) if tiny else LIMITS:
-                for name, loss in losses(mode).items():
-                    for m in (None, mask):
-                        checked += 1
-                        fault = _fault(backend, device, loss, x.to(dtype), y, m)
-                        if fault:
-                            masked = "" if m is None else ", masked"
-                            failures.append(f"{mode} {name} {list(shape)} {dtype}{masked}: {fault}")
+    dtypes = (torch.float32,) if tiny else tuple(LIMITS)
+    every = [
+        (mode, shape, dtype)
+        for dtype in dtypes
+        for mode in modes
+        for shape in (SHAPES[mode][:1] if tiny else SHAPES[mode])
+    ]
+    checked, failures, began = 0, [], time.monotonic()
+    for mode, shape, dtype in every:
+        x, y, mask = draw(mode, shape)
+        for name, loss in losses(mode).items():
+            for m in (None, mask):
+                if time.monotonic() - began > seconds:
+                    return {"checked": checked, "failures": failures, "late": f"stopped after {seconds:.0f} s"}
+                checked += 1
+                fault = _fault(backend, device, loss, x.to(dtype), y, m)
+                if fault:
+                    masked = "" if m is None else ", masked"
+                    failures.append(f"{mode} {name} {list(shape)} {dtype}{masked}: {fault}")
     return {"checked": checked, "failures": failures}
 
 

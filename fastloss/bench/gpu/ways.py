@@ -13,13 +13,14 @@ from torch import Tensor
 from fastloss.deep import halving
 
 from .. import peers as cpu_peers
+from .. import plain
 from ..cases import DTYPES, Case, Term
 from ..formula import same_formula
 from ..peers import Loss, NotOffered, Offer, natural
 from ..providers import ours
 from .cases import COMPILED, Problem, own_target
 
-FORCED = ("cuda resident", "cuda shared", "cuda split", "cuda small")
+FORCED = ("cuda resident", "cuda split")
 OURS = ("cuda", *FORCED, "triton")
 DRY_OURS = ("cuda", "cuda split", "triton")
 DRY_BACKENDS = {"cuda": "cpu", "triton": "reference"}
@@ -110,20 +111,39 @@ MODULES = {**cpu_peers.MODULES, "nnunet": "nnunetv2", "torchvision": "torchvisio
 PACKAGES = {**cpu_peers.PACKAGES, "torchvision": "torchvision"}
 TRITON_KERNELS = ("exacta",)  # nothing left to compile
 AS_SHIPPED_COMPILED = ("nnunet",)  # its trainer compiles the Dice
+# The fastest (eager, compiled) of each formula: on an H200 where bench/results/gpu-first-design has it (Dice, top-k),
+# else on a CPU (bench/results). What no library offers in this form, and many classes, is plain torch, as its users
+# would write it.
+MANY = 100
+PLAIN = ("torch", "torch")
+BEST = {
+    "binary": {"dice": ("monai", "smp"), "dice+focal": ("smp", "smp"), "focal": ("smp", "smp")},
+    "multiclass": {"dice+focal": ("monai", "monai"), "dice+ce": ("monai", "smp")},
+    "pyramid": {"dice+ce": ("monai", "nnunet"), "dice+focal": ("monai", "monai")},
+}
 
 
-def wanted(problem: Problem, libraries: list[str]) -> list[str]:
-    """The keys of the peers of a problem; those that offer no such loss say so when they are built."""
+def usual(case: Case) -> bool:
+    """Whether libraries offer it without conditions: every pixel counts, no smoothing, hard labels, gamma 2."""
+    return not case.ignored and case.target != "float32" and all(t.smoothing == 0 and t.gamma == 2 for t in case.terms)
+
+
+def best(problem: Problem) -> tuple[str, str]:
+    """The library that is fastest eager, and the one that is fastest under torch.compile."""
+    if natural(problem.case) or not usual(problem.case) or problem.case.shape[1] > MANY:
+        return PLAIN
+    mode = "pyramid" if problem.levels > 1 else problem.case.mode.replace("multilabel", "binary")
+    return BEST[mode].get("+".join(t.kind for t in problem.case.terms), ("monai", "smp"))
+
+
+def wanted(problem: Problem, libraries: list[str] | None) -> list[str]:
+    """The keys of the peers of a problem: the best ones, or all of `libraries`; who offers no such loss says so."""
     if not problem.peers:
         return []
-    keys = []
-    for library in libraries:
-        if library == "torch" and not natural(problem.case):
-            continue
-        if library not in AS_SHIPPED_COMPILED:
-            keys.append(library)
-        if problem.peers == COMPILED and library not in TRITON_KERNELS:
-            keys.append(f"{library} compiled")
+    eager, compiled = ([name] for name in best(problem)) if libraries is None else (libraries, libraries)
+    keys = [name for name in eager if name not in AS_SHIPPED_COMPILED]
+    if problem.peers == COMPILED:
+        keys += [f"{name} compiled" for name in compiled if name not in TRITON_KERNELS]
     return keys
 
 
@@ -140,10 +160,15 @@ def peer(problem: Problem, key: str, dry: bool) -> Way:
     Raises NotOffered where the library has no such loss.
     """
     library, _, how = key.partition(" ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        offer = PEERS[library](problem.case)
-    differs = offer.other or same_formula(problem.case, offer.loss, offer.target)
+    if not usual(problem.case):
+        if library != "torch":
+            raise NotOffered("compared with plain torch only")
+        offer = Offer(plain.build(problem.case), lambda y: own_target(problem, y), problem.case.target)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            offer = PEERS[library](problem.case)
+    differs = usual(problem.case) and (offer.other or same_formula(problem.case, offer.loss, offer.target))
     notes = [f"other formula: {differs}"] if differs else []
     notes += [offer.note] if offer.note else []
     weights = halving(problem.levels)

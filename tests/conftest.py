@@ -55,7 +55,7 @@ def _no_array(tensor, *_):
 
 
 def _at_home(name):
-    """What the test makes lies on the device of the backend. A CPU's tensors are handled as a GPU's would have to be."""
+    """What the test makes lies on the device of the backend; a CPU is treated as a GPU would have to be."""
     with pytest.MonkeyPatch.context() as patch:
         if name != "triton":  # its interpreter computes with arrays
             patch.setattr(torch.Tensor, "__array__", _no_array)

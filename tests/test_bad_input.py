@@ -229,7 +229,7 @@ def test_call(error, words, call, backend, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", NO_VECTORS)
-@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS, ids=str)
+@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS)
 def test_functional_forms_refuse_what_the_classes_refuse(name, cls, form, mode, kind):
     error, bad = NO_VECTORS[kind]
     y = YC if mode == "multiclass" else (XC > 0)
@@ -246,7 +246,7 @@ GOOD_VECTORS = {
 
 
 @pytest.mark.parametrize("kind", GOOD_VECTORS)
-@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS, ids=str)
+@pytest.mark.parametrize("name,cls,form,mode", TAKE_VECTORS)
 def test_whatever_has_an_order_is_a_vector(name, cls, form, mode, kind):
     y = YC if mode == "multiclass" else (XC > 0)
     expected = cls(mode, **{name: [0.25, 0.5, 1.0]})(XC, y)

@@ -114,7 +114,7 @@ BAD = (
 )
 
 
-@pytest.mark.parametrize(("name", "kwargs"), BAD, ids=str)
+@pytest.mark.parametrize(("name", "kwargs"), BAD)
 def test_constructor_errors_are_the_same(name, kwargs):
     error = assert_same(*both(name, **kwargs), torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4))
     assert isinstance(error, TypeError if "other_act" in kwargs and len(kwargs) == 1 else ValueError)

@@ -137,7 +137,7 @@ def test_labels_of_every_type_with_and_without_a_channel(dtype):
         partial(torch.nn.functional.softmax, dim=1),
         torch.nn.Sigmoid(),
     ),
-    ids=str,
+    ids=("Softmax", "softmax", "functional", "Sigmoid"),
 )
 def test_activations_that_run_fused(nonlin):
     ours, theirs = both("SoftDiceLoss", nonlin, ddp=False)

@@ -87,7 +87,9 @@ def test_other_weights(mode, card):
         assert_vector(grad, expected_grad, torch.float32)
 
 
-@pytest.mark.parametrize("make", (fl.LossSchedule.linear, lambda *a: fl.LossSchedule.alternating(*a, 4)), ids=str)
+@pytest.mark.parametrize(
+    "make", (fl.LossSchedule.linear, lambda *a: fl.LossSchedule.alternating(*a, 4)), ids=("linear", "alternating")
+)
 def test_other_epochs(make, card):
     x, y = inputs("binary")
     schedule = make(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss(), 2, 18).to("cuda")

@@ -1,5 +1,7 @@
 """Bits, limits and memory on a GPU: determinism, bad targets, more than 2^31 elements, what is allocated."""
 
+import os
+
 import pytest
 import torch
 from cases import CORE, LOSSES, MODES, build, crossentropy, logits, target
@@ -23,6 +25,16 @@ def inputs(mode, size, dtype=torch.float32):
 def both(loss, x, y):
     value = loss(x, y)
     return value, torch.autograd.grad(value, x)[0]
+
+
+def allocated():
+    """What is still held once autograd's thread has let go: it keeps a backward's results until after it has woken the
+    caller, and a second backward comes behind that."""
+    tiny = torch.zeros((), requires_grad=True)
+    torch.autograd.grad(tiny * 2, tiny)
+    torch.cuda.synchronize()
+    del tiny
+    return torch.cuda.memory_allocated()
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
@@ -118,20 +130,20 @@ def test_the_peak_is_one_gradient(name, dtype, card):
     mode = LOSSES[name][0]
     loss, (x, y) = build(name), inputs(mode, "large", dtype)
     both(loss, x, y)
-    torch.cuda.synchronize()
-    base = torch.cuda.memory_allocated()
+    base = allocated()
     torch.cuda.reset_peak_memory_stats()
     both(loss, x, y)
     peak = torch.cuda.max_memory_allocated() - base
     pixel = x.numel() // x.shape[1] * 4  # README, Promises: multiclass sums may hold a number for each pixel
     assert peak <= x.nbytes + (pixel if mode == "multiclass" else 0) + 4 * MEBI
-    assert torch.cuda.memory_allocated() - base <= MEBI
+    assert allocated() - base <= MEBI
     torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
         loss(x, y)
     assert torch.cuda.max_memory_allocated() - base <= (pixel if mode == "multiclass" else 0) + 4 * MEBI
 
 
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="other processes share the GPU")
 def test_nothing_is_allocated_past_torch(card):
     x, y = inputs("binary", "large")
     losses = [build(f"binary:{name}") for name in ("dice+focal", "topk", "everything")]

@@ -182,5 +182,11 @@ def write(folder: Path) -> Path:
         parts.append(section(data, file.stem) + (f"\n{pictures}" if pictures else ""))
     if not parts:
         raise ValueError(f"--render: {folder} holds no record of schema {record.SCHEMA}")
-    page.write_text(HEAD + "\n" + "\n".join(parts))
+    others = [
+        f"- [{p.parent.name}]({p.parent.name}/README.md): {p.read_text().splitlines()[0].lstrip('# ')}\n"
+        for p in sorted(folder.glob("*/README.md"))
+    ]
+    page.write_text(
+        HEAD + "".join(["\nIn folders of their own:\n\n", *others] if others else []) + "\n" + "\n".join(parts)
+    )
     return page

@@ -9,7 +9,7 @@ OPEN = "not measured"
 HEAD = """# Benchmark on a GPU
 
 Generated from the JSON file of the same name by `fastloss bench --gpu --render FILE`. How it is measured:
-[../README.md](../README.md#on-a-gpu).
+`bench/README.md`, "On a GPU".
 """
 DRY = """> **Dry run on a CPU.** It shows that the benchmark runs. Its times say nothing about a GPU; do not keep them.
 """
@@ -160,7 +160,12 @@ def _refused(data: dict) -> list[str]:
 def page(data: dict) -> str:
     """The whole page."""
     judged = [[b.name, b.target, b.value, b.verdict, b.detail] for b in bars.check(data)]
-    left_out = data["left_out"] + [f"{name}: not installed" for name in data["absent_peers"]]
+    late: dict[str, list[str]] = {}
+    for line in data["left_out"]:
+        name, _, why = line.partition(": ")
+        late.setdefault(why, []).append(name)
+    left_out = [f"{why}: {', '.join(names)}" for why, names in late.items()]
+    left_out += [f"{name}: not installed" for name in data["absent_peers"]]
     left_out += [f"{name}: {why}" for name, why in data["backends"].items() if why and name in ("cuda", "triton")]
     parts = [HEAD, DRY * data["dry"], "\n".join(_machine(data)) + "\n"]
     parts += ["## Bars\n", table(["bar", "target", "measured", "verdict", "detail"], judged)]

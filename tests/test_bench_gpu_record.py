@@ -141,6 +141,15 @@ def test_the_page_shows_what_was_measured_and_nothing_else():
     assert "Dry run on a CPU" in render.page(data | {"dry": True})
 
 
+STORED = sorted((ROOT / "bench/results").glob("**/gpu--*.json"))
+
+
+@pytest.mark.parametrize("file", STORED, ids=[file.stem for file in STORED])
+def test_stored_records_are_still_read(file):
+    """The first design's had more paths; `fastloss bench --gpu --render FILE` writes the page anew."""
+    assert render.page(json.loads(file.read_text())) == file.with_suffix(".md").read_text()
+
+
 def test_command_line(capsys, tmp_path, monkeypatch):
     assert main(["bench", "--gpu", "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(FULL)
@@ -150,7 +159,13 @@ def test_command_line(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "gpu--card.md").read_text() == render.page(json.loads(file.read_text()))
     file.write_text("{}")
     monkeypatch.setenv("FASTLOSS_DRY", "1")
-    for words in (["--render", str(file)], ["--peers", "nobody"], ["--seconds", "1"], ["--cases", "nothing"]):
+    for words in (
+        ["--render", str(file)],
+        ["--peers", "nobody"],
+        ["--seconds", "1"],
+        ["--cases", "nothing"],
+        ["--quick"],
+    ):
         assert main(["bench", "--gpu", *words]) == 2
         said = capsys.readouterr().err
         assert words[0] in said and said.count("\n") == 1

@@ -22,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick", action="store_true", help="a few cases against plain eager PyTorch, under a minute, needs only torch"
     )
-    add("--full", action="store_true", help="also the other regimes (default allocator, all cores)")
+    add(
+        "--full",
+        action="store_true",
+        help="also the other regimes (default allocator, all cores); with --gpu: the other rows",
+    )
     add("--cases", metavar="NAMES", help="comma-separated cases, groups or parts of names (--list shows them)")
     add("--peers", metavar="NAMES", help=f"comma-separated from {','.join(PEERS)}, or none (default: those installed)")
     add("--no-compile", action="store_true", help="leave out the peers under torch.compile")

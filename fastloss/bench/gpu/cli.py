@@ -39,10 +39,10 @@ def _plan(args: argparse.Namespace) -> tuple[list[cases.Problem], list[str] | No
     """Problems, and the libraries that were named: None for the best ones."""
     if args.seconds < 20:
         raise ValueError(f"--seconds: {args.seconds:g} given, at least 20 expected")
+    if args.quick:
+        raise ValueError("--quick: given with --gpu, where --cases chooses a part")
     patterns = [p.strip() for p in args.cases.split(",") if p.strip()] if args.cases is not None else None
-    every = cases.bench(dry()) if not args.full else cases.more(dry())
-    if patterns and not args.full:  # a name may be anyone's
-        every += cases.more(dry())
+    every = [*cases.bench(dry()) * (not args.full), *cases.more(dry()) * bool(args.full or patterns)]
     problems = cases.select(patterns, every)
     if args.no_compile:
         problems = [cases.replace(p, peers=cases.EAGER if p.peers else "") for p in problems]

@@ -101,6 +101,8 @@ class Cuda:
     def memory(self, forward: Callable[[], torch.Tensor], step: Work) -> dict[str, int]:
         """Bytes beyond what is there before: held while the loss is alive, and at the peak of forward and backward."""
         step()
+        tiny = torch.zeros((), device="cuda", requires_grad=True)
+        torch.autograd.grad(tiny * 2, tiny)  # autograd's thread lets go of the last results when it works again
         self.wait()
         base = torch.cuda.memory_allocated()
         loss = forward()

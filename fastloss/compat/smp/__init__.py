@@ -13,6 +13,7 @@ Same names, arguments, defaults, values and gradients, errors included; `strict=
 | LovaszLoss | multiclass with every pixel ignored gives an empty tensor | it gives 0 |
 | DiceLoss, JaccardLoss, TverskyLoss, SoftCrossEntropyLoss | class ids must be int64 | any integer type |
 | SoftBCEWithLogitsLoss, MCCLoss | integer or bool targets raise | they are read |
+| DiceLoss, JaccardLoss, TverskyLoss, FocalLoss | classes, class_weights in a set or dict are left out | TypeError |
 
 Always mended, since no number of the original is lost: values are float32 for half logits (the original sums in half,
 which overflows at 512 x 512), focal gradients stay finite for gamma < 1, logits at ignored places may be NaN, and

@@ -22,12 +22,15 @@ def check_mode(mode: str) -> None:
         raise AssertionError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
 
 
-def tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
-    """A list, tuple, array or tensor as a tensor of that type; anything else is None, as in smp."""
+def tensor(name: str, values: Any, dtype: torch.dtype, strict: bool) -> Tensor | None:
+    """A list, tuple, array or tensor as a tensor of that type; anything else is None as in smp, but TypeError if not
+    strict."""
     if isinstance(values, Tensor):
         return values.type(dtype)
     if isinstance(values, list | tuple) or type(values).__module__ == "numpy":
         return torch.as_tensor(values).type(dtype)
+    if values is not None and not strict:
+        raise TypeError(f"{name} must be a list, a tuple, an array or a tensor, got {type(values).__name__}.")
     return None
 
 

@@ -58,7 +58,7 @@ class FocalLoss(CompatLoss):
         self.reduction: Any = reduction
         self.normalized = normalized
         self.reduced_threshold = reduced_threshold
-        self.class_weights = tensor(class_weights, torch.float)
+        self.class_weights = tensor("class_weights", class_weights, torch.float, strict)
 
     @classmethod
     def arguments(cls, loss: Any) -> dict[str, Any]:

@@ -40,13 +40,13 @@ class _RegionLoss(CompatLoss):
         if mode == "binary" and classes is not None:
             raise AssertionError("classes needs mode 'multilabel' or 'multiclass', got 'binary'.")
         self.mode = mode
-        self.classes = tensor(classes, torch.long)
+        self.classes = tensor("classes", classes, torch.long, strict)
         self.from_logits = from_logits
         self.smooth = smooth
         self.eps = eps
         self.log_loss = log_loss
         self.ignore_index = ignore_index
-        self.class_weights = tensor(class_weights, torch.float)
+        self.class_weights = tensor("class_weights", class_weights, torch.float, strict)
 
     @property
     def why_not_fused(self) -> str | None:

@@ -97,6 +97,8 @@ class Fuzzer:
         value, grad = found
         truth, true_grad, scale, before = expected
         value_limit, grad_limit = TOLERANCE[case.x.dtype]
+        if value.isnan() and case.x.isnan().any():
+            return  # a NaN that counts, if only with a weight of 0, may show
         if not truth.isfinite() or abs(truth) > LARGE:
             if truth.isnan() or abs(truth) < LARGE:
                 assert value.isnan() == truth.isnan(), f"{what} value {value.item()}, expected {truth.item()}"

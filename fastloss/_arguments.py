@@ -66,8 +66,8 @@ def count(name: str, value: Any, low: int = 0) -> int:
     return int(value)
 
 
-def vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
-    """Numbers in [0, high], one for each channel, in order, from a list, a tuple, an array or a 1-d tensor; () for
+def vector(name: str, value: Any, high: float = math.inf, low: float = 0.0) -> tuple[float, ...]:
+    """Numbers in [low, high], one for each channel, in order, from a list, a tuple, an array or a 1-d tensor; () for
     None. The numbers of a tensor are read once, so that it can neither learn nor lie where nothing can be read."""
     if value is None:
         return ()
@@ -75,7 +75,7 @@ def vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:
     values = _listed(name, value, what, (Mapping, Set))
     if not isinstance(values, list) or not values:
         raise ValueError(f"{what}, got {value!r}.")
-    return tuple([number(name, v, 0.0, high) for v in values])
+    return tuple([number(name, v, low, high) for v in values])
 
 
 def number_or_vector(name: str, value: Any, high: float = math.inf) -> tuple[float, ...]:

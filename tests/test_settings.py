@@ -135,6 +135,20 @@ def test_deep_supervision_takes_changes_and_checks_them():
     assert torch.equal(loss(pyramid, y), expected)
 
 
+def test_a_weighted_sum_takes_changes_and_checks_them():
+    from fastloss.compat import WeightedSum
+
+    dice, bce = fl.DiceLoss("binary"), fl.BCEWithLogitsLoss()
+    loss = WeightedSum([(1.0, dice), (1.0, bce)])
+    loss(X, Y)
+    loss.weights = [0.5, -2.0]
+    assert torch.equal(loss(X, Y), WeightedSum([(0.5, dice), (-2.0, bce)])(X, Y))
+    for value in ({0: 0.5, 1: 0.5}, {0.5, 0.25}, [1.0], "12", [float("nan"), 1.0], None, [True, True]):
+        with pytest.raises((TypeError, ValueError), match="weight"):
+            loss.weights = value
+    assert loss.weights == (0.5, -2.0)
+
+
 @pytest.mark.parametrize("place", ("meta", "fake"))
 def test_repr_where_a_weight_cannot_be_read(place):
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -36,8 +37,18 @@ class WeightedSum(nn.Module):
         for _, loss in pairs:
             if not isinstance(loss, nn.Module):
                 raise TypeError(f"a loss of a sum must be a module, got {type(loss).__name__}.")
-        self.weights = tuple([check.number("a weight", weight) for weight, _ in pairs])
         self.losses = nn.ModuleList([loss for _, loss in pairs])
+        self.weights: Any = [weight for weight, _ in pairs]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Weights can be changed at any time, and are checked as those of the constructor."""
+        if name == "weights":
+            value = check.vector("a weight", value, low=-math.inf)
+            if len(value) != len(self.losses):
+                raise ValueError(
+                    f"weights must hold one number for each of the {len(self.losses)} losses, got {value}."
+                )
+        super().__setattr__(name, value)
 
     def forward(self, *inputs: Any) -> Tensor:
         """The sum for the inputs that each loss takes (logits and target)."""

@@ -59,7 +59,8 @@ class DeepSupervisionLoss(nn.Module):
                 raise ValueError(f"weights must not all be 0, got {list(value)}.")
         if name == "interpolation":
             value = check.choice("interpolation", value, INTERPOLATIONS)
-        super().__setattr__(name, value)
+        found: Any = value
+        super().__setattr__(name, found)
 
     def forward(
         self,

@@ -176,7 +176,7 @@ def _counting(mode: str, ignore_index: int | None, backend: str | None) -> Plan:
     return plan(spec, check.backend(backend))
 
 
-def _plan(owner: type[Criterion], mode: str, settings: dict[str, Any]) -> Plan:
+def _plan(owner: Callable[..., Criterion], mode: str, settings: dict[str, Any]) -> Plan:
     flat = [_by_value(item) for pair in settings.items() for item in pair]
     if torch.compiler.is_compiling() or not all(map(_fixed, (mode, *flat))):
         return owner(mode, **settings)._plan

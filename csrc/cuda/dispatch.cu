@@ -69,7 +69,6 @@ int histograms_of(const Work& w) {
   return n;
 }
 
-// Blocks that a launch may have: what they leave must fit.
 int64_t most_blocks(const Work& w) {
   const int64_t few = device().processors, many = 4 * few;
   const int64_t fit = kPartialBytes / (8 * partials_of(w) + 1);
@@ -252,6 +251,8 @@ bool packed(const Work& w, const Array& a, int64_t samples, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(a.data) % bytes == 0 && sample && channel;
 }
 
+int64_t blocks_for_sums(const Work& w) { return most_blocks(w); }
+
 Launch divide(const Work& w, Phase phase, int64_t tile, int64_t limit) {
   Launch l{};
   const int64_t each = (w.pixels + tile - 1) / tile;
@@ -275,7 +276,7 @@ cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream)
 namespace {
 
 // What the second design does already.
-constexpr bool kSigmoidIsNew = false, kSoftmaxIsNew = false;
+constexpr bool kSigmoidIsNew = true, kSoftmaxIsNew = false;
 bool is_old(const Problem& q) { return q.ints[1] == fl::kSoftmax ? !kSoftmaxIsNew : !kSigmoidIsNew; }
 
 const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*softmax)(Call&), bool forward = false,
@@ -288,25 +289,18 @@ const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*s
 
 }  // namespace
 
-#ifdef FL_SECOND_DESIGN
 const char* forward(const Problem& q) {
-  return is_old(q) ? fl_old::forward(q) : run(q, sigmoid_forward, softmax_forward, true);
+  return is_old(q) ? fl_old::forward(q) : run(q, sigmoid_forward, nullptr, true);
 }
 const char* backward(const Problem& q) {
-  return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, softmax_backward);
+  return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, nullptr);
 }
 const char* settle(const Problem& q) {
-  return is_old(q) ? fl_old::settle(q) : run(q, sigmoid_backward, softmax_backward, false, true);
+  return is_old(q) ? fl_old::settle(q) : run(q, sigmoid_backward, nullptr, false, true);
 }
 const char* elementwise(const Problem& q) {
-  return is_old(q) ? fl_old::elementwise(q) : run(q, sigmoid_elementwise, softmax_elementwise);
+  return is_old(q) ? fl_old::elementwise(q) : run(q, sigmoid_elementwise, nullptr);
 }
-#else
-const char* forward(const Problem& q) { return fl_old::forward(q); }
-const char* backward(const Problem& q) { return fl_old::backward(q); }
-const char* settle(const Problem& q) { return fl_old::settle(q); }
-const char* elementwise(const Problem& q) { return fl_old::elementwise(q); }
-#endif
 
 int64_t workspace_bytes(const Problem& q) {
   if (is_old(q)) return fl_old::workspace_bytes(q);

@@ -32,6 +32,9 @@ const char* softmax_forward(Call&);
 const char* softmax_backward(Call&);
 const char* softmax_elementwise(Call&);
 
+// Blocks that a launch may have: what they leave must fit the workspace.
+int64_t blocks_for_sums(const Work& w);
+
 // The launch of all parts' planes in tiles of `tile` pixels, by at most `limit` blocks in all.
 Launch divide(const Work& w, Phase phase, int64_t tile, int64_t limit);
 

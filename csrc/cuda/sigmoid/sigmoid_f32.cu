@@ -1,0 +1,5 @@
+#include "instances.h"
+
+namespace fl_cuda {
+template Instance fast_instance<float>(FastTerm, FastInput);
+}

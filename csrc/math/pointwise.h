@@ -49,13 +49,17 @@ FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
 }
 // 1 + gamma p_t b / u: with b / u -> 1 as u -> 0 no negative power of u is ever taken, so gamma < 1 stays finite; with
 // p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
+template <class T>
+FL_HD T focal_growth(T b, T u, T pt, T gamma) {
+  const T ratio = u > T(0) ? b / u : T(1);
+  return T(1) + (pt > T(0) ? gamma * pt * ratio : T(0));
+}
 template <FocalPower kPower, class T>
 FL_HD T focal_slope(T b, T u, T pt, T gamma) {
   if (kPower == kPower0) return T(1);
   if (kPower == kPower1) return u + (pt > T(0) ? pt * b : T(0));
   if (kPower == kPower2) return u * (u + (pt > T(0) ? (pt + pt) * b : T(0)));
-  const T ratio = u > T(0) ? b / u : T(1);
-  return focal_power<kPower>(u, gamma) * (T(1) + (pt > T(0) ? gamma * pt * ratio : T(0)));
+  return focal_power<kPower>(u, gamma) * focal_growth(b, u, pt, gamma);
 }
 // b_grad = dBCE/dx
 template <FocalPower kPower, class T>
@@ -74,10 +78,15 @@ FL_HD T focal_margin(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
   return focal_binary<kPower>(b, u, y, alpha_on, alpha_off, gamma);
 }
 // u^gamma (b' - gamma (2y - 1) p_t b), since du/dx = -(2y - 1) u p_t
+template <class T>
+FL_HD T margin_slope(T b, T u, T y, T gamma, T b_grad) {
+  const T pt = T(1) - u, pull = pt > T(0) ? gamma * (T(1) - (y + y)) * pt * b : T(0);
+  return b_grad + pull;
+}
 template <FocalPower kPower, class T>
 FL_HD T focal_margin_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
-  const T pt = T(1) - u, pull = pt > T(0) ? gamma * (T(1) - (y + y)) * pt * b : T(0);
-  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * (b_grad + pull);
+  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) *
+         margin_slope(b, u, y, gamma, b_grad);
 }
 
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that

@@ -18,5 +18,7 @@ enum FastInput { kHardInput, kMaskedInput, kSoftInput };
 
 template <class X>
 Instance fast_instance(FastTerm, FastInput);
+template <class X>
+Instance general_instance(int slots, int terms, bool selecting);
 
 }  // namespace fl_cuda

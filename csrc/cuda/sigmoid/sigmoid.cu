@@ -2,6 +2,7 @@
 #include "../../math/label.h"
 #include "../dispatch.h"
 #include "../epilogue.h"
+#include "elements.h"
 #include "launch.h"
 
 namespace fl_cuda {
@@ -14,16 +15,22 @@ Instance with_logits(int dtype, const F& f) {
       return f(__half());
     case fl::kBF16:
       return f(__nv_bfloat16());
+    case fl::kF64:
+      return f(double());
     default:
       return f(float());
   }
 }
 
 // A call, and how its pixels are walked over.
+constexpr int64_t kMostInner = 128;  // channels that lanes take
+
 struct Plan {
   Instance instance;
   Walk k;
   int64_t packs;  // of a plane, at most
+  bool general;
+  int64_t grid;
 };
 
 bool is_contiguous(const Work& w, const Array& a) {
@@ -82,28 +89,113 @@ bool is_fast(const Work& w, FastTerm& term, FastInput& input, int& point) {
   return true;
 }
 
-Plan plan_of(const Work& w) {
+// The strides of an array that count: of axes longer than 1.
+bool is_run(const Work& w, const Array& a, int axis) {  // the axes from `axis` on lie at one distance
+  int64_t next = 0;
+  for (int i = 2; i >= axis; --i) {
+    if (w.space[i] == 1) continue;
+    if (next && a.space[i] != next) return false;
+    next = a.space[i] * w.space[i];
+  }
+  return true;
+}
+
+void plan_general(const Work& w, Plan& p) {
+  Walk& k = p.k;
+  const Array* arrays[5] = {&w.x, &w.y, &w.mask, &w.pixel_weight, &w.out};
+  int first = 0;  // axis of a run; the axes before it are rows
+  for (const Array* a : arrays)
+    while (a->data && !is_run(w, *a, first)) ++first;
+  k.axis = 2;
+  while (k.axis > first && w.space[k.axis] == 1) --k.axis;
+  k.pixels = 1;
+  for (int i = first; i < 3; ++i) k.pixels *= w.space[i];
+  const int64_t runs = k.pixels > 0 ? w.pixels / k.pixels : 0;
+  k.has_rows = runs > 1, k.runs = FastDivisor(static_cast<uint32_t>(runs > 0 ? runs : 1));
+  k.height = FastDivisor(static_cast<uint32_t>(first == 2 && w.space[1] > 0 ? w.space[1] : 1));
+  k.planes = static_cast<uint32_t>(w.planes * runs);
+
+  // channels_last: lanes are channels where those lie side by side, and pixels do not.
+  const bool side_by_side = w.channels > 1 && w.x.channel == 1 && w.x.space[k.axis] != 1 && w.channels <= kMostInner;
+  k.inner = side_by_side ? static_cast<uint32_t>(w.channels) : 0;
+  for (int i = 0; i < 5; ++i) {  // the logits first: the others must agree with them
+    const Array& a = *arrays[i];
+    const auto agrees = [&](int64_t stride, int64_t other, int64_t size) { return size == 1 || (stride - other) % kPack == 0; };
+    if (!a.data || k.inner || (i > 0 && !(k.whole & kXBit)) || a.space[k.axis] != 1 || phase_of(a) != phase_of(w.x)) continue;
+    if (agrees(a.sample, w.x.sample, w.samples) && agrees(a.channel, w.x.channel, w.channels) &&
+        agrees(a.space[0], w.x.space[0], first > 0 ? w.space[0] : 1) &&
+        agrees(a.space[1], w.x.space[1], first > 1 ? w.space[1] : 1))
+      k.whole |= 1 << i;
+  }
+  k.lead = static_cast<int>(phase_of(w.x));
+  k.region = w.spec.any_region(), k.logs = w.spec.any_pointwise();
+  for (int i = 0; i < w.spec.n_terms; ++i) k.selecting += w.spec.terms[i].kind == fl::kTopk;
+  p.general = true;
+}
+
+Plan plan_of(const Work& w, bool values = false) {
   Plan p{};
+  Walk& k = p.k;
+  k.rows = FastDivisor(static_cast<uint32_t>(w.channels > 0 ? w.channels : 1));
+  k.columns = columns_of(w), k.partials = partials_of(w);
+  k.label_dtype = w.y.dtype, k.label_bytes = fl::bytes_of(w.y.dtype);
+  k.ignores = can_ignore(w, k.ignore_index);
+  k.tolerance = static_cast<float>(
+      fl::label_tolerance(w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0)));
   FastTerm term;
   FastInput input;
-  const bool fast = is_fast(w, term, input, p.k.point);
-  const bool joined = fast && joins(w);
-  p.k.pixels = joined ? w.pixels * w.samples : w.pixels;
-  p.k.planes = static_cast<uint32_t>(joined ? 1 : w.planes);
-  p.packs = p.k.pixels / kPack;
-  p.k.rows = FastDivisor(static_cast<uint32_t>(w.channels > 0 ? w.channels : 1));
-  p.k.columns = columns_of(w), p.k.partials = partials_of(w);
-  p.k.label_dtype = w.y.dtype, p.k.label_bytes = fl::bytes_of(w.y.dtype);
-  p.k.ignores = can_ignore(w, p.k.ignore_index);
-  p.k.tolerance = static_cast<float>(fl::label_tolerance(
-      w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0)));
-  p.instance = with_logits(w.x.dtype, [&](auto x) { return fast_instance<decltype(x)>(term, input); });
+  if (!values && is_fast(w, term, input, k.point)) {
+    const bool joined = joins(w);
+    k.pixels = joined ? w.pixels * w.samples : w.pixels, k.planes = static_cast<uint32_t>(joined ? 1 : w.planes);
+    p.packs = k.pixels / kPack;
+    p.instance = with_logits(w.x.dtype, [&](auto x) {
+      using X = decltype(x);
+      if constexpr (sizeof(X) == 8)
+        return Instance{};
+      else
+        return fast_instance<X>(term, input);
+    });
+  } else {
+    plan_general(w, p);
+  }
   return p;
 }
 
 constexpr int kAlone = 8192;  // so many pixels one block does sooner than blocks that must meet
 
+Launch share_out_general(const Work& w, Plan& p, Phase phase, int64_t limit) {
+  Walk& k = p.k;
+  const bool sums = phase != kGradPhase && phase != kValuePhase;
+  k.selecting = sums ? k.selecting : 0;
+  p.instance = with_logits(w.x.dtype, [&](auto x) {
+    return general_instance<decltype(x)>(sums ? k.partials : 0, w.spec.n_terms, k.selecting > 0);
+  });
+  const int64_t threads = p.instance.threads, processors = device().processors;
+  k.threads = static_cast<int>(k.inner ? threads / k.inner * k.inner : threads);
+  const int64_t a_turn = kPack * (k.inner ? k.threads / k.inner : 1);
+  const int64_t tiles = (k.pixels + (k.whole & kXBit ? kPack - 1 : 0) + a_turn - 1) / a_turn;
+  Launch l{};
+  l.phase = phase;
+  l.tiles_per_plane = FastDivisor(static_cast<uint32_t>(tiles > 0 ? tiles : 1));
+  l.tiles = static_cast<uint32_t>(tiles * k.planes);
+  int64_t most = limit;
+  if (sums && p.instance.shared > 0) {
+    const int64_t fit = device().shared / (p.instance.shared + kOwnShared + 1024) * processors;
+    most = fit < most ? fit : most;
+    if (blocks_for_sums(w) < most) most = blocks_for_sums(w);
+  }
+  const int64_t shares = k.inner ? (w.by_sample ? w.samples : 1) : w.parts;
+  const int64_t fair = shares > 0 && most > shares ? most / shares : 1;
+  const int64_t turns = k.inner ? l.tiles : (l.tiles + threads - 1) / threads;
+  l.blocks = static_cast<uint32_t>(turns < 1 ? 1 : (turns < fair ? turns : fair));
+  k.blocks = FastDivisor(l.blocks);
+  k.turns = static_cast<int>((turns + l.blocks - 1) / l.blocks);
+  p.grid = shares * l.blocks;
+  return l;
+}
+
 Launch share_out(const Work& w, Plan& p, Phase phase, int64_t limit) {
+  if (p.general) return share_out_general(w, p, phase, limit);
   const Instance& i = p.instance;
   Walk& k = p.k;
   Launch l{};
@@ -124,6 +216,7 @@ Launch share_out(const Work& w, Plan& p, Phase phase, int64_t limit) {
   const bool ends = k.pixels % kPack || phase_of(w.x) || (k.planes > 1 && w.x.sample % kPack) ||
                     (w.parts > 1 && (w.x.channel % kPack || w.x.sample % kPack));
   k.edge_turns = ends ? static_cast<int>((at_ends + threads - 1) / threads) : 0;
+  p.grid = w.parts * l.blocks;
   return l;
 }
 
@@ -131,7 +224,7 @@ Launch share_out(const Work& w, Plan& p, Phase phase, int64_t limit) {
 size_t keep(const Plan& p, const Work& w, Launch& l) {
   const Instance& i = p.instance;
   if (!i.row) return i.shared;
-  const int64_t grid = w.parts * l.blocks, here = (grid + device().processors - 1) / device().processors;
+  const int64_t grid = p.grid, here = (grid + device().processors - 1) / device().processors;
   int64_t room = device().shared / (here < 1 ? 1 : (here > i.blocks ? i.blocks : here)) - 1024;
   if (room > device().block_shared) room = device().block_shared;
   const int64_t turn = static_cast<int64_t>(i.packs) * i.row, most = (room - i.shared - kOwnShared) / turn;
@@ -140,7 +233,7 @@ size_t keep(const Plan& p, const Work& w, Launch& l) {
 }
 
 cudaError_t start(const Plan& p, const Work& w, const Launch& l, size_t shared, bool cooperative, cudaStream_t stream) {
-  const int64_t grid = w.parts * l.blocks;
+  const int64_t grid = p.grid;
   if (grid == 0) return cudaSuccess;
   if (shared + kOwnShared > 48 << 10) {
     const cudaError_t error =
@@ -151,26 +244,49 @@ cudaError_t start(const Plan& p, const Work& w, const Launch& l, size_t shared, 
   return FL_LAUNCH(p.instance.kernel, grid, p.instance.threads, shared, stream, w, l, p.k);
 }
 
-int64_t blocks_at_once(const Plan& p) { return static_cast<int64_t>(p.instance.blocks) * device().processors; }
+int64_t blocks_at_once(const Plan& p, const Work& w) {
+  const int64_t blocks = p.general ? (w.wide ? 2 : 4) : p.instance.blocks;
+  return blocks * device().processors;
+}
+
+// A launch that sums, and what must come before it where blocks do not meet: top-k's digits.
+cudaError_t sum_apart(Plan& p, const Work& w, Launch l, cudaStream_t stream) {
+  l.finishes = false, l.kept = 0;
+  cudaError_t error = cudaSuccess;
+  if (p.k.selecting && p.grid > 0) {
+    const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
+    const size_t histograms = 1 + p.k.selecting * (levels - 1);
+    error = cudaMemsetAsync(w.histogram, 0, histograms * fl::kRadixBins * sizeof(*w.histogram), stream);
+    bool begun = false;
+    for (p.k.term = 0; p.k.term < w.spec.n_terms; ++p.k.term) {
+      if (w.spec.terms[p.k.term].kind != fl::kTopk) continue;
+      for (p.k.level = begun; p.k.level < levels && error == cudaSuccess; ++p.k.level)
+        error = start(p, w, l, p.instance.shared, false, stream);
+      begun = true;
+    }
+    p.k.term = -1;
+  }
+  return error == cudaSuccess ? start(p, w, l, p.instance.shared, false, stream) : error;
+}
 
 }  // namespace
 
 const char* sigmoid_forward(Call& c) {
   const Work& w = c.w;
   Plan p = plan_of(w);
-  const int64_t limit = blocks_at_once(p);
+  const int64_t limit = blocks_at_once(p, w);
   const bool grad = w.out.data, once = grad && w.at_once;
   Launch l = share_out(w, p, once ? kBothPhases : (grad ? kAllPhases : kSumPhase), limit);
-  l.finishes = can_meet(w, l, limit) && w.parts > 0 && (forced_path() != kSplit || w.parts * l.blocks == 1);
+  l.finishes = finishes_in_block(w) && p.grid > 0 &&
+               (p.grid == 1 || (device().cooperative && p.grid <= limit && forced_path() != kSplit));
   cudaError_t error;
   if (l.finishes) {
     const size_t shared = l.phase == kAllPhases ? keep(p, w, l) : p.instance.shared;
     error = start(p, w, l, shared, true, c.stream);
     if (!refused(error)) return fault(error);
   }
-  l.finishes = false, l.kept = 0;
   if (!once) l.phase = kSumPhase;
-  error = start(p, w, l, p.instance.shared, false, c.stream);
+  error = sum_apart(p, w, l, c.stream);
   if (error == cudaSuccess) error = launch_epilogue(w, l, c.stream);
   if (error != cudaSuccess || !grad || once) return fault(error);
   l = share_out(w, p, kGradPhase, limit);
@@ -180,14 +296,15 @@ const char* sigmoid_forward(Call& c) {
 const char* sigmoid_backward(Call& c) {
   Plan p = plan_of(c.w);
   // One that is likely to find nothing to do has fewer blocks to start.
-  Launch l = share_out(c.w, p, kGradPhase, c.rescaling ? device().processors : blocks_at_once(p));
+  Launch l = share_out(c.w, p, kGradPhase, c.rescaling ? device().processors : blocks_at_once(p, c.w));
   l.rescaling = c.rescaling;
   return fault(start(p, c.w, l, p.instance.shared, false, c.stream));
 }
 
 const char* sigmoid_elementwise(Call& c) {
-  Plan p = plan_of(c.w);
-  return "not yet";
+  Plan p = plan_of(c.w, true);
+  const Launch l = share_out(c.w, p, kValuePhase, blocks_at_once(p, c.w));
+  return fault(start(p, c.w, l, p.instance.shared, false, c.stream));
 }
 
 }  // namespace fl_cuda

@@ -17,8 +17,10 @@ struct Real<double> {
   using Type = double;
 };
 
-__device__ __forceinline__ float widen(float v) { return v; }
-__device__ __forceinline__ double widen(double v) { return v; }
+template <class E>
+__device__ __forceinline__ E widen(E v) {
+  return v;
+}
 __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
 template <class X, class T>
@@ -44,6 +46,17 @@ struct Walk {
   bool ignores;           // some labels can be the ignored one, as the labels' type has it
   uint64_t ignore_index;  // its bits
   float tolerance;        // of soft labels
+
+  // General kernels
+  uint32_t inner;            // channels that lie side by side in memory, which lanes then take; else 0
+  int threads;               // of a block that take part
+  int axis;                  // whose stride is the distance of a run's pixels
+  bool has_rows;             // runs are not whole planes
+  FastDivisor runs, height;  // of a sample; slices of a volume
+  int whole;                 // arrays that can be read in packs
+  int lead;                  // pixels from a whole pack to the first run, in those arrays
+  bool region, logs;         // there are region terms, pointwise terms
+  int selecting, term, level;  // terms of top-k; the digit that a launch counts, where blocks cannot meet
 };
 
 // The block's part of the work.

@@ -90,7 +90,7 @@ sanitize: sanitized ## the tests without torch.compile under ASan and UBSan
 # The CUDA kernels on the CPU: the tests of every backend, on each path that a call can take.
 EMULATED_TESTS := $(addprefix tests/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \
 	empty_classes.py properties.py bad_input.py soft_labels.py zero_weights.py class_weights.py)
-EMULATED_PATHS := auto resident shared split small
+EMULATED_PATHS := auto resident split
 test-emulated: $(STAMPS)/extras-test,bench,demo,papers ## all tests of the CUDA kernels, in the emulator
 	library=$$($(PY) tests/emulated.py) && for path in $(EMULATED_PATHS); do \
 	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \

@@ -30,12 +30,10 @@ RUNS = {
         ("test_parity.py", f"{COMMON} or test_whole_vectors or test_long_plane or test_loss and bfloat16"),
         ("test_topk.py", f"ties_by_the_thousand and float32 or two_topk or {MANY_TILES}"),
     ],
-    "shared": [("test_parity.py", "(test_loss or test_whole_vectors or test_long_plane) and (float32 or bfloat16)")],
     "split": [
         ("test_parity.py", f"{COMMON} or test_whole_vectors or test_loss and float16"),
         ("test_topk.py", "ties_by_the_thousand and float32 or two_topk"),
     ],
-    "small": [("test_parity.py", COMMON), ("test_topk.py", "ties_by_the_thousand and float32")],
 }
 CASES = [(path, *selection) for path, selections in RUNS.items() for selection in selections]
 

@@ -276,8 +276,8 @@ cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream)
 namespace {
 
 // What the second design does already.
-constexpr bool kSigmoidIsNew = true, kSoftmaxIsNew = false;
-bool is_old(const Problem& q) { return q.ints[1] == fl::kSoftmax ? !kSoftmaxIsNew : !kSigmoidIsNew; }
+constexpr bool kSoftmaxIsNew = false;
+bool is_old(const Problem& q) { return q.ints[1] == fl::kSoftmax && !kSoftmaxIsNew; }
 
 const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*softmax)(Call&), bool forward = false,
                 bool rescaling = false) {
@@ -292,9 +292,7 @@ const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*s
 const char* forward(const Problem& q) {
   return is_old(q) ? fl_old::forward(q) : run(q, sigmoid_forward, nullptr, true);
 }
-const char* backward(const Problem& q) {
-  return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, nullptr);
-}
+const char* backward(const Problem& q) { return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, nullptr); }
 const char* settle(const Problem& q) {
   return is_old(q) ? fl_old::settle(q) : run(q, sigmoid_backward, nullptr, false, true);
 }

@@ -34,8 +34,12 @@ FL_HD double log1p_unit(double e) { return ::log1p(e); }
 
 // max(0, x). A NaN may become 0: callers add it to a term that has the NaN too.
 FL_HD float relu(float x) {
+#ifdef __CUDA_ARCH__
+  return ::fmaxf(x, 0.0f);
+#else
   const int32_t bits = bit_cast<int32_t>(x);
   return bit_cast<float>(bits & ~(bits >> 31));
+#endif
 }
 
 // 1 / x for x from 1 to 2^100. The device's division costs a call for the sake of other x, and its approximate one four

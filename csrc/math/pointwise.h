@@ -85,8 +85,7 @@ FL_HD T margin_slope(T b, T u, T y, T gamma, T b_grad) {
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_margin_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_grad) {
-  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) *
-         margin_slope(b, u, y, gamma, b_grad);
+  return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * margin_slope(b, u, y, gamma, b_grad);
 }
 
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that

@@ -29,9 +29,6 @@ struct Call {
   cudaStream_t stream;
 };
 
-const char* sigmoid_forward(Call&);
-const char* sigmoid_backward(Call&);
-const char* sigmoid_elementwise(Call&);
 const char* softmax_forward(Call&);
 const char* softmax_backward(Call&);
 const char* softmax_elementwise(Call&);
@@ -52,11 +49,5 @@ inline bool refused(cudaError_t e) {
 
 // Whether the planes of an array are contiguous, and those of so many samples begin at multiples of `bytes`.
 bool packed(const Params& p, const Array& a, int64_t samples, int64_t bytes);
-
-// Hard labels, nothing masked: the fast kernels of one logit type. False in `done`: they do not apply.
-template <class X>
-const char* sigmoid_hot_forward(Call&, bool& done);
-template <class X>
-const char* sigmoid_hot_backward(Call&, bool& done);
 
 }  // namespace fl_old

@@ -205,26 +205,26 @@ const char* forward(const Problem& q) {
   Call c{};
   c.forward = true;
   if (const char* bad = begin(q, c)) return bad;
-  return c.p.spec.activation == fl::kSoftmax ? softmax_forward(c) : sigmoid_forward(c);
+  return softmax_forward(c);
 }
 
 const char* backward(const Problem& q) {
   Call c{};
   if (const char* bad = begin(q, c)) return bad;
-  return c.p.spec.activation == fl::kSoftmax ? softmax_backward(c) : sigmoid_backward(c);
+  return softmax_backward(c);
 }
 
 const char* settle(const Problem& q) {
   Call c{};
   if (const char* bad = begin(q, c)) return bad;
   c.p.settling = true;
-  return c.p.spec.activation == fl::kSoftmax ? softmax_backward(c) : sigmoid_backward(c);
+  return softmax_backward(c);
 }
 
 const char* elementwise(const Problem& q) {
   Call c{};
   if (const char* bad = begin(q, c)) return bad;
-  return c.p.spec.activation == fl::kSoftmax ? softmax_elementwise(c) : sigmoid_elementwise(c);
+  return softmax_elementwise(c);
 }
 
 int64_t workspace_bytes(const Problem& q) {

@@ -16,8 +16,8 @@ constexpr int kTurnsAsFloats = 8;                       // added up before they 
 
 enum Pass { kNoPass, kDigitPass, kSumPass, kGradPass, kBothPass, kValuePass };
 
-// Columns of shared memory, an entry a thread: the sums of the block by their slots (in double, and of the last turns in
-// float), then of each pointwise term the weight of label 1 and what its slope is multiplied by.
+// Columns of shared memory, an entry a thread: the sums of the block by their slots (in double, and of the last turns
+// in float), then of each pointwise term the weight of label 1 and what its slope is multiplied by.
 template <class T>
 struct Columns {
   static constexpr bool kSplit = sizeof(T) == 4;
@@ -50,7 +50,8 @@ struct Columns {
     for (int i = threadIdx.x / kWarp; i < slots * channels; i += blockDim.x / kWarp) {
       const int slot = i / channels, c = i % channels;
       double v = 0.0;
-      for (int t = c + threadIdx.x % kWarp * channels; t < k.threads; t += kWarp * channels) v += first[slot * blockDim.x + t];
+      for (int t = c + threadIdx.x % kWarp * channels; t < k.threads; t += kWarp * channels)
+        v += first[slot * blockDim.x + t];
       v = warp_sum(v);
       if (threadIdx.x % kWarp == 0) partials[((part + c) * slots + slot) * k.blocks.d + self] = v;
     }
@@ -264,13 +265,17 @@ __global__ void __launch_bounds__(kGeneralThreads<T>, kGeneralBlocks<T>)
         }
         at.sample = first_sample + sample;
         at.first = static_cast<int64_t>(index - run * l.tiles_per_plane.d) * (kPack * distance) + group;
-        if (k.whole & kXBit) at.first -= static_cast<uint32_t>(offset_of(k, w.x, Spot{at.sample, 0, at.channel, {at.row[0], at.row[1]}}) + k.lead) % kPack;
+        if (k.whole & kXBit)
+          at.first -= static_cast<uint32_t>(offset_of(k, w.x, Spot{at.sample, 0, at.channel, {at.row[0], at.row[1]}}) +
+                                            k.lead) %
+                      kPack;
         at.there = 0;
 #pragma unroll
         for (int j = 0; j < kPack; ++j) {
           const int64_t pixel = at.first + j * distance;
           at.there |= uint32_t(pixel >= 0 && pixel < k.pixels) << j;
-          at.pixel[j] = pixel < 0 ? static_cast<int>(-at.first) : static_cast<int>((pixel < k.pixels ? pixel : k.pixels - 1) - at.first);
+          at.pixel[j] = pixel < 0 ? static_cast<int>(-at.first)
+                                  : static_cast<int>((pixel < k.pixels ? pixel : k.pixels - 1) - at.first);
         }
         if (at.there) g.turn(pass, at, term, level);
       }

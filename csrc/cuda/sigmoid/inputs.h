@@ -41,7 +41,7 @@ __device__ __forceinline__ uint32_t nonzero_bytes(uint32_t v) {
 // Labels 0 and 1 as bytes, four pixels in a word.
 struct HardBytes {
   uint32_t on = 0;
-  __device__ __forceinline__ bool label(int i) const { return on >> (8 * i) & 1; }
+  __device__ __forceinline__ bool label(int i) const { return (on & 1u << 8 * i) != 0; }
   template <class X>
   __device__ __forceinline__ void hide(Pack<X>&) const {}
   template <class T>
@@ -55,8 +55,8 @@ struct HardBytes {
 };
 struct ValidBytes {
   uint32_t on = 0, valid = 0;
-  __device__ __forceinline__ bool label(int i) const { return on >> (8 * i) & 1; }
-  __device__ __forceinline__ bool there(int i) const { return valid >> (8 * i) & 1; }
+  __device__ __forceinline__ bool label(int i) const { return (on & 1u << 8 * i) != 0; }
+  __device__ __forceinline__ bool there(int i) const { return (valid & 1u << 8 * i) != 0; }
   template <class X>
   __device__ __forceinline__ void hide(Pack<X>& x) const {  // invalid pixels add nothing
 #pragma unroll
@@ -105,8 +105,7 @@ struct HardLabels : LabelPlane {
     for (int i = 0; i < kPacks; ++i) {
       if (!kAll && i * kWarp >= there) continue;
       if (k.label_bytes == 1) to[i].on = load_pack(plane + first + i * kWarp * kPack).raw[0];
-      if constexpr (kCanHide)
-        to[i].valid = part_mask ? load_pack(mask + first + i * kWarp * kPack).raw[0] : kLowBits;
+      if constexpr (kCanHide) to[i].valid = part_mask ? load_pack(mask + first + i * kWarp * kPack).raw[0] : kLowBits;
     }
   }
   __device__ __forceinline__ void complete(const Walk& k, int64_t first, int there, Labels (&to)[kPacks],

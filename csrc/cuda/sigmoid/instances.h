@@ -7,8 +7,9 @@ namespace fl_cuda {
 
 template <class X, class Terms, class Inputs>
 Instance fast_instance() {
-  return {sigmoid_fast<X, Terms, Inputs>, kFastThreads, kFastBlocks, Inputs::kPacks,
-          Rows<X, typename Inputs::Labels>::kBytes};
+  using S = Shape<Terms, Inputs>;
+  return {sigmoid_fast<X, Terms, Inputs>, S::kThreads, S::kBlocks, Inputs::kPacks,
+          Rows<X, typename Inputs::Labels, S::kThreads>::kBytes};
 }
 template <class X, class Terms>
 Instance fast_instance(FastInput input) {

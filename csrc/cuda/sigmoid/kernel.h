@@ -7,8 +7,13 @@
 
 namespace fl_cuda {
 
-// 2 x 512 threads a multiprocessor, each with four packs in flight: measured best.
-constexpr int kFastThreads = 512, kFastBlocks = 2;
+// Threads of a block and blocks of a multiprocessor, each thread with four packs in flight: 2 x 512 and 3 x 256 were
+// measured best, and alike. The latter leave 80 registers to a thread.
+template <class Terms, class Inputs>
+struct Shape {
+  static constexpr bool kPlain = !Terms::kPointwise && !Inputs::kMasked;
+  static constexpr int kThreads = kPlain ? 512 : 256, kBlocks = kPlain ? 2 : 3;
+};
 
 // What a thread has summed up.
 struct Totals {
@@ -78,28 +83,28 @@ struct Batch {
 };
 
 // Rows of shared memory: a pack of logits and its labels, of each thread.
-template <class X, class Labels>
+template <class X, class Labels, int kThreads>
 struct Rows {
-  static constexpr int kBytes = kFastThreads * (sizeof(Pack<X>) + sizeof(Labels));
+  static constexpr int kBytes = kThreads * (sizeof(Pack<X>) + sizeof(Labels));
   unsigned char* memory;
   __device__ __forceinline__ Pack<X>& logits(int row) const {
     return reinterpret_cast<Pack<X>*>(memory + row * kBytes)[threadIdx.x];
   }
   __device__ __forceinline__ Labels& labels(int row) const {
-    return reinterpret_cast<Labels*>(memory + row * kBytes + kFastThreads * sizeof(Pack<X>))[threadIdx.x];
+    return reinterpret_cast<Labels*>(memory + row * kBytes + kThreads * sizeof(Pack<X>))[threadIdx.x];
   }
 };
 
 // One loop over the pixels serves all phases: what to do with a turn is a branch that all threads take alike, and its
 // instructions are fetched once.
 template <class X, class Terms, class Inputs>
-__global__ void __launch_bounds__(kFastThreads, kFastBlocks)
+__global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, Inputs>::kBlocks)
     sigmoid_fast(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l, const FL_GRID_CONSTANT Walk k) {
-  constexpr int kPacks = Inputs::kPacks, kUnroll = Terms::kUnroll < kPacks ? Terms::kUnroll : kPacks;
+  constexpr int kPacks = Inputs::kPacks;
   FL_DYNAMIC_SHARED(memory);
   __shared__ Epilogue e;
   if (l.phase == kGradPhase && is_rescaled(w, l)) return;
-  const Rows<X, typename Inputs::Labels> rows{memory};
+  const Rows<X, typename Inputs::Labels, Shape<Terms, Inputs>::kThreads> rows{memory};
   const Share own(w, k);
   const X* part_x = plane_of<const X>(w.x, own);
   X* part_out = plane_of<X>(w.out, own);
@@ -204,18 +209,19 @@ __global__ void __launch_bounds__(kFastThreads, kFastBlocks)
         else
           *to_out = grad.v[0];
       };
-      const auto each = [&](const auto& f) {
+      const auto each = [&](auto unroll, const auto& f) {
+        constexpr int n = decltype(unroll)::value < kPacks ? decltype(unroll)::value : kPacks;
 #pragma unroll 1
-        for (int done = 0; done < kPacks; done += kUnroll) {
+        for (int done = 0; done < kPacks; done += n) {
 #pragma unroll
-          for (int p = 0; p < kUnroll; ++p) f(p, batch.x[p], batch.y[p]);
-          if (kUnroll == kPacks) break;
-          batch.template drop<kUnroll>();
-          to_out += kUnroll * kWarp * kPack, there -= kUnroll * kWarp;
+          for (int p = 0; p < n; ++p) f(p, batch.x[p], batch.y[p]);
+          if (n == kPacks) break;
+          batch.template drop<n>();
+          to_out += n * kWarp * kPack, there -= n * kWarp;
         }
       };
       if (again) {
-        each([&](int p, const Pack<X>& v, const auto& y) {
+        each(std::integral_constant<int, Terms::kGradUnroll>(), [&](int p, const Pack<X>& v, const auto& y) {
           Pack<X> grad;
 #pragma unroll
           for (int j = 0; j < kPack; ++j) grad.v[j] = narrow<X>(y.shown(j, terms.grad(widen(v.v[j]), y.label(j), d)));
@@ -225,15 +231,16 @@ __global__ void __launch_bounds__(kFastThreads, kFastBlocks)
       }
       Sums s;
       if (Terms::kPointwise && l.phase == kBothPhases) {
-        each([&](int p, const Pack<X>& v, const auto& y) {
+        each(std::integral_constant<int, Terms::kUnroll>(), [&](int p, const Pack<X>& v, const auto& y) {
           Pack<X> grad;
 #pragma unroll
-          for (int j = 0; j < kPack; ++j) grad.v[j] = narrow<X>(y.shown(j, terms.add_grad(widen(v.v[j]), y.label(j), s, d)));
+          for (int j = 0; j < kPack; ++j)
+            grad.v[j] = narrow<X>(y.shown(j, terms.add_grad(widen(v.v[j]), y.label(j), s, d)));
           y.count(total);
           put(p, grad);
         });
       } else {
-        each([&](int, const Pack<X>& v, const auto& y) {
+        each(std::integral_constant<int, Terms::kUnroll>(), [&](int, const Pack<X>& v, const auto& y) {
 #pragma unroll
           for (int j = 0; j < kPack; ++j) terms.add(widen(v.v[j]), y.label(j), s);
           y.count(total);

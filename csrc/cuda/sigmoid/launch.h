@@ -9,8 +9,8 @@ constexpr int kOwnShared = 10 << 10;  // bytes, at least, that a kernel has of i
 struct Instance {
   void (*kernel)(const Work, const Launch, const Walk);
   int threads, blocks;  // of a block; of a multiprocessor
-  int packs, row;       // of a thread in a turn; bytes of shared memory that a pack of all threads takes, 0: kept by none
-  int shared = 0;       // bytes beside those of the rows, for a block
+  int packs, row;  // of a thread in a turn; bytes of shared memory that a pack of all threads takes, 0: kept by none
+  int shared = 0;  // bytes beside those of the rows, for a block
 };
 
 enum FastTerm { kNoTerm, kBceTerm, kFocalTerm };

@@ -69,8 +69,8 @@ bool can_ignore(const Work& w, uint64_t& bits) {
   const int64_t v = w.spec.ignore_index;
   bits = static_cast<uint64_t>(v) & (bytes == 8 ? ~uint64_t(0) : (uint64_t(1) << size) - 1);
   if (!w.spec.has_ignore || (!is_signed && v < 0)) return false;
-  return bytes == 8 || (is_signed ? v >= -(int64_t(1) << (size - 1)) && v < int64_t(1) << (size - 1)
-                                  : v < int64_t(1) << size);
+  return bytes == 8 ||
+         (is_signed ? v >= -(int64_t(1) << (size - 1)) && v < int64_t(1) << (size - 1) : v < int64_t(1) << size);
 }
 
 bool is_fast(const Work& w, FastTerm& term, FastInput& input, int& point) {
@@ -85,6 +85,11 @@ bool is_fast(const Work& w, FastTerm& term, FastInput& input, int& point) {
     const bool focal = t.kind == fl::kFocal && t.gamma == 2.0 && !(t.margin && soft);
     if (point >= 0 || (!bce && !focal)) return false;
     term = bce ? kBceTerm : kFocalTerm, point = i;
+    if (w.far_pool) return false;
+    for (int64_t v = 0; v < t.vector_length; ++v) {  // no weight may be 0
+      const double weight = w.pool[w.pool_at[i] + v];
+      if (weight == 0.0 || (focal && weight == 1.0)) return false;
+    }
   }
   return true;
 }
@@ -120,8 +125,11 @@ void plan_general(const Work& w, Plan& p) {
   k.inner = side_by_side ? static_cast<uint32_t>(w.channels) : 0;
   for (int i = 0; i < 5; ++i) {  // the logits first: the others must agree with them
     const Array& a = *arrays[i];
-    const auto agrees = [&](int64_t stride, int64_t other, int64_t size) { return size == 1 || (stride - other) % kPack == 0; };
-    if (!a.data || k.inner || (i > 0 && !(k.whole & kXBit)) || a.space[k.axis] != 1 || phase_of(a) != phase_of(w.x)) continue;
+    const auto agrees = [&](int64_t stride, int64_t other, int64_t size) {
+      return size == 1 || (stride - other) % kPack == 0;
+    };
+    if (!a.data || k.inner || (i > 0 && !(k.whole & kXBit)) || a.space[k.axis] != 1 || phase_of(a) != phase_of(w.x))
+      continue;
     if (agrees(a.sample, w.x.sample, w.samples) && agrees(a.channel, w.x.channel, w.channels) &&
         agrees(a.space[0], w.x.space[0], first > 0 ? w.space[0] : 1) &&
         agrees(a.space[1], w.x.space[1], first > 1 ? w.space[1] : 1))

@@ -28,8 +28,8 @@ struct Logit {
   __device__ __forceinline__ float p() const { return x >= 0.0f ? r : s; }
   __device__ __forceinline__ float slope() const { return r * s; }
   __device__ __forceinline__ float margin(bool on) const { return on ? -x : x; }
-  __device__ __forceinline__ float missed(bool on) const { return (x >= 0.0f) != on ? r : s; }
-  __device__ __forceinline__ float caught(bool on) const { return (x >= 0.0f) != on ? s : r; }
+  __device__ __forceinline__ float missed(bool on) const { return margin(on) >= 0.0f ? r : s; }
+  __device__ __forceinline__ float caught(bool on) const { return margin(on) >= 0.0f ? s : r; }
   __device__ __forceinline__ float nll(bool on) const { return log + fl::relu(margin(on)); }
   __device__ __forceinline__ fl::Sigmoid<float> all() const {
     return {p(), x >= 0.0f ? s : r, slope(), nll(true), nll(false)};
@@ -48,7 +48,7 @@ __device__ __forceinline__ float region_slope(float y, const Slopes& d) { return
 
 struct NoTerm {
   static constexpr bool kPointwise = false;
-  static constexpr int kUnroll = 4;  // packs of a turn at a time, if it has so many
+  static constexpr int kUnroll = 4, kGradUnroll = 4;  // packs of a turn at a time, if it has so many
   __device__ __forceinline__ NoTerm(const Work&, int, int64_t) {}
 
   // Of the sigmoid alone, whose negative argument needs no symmetry: 1 / (1 + exp(-x)) is accurate for every x.
@@ -66,11 +66,11 @@ struct NoTerm {
   }
 };
 
-// kTerm: value(Logit, label) and slope(Logit, label), the derivative of the value by the logit.
+// kTerm: value(Logit, label) and slope(Logit, label, scale), the scaled derivative of the value by the logit.
 template <class Term>
 struct WithRegion : Term {
   static constexpr bool kPointwise = true;
-  static constexpr int kUnroll = 2;
+  static constexpr int kUnroll = 2, kGradUnroll = Term::kLogSlope ? 2 : 4;
   using Term::Term;
 
   template <class Y>
@@ -82,17 +82,18 @@ struct WithRegion : Term {
   template <class Y>
   __device__ __forceinline__ float grad(float x, Y y, const Slopes& d) const {
     const Logit<Term::kLogSlope> a(x);
-    return fl::fma_(a.slope(), region_slope(y, d), d.point * this->slope(a, y));
+    return fl::fma_(a.slope(), region_slope(y, d), this->slope(a, y, d.point));
   }
   // Without region terms, whose sums the gradient would have to wait for.
   template <class Y>
   __device__ __forceinline__ float add_grad(float x, Y y, Sums& s, const Slopes& d) const {
     const Logit<true> a(x);
     s.point += this->value(a, y);
-    return d.point * this->slope(a, y);
+    return this->slope(a, y, d.point);
   }
 };
 
+// Weights of 0, which an infinite value must not meet, are not for these: no product is guarded.
 struct Bce {
   static constexpr bool kLogSlope = false;
   float pos_weight;
@@ -101,11 +102,12 @@ struct Bce {
 
   template <bool kLog>
   __device__ __forceinline__ float value(const Logit<kLog>& a, bool on) const {
-    return fl::ce(a.nll(on), on ? pos_weight : 1.0f);
+    const float nll = a.nll(on);
+    return on ? pos_weight * nll : nll;
   }
   template <bool kLog>
-  __device__ __forceinline__ float slope(const Logit<kLog>& a, bool on) const {
-    return (on ? -pos_weight : 1.0f) * a.missed(on);
+  __device__ __forceinline__ float slope(const Logit<kLog>& a, bool on, float scale) const {
+    return (on ? -pos_weight * scale : scale) * a.missed(on);
   }
   template <bool kLog>
   __device__ __forceinline__ float value(const Logit<kLog>& a, float y) const {
@@ -113,9 +115,9 @@ struct Bce {
     return fl::bce(at.nlp, at.nlq, y, pos_weight);
   }
   template <bool kLog>
-  __device__ __forceinline__ float slope(const Logit<kLog>& a, float y) const {
+  __device__ __forceinline__ float slope(const Logit<kLog>& a, float y, float scale) const {
     const fl::Sigmoid<float> at = a.all();
-    return fl::bce_grad(at.p, at.q, y, pos_weight);
+    return scale * fl::bce_grad(at.p, at.q, y, pos_weight);
   }
 };
 
@@ -128,19 +130,22 @@ struct Focal {
         off_weight(w.spec.terms[term].vector_length ? 1.0f - on_weight : 1.0f) {}
 
   __device__ __forceinline__ float value(const Logit<true>& a, bool on) const {
-    return fl::focal_multiclass<fl::kPower2>(a.nll(on), a.missed(on), on ? on_weight : off_weight, 2.0f);
+    const float u = a.missed(on);
+    return (on ? on_weight : off_weight) * fl::focal_power<fl::kPower2>(u, 2.0f) * a.nll(on);
   }
-  __device__ __forceinline__ float slope(const Logit<true>& a, bool on) const {
-    const float weight = on ? -on_weight : off_weight, u = a.missed(on);
-    return weight * u * fl::focal_slope<fl::kPower2>(a.nll(on), u, a.caught(on), 2.0f);
+  __device__ __forceinline__ float slope(const Logit<true>& a, bool on, float scale) const {
+    const float u = a.missed(on);
+    // fl::focal_slope: u (u + 2 p_t b), where p_t = 0 must not meet an infinite b.
+    const float pt = a.caught(on), growth = fl::fma_(pt + pt, ::fminf(a.nll(on), 1e38f), u);
+    return (on ? -on_weight * scale : off_weight * scale) * (u * u) * growth;
   }
   __device__ __forceinline__ float value(const Logit<true>& a, float y) const {
     const fl::Sigmoid<float> at = a.all();
     return element().value(at.p, at.q, at.nlp, at.nlq, y);
   }
-  __device__ __forceinline__ float slope(const Logit<true>& a, float y) const {
+  __device__ __forceinline__ float slope(const Logit<true>& a, float y, float scale) const {
     const fl::Sigmoid<float> at = a.all();
-    return element().slope(at.p, at.q, at.nlp, at.nlq, y);
+    return scale * element().slope(at.p, at.q, at.nlp, at.nlq, y);
   }
   __device__ __forceinline__ fl::FocalElement<fl::kPower2, false, float> element() const {
     return {2.0f, on_weight, off_weight};

@@ -48,14 +48,14 @@ struct Walk {
   float tolerance;        // of soft labels
 
   // General kernels
-  uint32_t inner;            // channels that lie side by side in memory, which lanes then take; else 0
-  int threads;               // of a block that take part
-  int axis;                  // whose stride is the distance of a run's pixels
-  bool has_rows;             // runs are not whole planes
-  FastDivisor runs, height;  // of a sample; slices of a volume
-  int whole;                 // arrays that can be read in packs
-  int lead;                  // pixels from a whole pack to the first run, in those arrays
-  bool region, logs;         // there are region terms, pointwise terms
+  uint32_t inner;              // channels that lie side by side in memory, which lanes then take; else 0
+  int threads;                 // of a block that take part
+  int axis;                    // whose stride is the distance of a run's pixels
+  bool has_rows;               // runs are not whole planes
+  FastDivisor runs, height;    // of a sample; slices of a volume
+  int whole;                   // arrays that can be read in packs
+  int lead;                    // pixels from a whole pack to the first run, in those arrays
+  bool region, logs;           // there are region terms, pointwise terms
   int selecting, term, level;  // terms of top-k; the digit that a launch counts, where blocks cannot meet
 };
 

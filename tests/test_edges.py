@@ -134,7 +134,7 @@ def test_nothing_valid(name, dtype, backend):
 
 # Beside the compounds, those that kernels have a loop of their own for.
 SINGLE_PASS = [f"{m}:{n}" for m in MODES for n in ("dice", "focal-1.5", "topk", "tversky+crossentropy")]
-SIZES = (1, 2, 15, 31, 511, 512, 513, 1023, 1025, 16383, 16384, 16385, 32769)
+SIZES = (1, 2, 15, 31, 63, 64, 65, 511, 512, 513, 1023, 1025, 2047, 2049, 16383, 16384, 16385, 32769)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -150,6 +150,21 @@ def test_sizes_around_chunks_and_blocks(name, size, compiled):
             expected, expected_grad = oracle(build(name), x, y, m, upstream=float(x.numel()))
             assert_value(value, expected, x.dtype, scale=0.1)
             assert_vector(grad, expected_grad, x.dtype)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("classes", (24, 25, 33, 150))  # the kernels treat few, more and many in blocks of their own
+def test_many_classes(classes, dtype, compiled):
+    loss = build("multiclass:tversky+crossentropy")
+    for size in (64, 65, 129, 300, 2112):
+        x = logits((2, classes, size), dtype)
+        y = torch.randint(0, classes, (2, size))
+        mask = torch.rand(2, size) < 0.9
+        for m in (None, mask):
+            value, grad = run(loss, x, y, compiled, m, upstream=float(x.numel()))
+            expected, expected_grad = oracle(loss, x, y, m, upstream=float(x.numel()))
+            assert_value(value, expected, dtype)
+            assert_vector(grad, expected_grad, dtype)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)

@@ -9,6 +9,10 @@ namespace fl_cpu {
 using ParallelBody = void (*)(void* context, int64_t begin, int64_t end);
 using ParallelFor = void (*)(int64_t begin, int64_t end, void* context, ParallelBody body);
 
+// body(context, from, to) over [begin, end) in parts, on the calling thread and up to `threads` - 1 others
+// (threads.cpp).
+void run_parallel(int threads, int64_t begin, int64_t end, void* context, ParallelBody body);
+
 struct Problem : fl::Arguments {
   const double* effective = nullptr;  // the weight of each term
   double upstream = 1.0;              // multiplies the gradient

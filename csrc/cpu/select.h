@@ -1,5 +1,5 @@
-// Exact top-k over a whole batch: integer histograms of the keys, one digit at a time, no sort and no copy of the
-// elements.
+// Exact top-k over a whole batch: integer histograms of the keys, one digit at a time, no sort. The first digit is
+// counted over all elements; the few that share it are then laid aside.
 #pragma once
 #include <memory>
 #include <mutex>
@@ -9,47 +9,51 @@
 
 FL_NAMESPACE_BEGIN
 
-// Counts, over the keys that share the digits found so far (`prefix` above `shift + bits`), the next digit.
-// each_chunk(task, f) calls f(keys, n) for the chunks of a task.
-template <class K, class EachChunk>
-inline void digit_histogram(const Problem& p, const Blocks& blocks, int shift, int bits, K prefix, bool first,
-                            int64_t* out, const EachChunk& each_chunk) {
-  const int bins = 1 << bits;
-  for (int b = 0; b < bins; ++b) out[b] = 0;
-  std::mutex merging;
-  parallel_tasks(p, blocks.tasks, [&](int64_t begin, int64_t end) {
-    // Neighbours often share a bin: two tables keep one increment from waiting for the other. 32 bits suffice for a
-    // task, which is emptied into the 64-bit table after it.
-    auto local = std::unique_ptr<uint32_t[]>(new uint32_t[2 * kRadixBins]());
-    auto wide = std::unique_ptr<int64_t[]>(new int64_t[kRadixBins]());
-    uint32_t *even = local.get(), *odd = local.get() + kRadixBins;
-    int64_t counted = 0;
-    const auto empty = [&] {
-      for (int b = 0; b < bins; ++b) wide[b] += int64_t(even[b]) + odd[b], even[b] = odd[b] = 0;
-      counted = 0;
-    };
-    const K mask = static_cast<K>(bins - 1);
-    for (int64_t t = begin; t < end; ++t) {
-      each_chunk(blocks[t], [&](const K* keys, int64_t n) {
-        int64_t i = 0;
-        if (first) {
-          for (; i + 2 <= n; i += 2) ++even[keys[i] >> shift], ++odd[keys[i + 1] >> shift];
-          for (; i < n; ++i) ++even[keys[i] >> shift];
-        } else {
-          for (; i < n; ++i)
-            if (keys[i] >> (shift + bits) == prefix) ++even[keys[i] >> shift & mask];
-        }
-      });
-      counted += kBlock;
-      if (counted >= int64_t(1) << 31) empty();
+// A histogram of digits. Neighbours often share a bin: several tables keep one increment from waiting for the other.
+struct DigitCounts {
+  static constexpr int kTables = 4;
+  std::vector<int64_t> total = std::vector<int64_t>(kRadixBins, 0);
+  std::vector<uint32_t> table = std::vector<uint32_t>(kTables * kRadixBins, 0);
+  int64_t counted = 0;
+
+  template <class K>
+  void add(const K* keys, int64_t n, int shift, K mask) {
+    uint32_t* bins = table.data();
+    int64_t i = 0;
+    for (; i + kTables <= n; i += kTables)
+      for (int k = 0; k < kTables; ++k) ++bins[k * kRadixBins + (keys[i + k] >> shift & mask)];
+    for (; i < n; ++i) ++bins[keys[i] >> shift & mask];
+    if ((counted += n) >= int64_t(1) << 31) gather();  // 32 bits suffice until then
+  }
+  void gather() {
+    for (int i = 0; i < kTables * kRadixBins; ++i) total[i % kRadixBins] += table[i], table[i] = 0;
+    counted = 0;
+  }
+};
+
+// Those of n keys that begin with `prefix`, to out, which has room for n more than there are; returns how many.
+template <class K>
+inline int64_t sharing(const K* keys, int64_t n, int shift, K prefix, K* out) {
+  int64_t found = 0, i = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(K) == 4)
+    for (; i + 16 <= n; i += 16) {
+      const __m512i key = _mm512_loadu_si512(keys + i);
+      const __mmask16 same =
+          _mm512_cmpeq_epi32_mask((__m512i)((Unsigned)key >> shift), _mm512_set1_epi32(static_cast<int>(prefix)));
+      _mm512_storeu_si512(out + found, _mm512_maskz_compress_epi32(same, key));
+      found += __builtin_popcount(same);
     }
-    empty();
-    std::lock_guard<std::mutex> lock(merging);
-    for (int b = 0; b < bins; ++b) out[b] += wide[b];
-  });
+#endif
+  for (; i < n; ++i) {
+    const K key = keys[i];
+    out[found] = key, found += key >> shift == prefix;
+  }
+  return found;
 }
 
 // Threshold, tie weight and count of a top-k term among `n` valid elements, into aux[kThreshold…].
+// each_chunk(task, f) calls f(keys, n) for the chunks of a task.
 template <class T, class EachChunk>
 inline void select_topk(const Problem& p, const Blocks& blocks, const Term& t, int64_t n, double* aux,
                         const EachChunk& each_chunk) {
@@ -58,16 +62,41 @@ inline void select_topk(const Problem& p, const Blocks& blocks, const Term& t, i
   aux[kTopCount] = aux[kDenominator] = static_cast<double>(count);
   aux[kThreshold] = aux[kTieWeight] = 0.0;
   if (count == 0) return;
-  auto histogram = std::unique_ptr<int64_t[]>(new int64_t[kRadixBins]);
-  K prefix = 0;
-  int64_t left = count, ties = 0;
-  for (int top = 8 * sizeof(K); top > 0;) {
-    const int bits = top < kRadixBits ? top : kRadixBits;
-    top -= bits;
-    digit_histogram<K>(p, blocks, top, bits, prefix, top + bits == int(8 * sizeof(K)), histogram.get(), each_chunk);
-    const int digit = topk_select(histogram.get(), 1 << bits, &left);
-    prefix = static_cast<K>(prefix << bits | static_cast<K>(digit));
-    ties = histogram[digit];
+  int shift = 8 * sizeof(K) - kRadixBits;
+  DigitCounts all;
+  std::mutex merging;
+  parallel_tasks(p, blocks.tasks, [&](int64_t begin, int64_t end) {
+    DigitCounts own;
+    for (int64_t task = begin; task < end; ++task)
+      each_chunk(blocks[task],
+                 [&](const K* keys, int64_t m) { own.add(keys, m, shift, static_cast<K>(kRadixBins - 1)); });
+    own.gather();
+    std::lock_guard<std::mutex> lock(merging);
+    for (int d = 0; d < kRadixBins; ++d) all.total[d] += own.total[d];
+  });
+  int64_t left = count;
+  K prefix = static_cast<K>(topk_select(all.total.data(), kRadixBins, &left));
+  int64_t ties = all.total[prefix];
+
+  std::vector<K> kept(ties);
+  std::atomic<int64_t> used{0};
+  parallel_tasks(p, blocks.tasks, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<K[]> own(new K[2 * kBlock]);
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t found = 0;
+      each_chunk(blocks[task],
+                 [&](const K* keys, int64_t m) { found += sharing(keys, m, shift, prefix, own.get() + found); });
+      memcpy(kept.data() + used.fetch_add(found), own.get(), found * sizeof(K));
+    }
+  });
+  while (shift > 0) {
+    const int bits = shift < kRadixBits ? shift : kRadixBits;
+    shift -= bits;
+    DigitCounts digits;
+    digits.add(kept.data(), ties, shift, static_cast<K>((K(1) << bits) - 1));
+    digits.gather();
+    prefix = static_cast<K>(prefix << bits | static_cast<K>(topk_select(digits.total.data(), 1 << bits, &left)));
+    ties = sharing(kept.data(), ties, shift, prefix, kept.data());
   }
   aux[kThreshold] = static_cast<double>(topk_value<T>(prefix));
   aux[kTieWeight] = static_cast<double>(left) / static_cast<double>(ties);

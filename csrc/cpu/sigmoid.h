@@ -17,7 +17,6 @@ struct SigmoidScratch {
 template <class T>
 struct SigmoidChunk {
   const T* x;
-  const uint8_t* bytes;  // the labels, where they are bytes in a row and sigmoid_hot.h reads them; else they are in s.y
   SigmoidScratch<T>& s;
   T* g;  // the gradient, in the output itself where that is a run of T
   int64_t n, at;
@@ -107,6 +106,15 @@ inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstre
     if (kExtra) slope = fma_(square, p[i], slope) + diff * sign_(p[i] - y[i]);
     g[i] = fma_(p[i] * q[i], kMasked ? slope * valid[i] : slope, g[i]);
   }
+}
+
+// The same where g holds p (1 - p).
+template <class T>
+inline void scale_region(const SigmoidChunk<T>& k, T pred, T inter) {
+  const T* __restrict y = k.s.y;
+  T* __restrict g = k.g;
+#pragma omp simd
+  for (int64_t i = 0; i < k.n; ++i) g[i] *= fma_(inter, y[i], pred);
 }
 
 template <class T>

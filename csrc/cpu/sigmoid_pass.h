@@ -1,6 +1,7 @@
 // Binary and multilabel, whole problems. Forward makes the first step of the gradient while it sums and the second in
 // another pass; backward makes both at once, with the same bits.
 #pragma once
+#include "sigmoid_hot_steps.h"
 #include "sigmoid_steps.h"
 
 FL_NAMESPACE_BEGIN
@@ -12,12 +13,15 @@ class SigmoidPass {
   using Chunk = SigmoidChunk<T>;
   using Scratch = SigmoidScratch<T>;
 
+  static constexpr bool kFloat = std::is_same<T, float>::value;
+
   Steps steps_;
   Setup<T>& su;
   const Blocks blocks_;
+  const std::conditional_t<kFloat, HotSteps, std::nullptr_t> hot_;
 
  public:
-  explicit SigmoidPass(Problem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels) {}
+  explicit SigmoidPass(Problem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels), hot_(hot_steps(su)) {}
 
   void forward() {
     Problem& p = su.p;
@@ -42,12 +46,17 @@ class SigmoidPass {
   }
 
   void backward() {
+    if constexpr (kFloat)
+      if (hot_.works)
+        return each_hot_chunk([&](int64_t, const Task& task, HotScratch& s, int64_t at,
+                                  int64_t n) { hot_.first(task, s, at, n, kGrads, nullptr); },
+                              true);
     each_task(
         [&](int64_t t, Scratch& s) {
           const Task task = blocks_[t];
           each_chunk(task, s, true, [&](const Chunk& k) {
             steps_.first(task, k, kGrads, nullptr);
-            steps_.second(task, k, !steps_.hot);
+            steps_.second(task, k, true);
             su.out.store(task.sample, task.plane, k.at, k.n, k.g);
           });
         },
@@ -55,7 +64,6 @@ class SigmoidPass {
   }
 
   void elementwise() {
-    steps_.hot = false;
     each_task([&](int64_t t, Scratch& s) {
       const Task task = blocks_[t];
       each_chunk(task, s, true, [&](const Chunk& k) {
@@ -67,11 +75,18 @@ class SigmoidPass {
   }
 
  private:
+  static auto hot_steps(const Setup<T>& su) {
+    if constexpr (kFloat)
+      return HotSteps(su);
+    else
+      return nullptr;
+  }
+
   // f(task index, scratch); reversed, the end of the pass before is still in cache
-  template <class F>
+  template <class S = Scratch, class F>
   void each_task(const F& f, bool reverse = false) const {
     parallel_tasks(su.p, blocks_.tasks, [&](int64_t begin, int64_t end) {
-      Scratch scratch;
+      S scratch;
       for (int64_t t = begin; t < end; ++t) f(reverse ? blocks_.tasks - 1 - t : t, scratch);
     });
   }
@@ -81,7 +96,24 @@ class SigmoidPass {
       f(steps_.load(task, s, at, at + kChunk < task.end ? kChunk : task.end - at, logits));
   }
 
+  // f(task index, task, scratch, first pixel, pixels)
+  template <class F>
+  void each_hot_chunk(const F& f, bool reverse = false) const {
+    each_task<HotScratch>(
+        [&](int64_t t, HotScratch& s) {
+          const Task task = blocks_[t];
+          for (int64_t at = task.begin; at < task.end; at += kHotChunk)
+            f(t, task, s, at, at + kHotChunk < task.end ? kHotChunk : task.end - at);
+        },
+        reverse);
+  }
+
   void second_pass() {
+    if constexpr (kFloat)
+      if (hot_.works)
+        return each_hot_chunk(
+            [&](int64_t, const Task& task, HotScratch& s, int64_t at, int64_t n) { hot_.second(task, s, at, n); },
+            true);
     const bool logits = steps_.second_reads_logits();
     each_task(
         [&](int64_t t, Scratch& s) {
@@ -95,7 +127,19 @@ class SigmoidPass {
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& term = su.spec.terms[i];
       if (term.kind != kTopk) continue;
-      select_topk<T>(su.p, blocks_, term, valid, su.p.aux + i * kAuxColumns, [&](const Task& task, const auto& f) {
+      double* aux = su.p.aux + i * kAuxColumns;
+      if constexpr (kFloat)
+        if (hot_.works)
+          return select_topk<T>(su.p, blocks_, term, valid, aux, [&](const Task& task, const auto& f) {
+            HotScratch scratch;
+            alignas(64) uint32_t keys[kHotChunk];
+            for (int64_t at = task.begin; at < task.end; at += kHotChunk) {
+              const int64_t n = at + kHotChunk < task.end ? kHotChunk : task.end - at;
+              hot_.keys(task, scratch, at, n, keys);
+              f(keys, n);
+            }
+          });
+      select_topk<T>(su.p, blocks_, term, valid, aux, [&](const Task& task, const auto& f) {
         Scratch scratch;
         alignas(64) typename Steps::Key keys[kChunk];
         each_chunk(task, scratch, true, [&](const Chunk& k) {
@@ -109,19 +153,19 @@ class SigmoidPass {
 
   void sum_pass(int mode) {
     Problem& p = su.p;
-    steps_.hot = steps_.hot && !p.counts;
     const int columns = su.view.columns, row = columns + 4;  // the sums and the four counts
     std::vector<double> partial(blocks_.tasks * row, 0.0);
-    const T cut = probability_cut<T>(p.threshold);
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      double* sums = partial.data() + t * row;
-      each_chunk(task, s, true, [&](const Chunk& k) {
-        sums[kValid] += valid_in(k);
-        steps_.first(task, k, mode, sums);
-        if (p.counts) count_chunk(k, su.target.masked, cut, sums + columns);
-      });
-    });
+    bool done = false;
+    if constexpr (kFloat)
+      if (hot_.works) {
+        done = true;
+        each_hot_chunk([&](int64_t t, const Task& task, HotScratch& s, int64_t at, int64_t n) {
+          double* sums = partial.data() + t * row;
+          sums[kValid] += static_cast<double>(n);
+          hot_.first(task, s, at, n, mode, sums);
+        });
+      }
+    if (!done) general_sum_pass(mode, partial.data(), row);
     for (int64_t t = 0; t < blocks_.tasks; ++t) {
       const Task task = blocks_[t];
       const double* from = partial.data() + t * row;
@@ -130,6 +174,19 @@ class SigmoidPass {
       for (int i = 0; i < 4 && p.counts; ++i)
         p.counts[(task.sample * p.channels + task.plane) * 4 + i] += static_cast<int64_t>(from[columns + i]);
     }
+  }
+
+  void general_sum_pass(int mode, double* partial, int row) {
+    const T cut = probability_cut<T>(su.p.threshold);
+    each_task([&](int64_t t, Scratch& s) {
+      const Task task = blocks_[t];
+      double* sums = partial + t * row;
+      each_chunk(task, s, true, [&](const Chunk& k) {
+        sums[kValid] += valid_in(k);
+        steps_.first(task, k, mode, sums);
+        if (su.p.counts) count_chunk(k, su.target.masked, cut, sums + su.view.columns);
+      });
+    });
   }
 
   double valid_in(const Chunk& k) const {

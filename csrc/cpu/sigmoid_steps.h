@@ -3,7 +3,7 @@
 // first has left where that suffices.
 #pragma once
 #include "select.h"
-#include "sigmoid_hot.h"
+#include "sigmoid.h"
 
 FL_NAMESPACE_BEGIN
 
@@ -16,9 +16,6 @@ struct SigmoidSteps {
 
   Setup<T> su;
   const bool masked, region, extra, pointwise, topk, margins;
-  int last_pointwise = -1;  // index of the last pointwise term
-  bool hot;                 // the terms have a loop of their own (sigmoid_hot.h)
-  bool from_bce = false;    // the region part follows from the gradient of the only pointwise term, a plain BCE
 
   explicit SigmoidSteps(Problem& p)
       : su(p),
@@ -27,26 +24,14 @@ struct SigmoidSteps {
         extra(su.spec.any_squared() || su.spec.any_l1()),
         pointwise(su.spec.any_pointwise()),
         topk(su.spec.any(kTopk)),
-        margins(su.target.hard && !su.weighted) {
-    int count = 0;
-    for (int i = 0; i < su.spec.n_terms; ++i)
-      if (su.spec.terms[i].kind != kTversky) ++count, last_pointwise = i;
-    const Term* only = count == 1 ? &su.spec.terms[last_pointwise] : nullptr;
-    const bool looped = !only || only->kind == kBce || (only->kind == kFocal && su.target.hard);
-    hot = std::is_same<T, float>::value && !masked && !extra && count <= 1 && looped;
-    from_bce = only && only->kind == kBce && !only->vector && only->label_smoothing == 0.0 && margins && !extra;
-  }
+        margins(su.target.hard && !su.weighted) {}
 
   Chunk load(const Task& task, Scratch& s, int64_t at, int64_t n, bool logits = true) const {
-    const uint8_t* bytes = hot ? su.target.bytes(task.sample, task.plane, at) : nullptr;
-    if (bytes)
-      su.target.check_bytes(task.sample, task.plane, at, n);
-    else
-      su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
+    su.target.labels(task.sample, task.plane, at, n, s.y, s.valid);
     const T* x = logits ? su.x.load(task.sample, task.plane, at, n, s.x) : nullptr;
     if (masked && logits) x = keep_valid(task, s, x, at, n);
     T* g = su.p.out.data ? su.out.target(task.sample, task.plane, at, s.g) : s.g;
-    return {x, bytes, s, g, n, at, su.target.hard};
+    return {x, s, g, n, at, su.target.hard};
   }
 
   // Ignored elements become harmless numbers here, so that their own (NaN, inf) never enter the arithmetic.
@@ -69,7 +54,6 @@ struct SigmoidSteps {
   // there are none, p (1 - p).
   void first(const Task& task, const Chunk& k, int mode, double* sums) const {
     const double* d = mode & kGrads ? dsums(task) : nullptr;
-    if (hot) return k.bytes ? first_hot(task, k, k.bytes, mode, sums, d) : first_hot(task, k, k.s.y, mode, sums, d);
     if (pointwise)
       activate<true>(k);
     else
@@ -93,30 +77,14 @@ struct SigmoidSteps {
   void second(const Task& task, const Chunk& k, bool activated) const {
     if (!region) return;
     const double* d = dsums(task);
-    const double scale = from_bce ? su.p.upstream * d[kFixedSums + last_pointwise] : 0.0;
-    const T pred = static_cast<T>(su.p.upstream * d[kPred]), inter = static_cast<T>(su.p.upstream * d[kInter]);
-    const auto with = [&](const auto* y) {
-      if (!pointwise && !extra)
-        scale_region(y, k.n, k.g, pred, inter);
-      else if (scale != 0.0)
-        add_region_from_bce(y, k.n, k.g, static_cast<T>(1.0 / scale), pred, inter);
-      else if (hot)
-        add_region(k.x, y, k.n, k.g, pred, inter);
-      else {
-        if (!activated) activate<false>(k);
-        add_regions(k, d);
-      }
-    };
-    if (k.bytes)
-      with(k.bytes);
-    else
-      with(static_cast<const T*>(k.s.y));
+    if (!pointwise && !extra) {
+      scale_region(k, static_cast<T>(su.p.upstream * d[kPred]), static_cast<T>(su.p.upstream * d[kInter]));
+    } else {
+      if (!activated) activate<false>(k);
+      add_regions(k, d);
+    }
   }
-  // Whether the second step reads the logits; the scale of a BCE of weight 0 is 0 in every task.
-  bool second_reads_logits() const {
-    if (!pointwise && !extra) return false;
-    return !from_bce || su.p.upstream * su.p.dsums[kFixedSums + last_pointwise] == 0.0;
-  }
+  bool second_reads_logits() const { return pointwise || extra; }
 
   // The value of each element of a pointwise term: into pick. Needs activate<true>.
   void element_values(const Task& task, const Chunk& k, const Term& t) const {
@@ -140,34 +108,6 @@ struct SigmoidSteps {
   }
 
  private:
-  // The single loop of these terms over a chunk; labels as bytes or as T.
-  template <class Label>
-  void first_hot(const Task& task, const Chunk& k, const Label* y, int mode, double* sums, const double* d) const {
-    const Term* t = pointwise ? &su.spec.terms[last_pointwise] : nullptr;
-    const T scale = static_cast<T>(t && d ? su.p.upstream * d[kFixedSums + last_pointwise] : 0.0);
-    const auto run = [&](const auto& element) {
-      const HotSums h = region ? (d ? hot_loop<true, true>(k.x, y, k.n, k.g, scale, element)
-                                    : hot_loop<true, false>(k.x, y, k.n, k.g, scale, element))
-                               : (d ? hot_loop<false, true>(k.x, y, k.n, k.g, scale, element)
-                                    : hot_loop<false, false>(k.x, y, k.n, k.g, scale, element));
-      if (!(mode & kValues)) return;
-      sums[kInter] += h.inter, sums[kPred] += h.pred, sums[kTarget] += h.target;
-      if (t) sums[kFixedSums + last_pointwise] += h.pointwise;
-    };
-    if (!t) return run(NoElement());
-    const T on = static_cast<T>(t->vector_at(task.plane, 1.0)), off = t->vector ? T(1) - on : T(1);
-    if (t->kind == kBce)
-      run(BceElement<T>{on, static_cast<T>(t->label_smoothing)});
-    else if (t->gamma == 2.0)
-      run(FocalElement<kPower2, true, T>{T(2), on, off});
-    else if (t->gamma == 1.0)
-      run(FocalElement<kPower1, true, T>{T(1), on, off});
-    else if (t->gamma == 0.0)
-      run(FocalElement<kPower0, true, T>{T(0), on, off});
-    else
-      run(FocalElement<kPowerAny, true, T>{static_cast<T>(t->gamma), on, off});
-  }
-
   void leave_variance(const Chunk& k) const {
     if (pointwise || extra) {
       memset(k.g, 0, k.n * sizeof(T));

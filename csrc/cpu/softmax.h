@@ -1,5 +1,6 @@
-// Multiclass, one chunk of pixels with all its channels in L1. Two forms: class ids, where only the target class has a
-// pointwise gradient of its own, and dense, where every class has a label (probabilities, label smoothing).
+// Multiclass, one chunk of pixels: what happens once for each pixel, and the dense form, in which every class has a
+// label (probabilities, label smoothing). softmax_hot.h has the form for class ids, where only the target class has a
+// pointwise gradient of its own.
 #pragma once
 #include <limits>
 #include <memory>
@@ -10,28 +11,53 @@
 
 FL_NAMESPACE_BEGIN
 
-// Rows of channels are `stride` apart; arrays per pixel have kLongRow elements.
+constexpr int kStripSums = 5;  // inter, pred, target; pred squared, |p - y|
+
+// What region terms' gradient needs of a class: dL/dp = pred + inter y + square p + diff sign(p - y).
+template <class T>
+struct ClassLine {
+  T pred, inter, both, square, diff;
+  ClassLine() = default;
+  ClassLine(const double* d, double upstream)
+      : pred(static_cast<T>(upstream * d[kPred])),
+        inter(static_cast<T>(upstream * d[kInter])),
+        both(pred + inter),
+        square(static_cast<T>(2.0 * upstream * d[kPredSq])),
+        diff(static_cast<T>(upstream * d[kAbsDiff])) {}
+};
+
+// Rows of channels are `stride` apart and hold `length` pixels; arrays per pixel have kLongRow elements.
 template <class T>
 struct SoftmaxScratch {
-  int64_t stride;
+  int64_t length, stride, block_pixels;
   std::unique_ptr<T[]> storage;
-  T *p, *z, *y, *h, *row;  // [C, stride]; z, y and h only in the dense form; row: one channel of output
+  std::unique_ptr<ClassLine<T>[]> lines;  // [C]
+  T *p, *z, *y, *h, *row;                 // [C, stride]; z, y and h only in the dense form; row: one channel of output
+  T *block, *sums;                        // of class ids: [C, block_pixels], and vectors of sums [C, kStripSums]
   T *max, *inv, *lse, *nll, *miss, *valid, *weight, *slope, *dot, *pick, *class_weight;  // [kLongRow]
   alignas(64) int32_t id[kLongRow], arg[kLongRow];
 
-  SoftmaxScratch(int64_t channels, bool dense) : stride(pixels(channels, dense)) {
-    const int64_t plane = channels * stride;
-    storage.reset(new T[(dense ? 4 : 1) * plane + 12 * kLongRow + 16]);  // not zeroed: of a chunk all is written first
+  // rows: all channels of a chunk lie in `p` between two loops, so that they must fit the L2 cache.
+  SoftmaxScratch(int64_t channels, bool dense, bool rows)
+      : length(rows ? fitting(131072, channels * (dense ? 4 : 1)) : kLongRow),
+        stride(length + kStrip),  // not a power of two: rows would share the sets of a cache
+        block_pixels(channels <= 32 ? 2 * kStrip : 4 * kStrip),  // as measured: fewer pages or longer runs
+        lines(new ClassLine<T>[channels]) {
+    const int64_t plane = channels * stride, blocks = channels * (block_pixels + kStripSums * LanesOf<T>::kCount);
+    // Not zeroed: of a chunk all is written first, and what is not written takes no memory.
+    storage.reset(new T[(dense ? 4 : 1) * plane + 12 * kLongRow + blocks + 16]);
     T* at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.get()) + 63) & ~uintptr_t(63));
-    p = at, at += plane;
-    z = y = h = p;
-    if (dense) z = at, y = z + plane, h = y + plane, at = h + plane;
     for (T** a : {&row, &max, &inv, &lse, &nll, &miss, &valid, &weight, &slope, &dot, &pick, &class_weight})
       *a = at, at += kLongRow;
+    block = at, at += channels * block_pixels;
+    sums = at, at += channels * kStripSums * LanesOf<T>::kCount;
+    p = at, at += plane;
+    z = y = h = p;
+    if (dense) z = at, y = z + plane, h = y + plane;
   }
-  static int64_t pixels(int64_t channels, bool dense) {
-    const int64_t fit = 131072 / static_cast<int64_t>(sizeof(T)) / (channels * (dense ? 4 : 1)) / 16 * 16;
-    return fit < 128 ? 128 : (fit > kLongRow ? kLongRow : fit);
+  static int64_t fitting(int64_t bytes, int64_t rows) {
+    const int64_t fit = bytes / static_cast<int64_t>(sizeof(T)) / rows / kStrip * kStrip;
+    return fit < 2 * kStrip ? 2 * kStrip : (fit > kLongRow ? kLongRow : fit);
   }
 };
 
@@ -73,8 +99,8 @@ inline void take_row(const SoftmaxChunk<T>& k, const T* x, T* p, int64_t c) {
   }
 }
 
-// Exponentials of one channel, in place.
-template <bool kKeepShift, bool kInfinite, class T>
+// Exponentials of one channel, in place, and its distances from the maximum.
+template <bool kInfinite, class T>
 inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
   const T* __restrict max = k.s.max;
   T* __restrict p = k.s.p + c * k.s.stride, * __restrict z = k.s.z + c * k.s.stride, * __restrict sum = k.s.inv;
@@ -84,26 +110,35 @@ inline void exponentiate(const SoftmaxChunk<T>& k, int64_t c, const T* next) {
       const T shifted = softmax_shift<kInfinite>(p[i], max[i]);
       const T e = exp_minus(abs_(shifted));
       p[i] = e;
-      if (kKeepShift) z[i] = shifted;
+      z[i] = shifted;
       sum[i] += e;
     }
   });
 }
 
-// The end of a softmax: sums become their inverses, exponentials probabilities. Of the target class nll = -log p_t and,
-// where a term asks for it, miss = 1 - p_t; nll holds its distance from the maximum before.
+// From the rows of logits and their maximum: p of all channels and lse. `next`, if not null, is the first row of the
+// next chunk's logits.
 template <class T>
-inline void normalize(const SoftmaxChunk<T>& k, bool misses) {
+inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride) {
   SoftmaxScratch<T>& s = k.s;
-  T* __restrict sum = s.inv, * __restrict lse = s.lse, * __restrict nll = s.nll, * __restrict miss = s.miss;
+  T* __restrict max = s.max, * __restrict sum = s.inv, * __restrict lse = s.lse;
+  int finite = 1;
+  for (int64_t i = 0; i < k.n; ++i) {
+    finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
+    sum[i] = T(0);
+  }
+  for (int64_t c = 0; c < k.channels; ++c) {
+    const T* row = next ? next + c * next_stride : nullptr;
+    if (finite)
+      exponentiate<false>(k, c, row);
+    else
+      exponentiate<true>(k, c, row);
+  }
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     lse[i] = log_(sum[i]);
     sum[i] = T(1) / sum[i];
-    nll[i] += lse[i];
   }
-#pragma omp simd
-  for (int64_t i = 0; i < (misses ? k.n : 0); ++i) miss[i] = relu(T(1) - exp_minus(abs_(nll[i])));
   const T* __restrict inv = s.inv;
   for (int64_t c = 0; c < k.channels; ++c) {
     T* __restrict p = s.p + c * s.stride;
@@ -111,48 +146,17 @@ inline void normalize(const SoftmaxChunk<T>& k, bool misses) {
   }
 }
 
-// From the rows of logits and their maximum: p of all channels, lse, and for ids nll and miss. `next`, if not null, is
-// the first row of the next chunk's logits.
-template <bool kIds, class T>
-inline void activate(const SoftmaxChunk<T>& k, const T* next, int64_t next_stride, bool misses) {
-  SoftmaxScratch<T>& s = k.s;
-  T* __restrict max = s.max, * __restrict sum = s.inv, * __restrict nll = s.nll;
-  int finite = 1;
-  for (int64_t i = 0; i < k.n; ++i) {
-    finite &= abs_(max[i]) <= std::numeric_limits<T>::max();
-    sum[i] = nll[i] = T(0);
-  }
-  if (kIds) {
-    const T* __restrict p = s.p;
-    const int32_t* __restrict id = s.id;
-    const int32_t stride = static_cast<int32_t>(s.stride), n = static_cast<int32_t>(k.n);
-    if (k.channels <= 8) {  // a comparison for each of a few channels costs less than a gather
-      for (int32_t c = 0; c < k.channels; ++c) {
-        const T* __restrict row = p + c * stride;
+// 1 - p of the target class of class ids.
+template <class T>
+inline void misses(const SoftmaxChunk<T>& k) {
+  const T* __restrict nll = k.s.nll;
+  T* __restrict miss = k.s.miss;
 #pragma omp simd
-        for (int32_t i = 0; i < n; ++i) {
-          const T v = row[i];
-          nll[i] = id[i] == c ? v : nll[i];
-        }
-      }
-    } else {
-#pragma omp simd
-      for (int32_t i = 0; i < n; ++i) nll[i] = p[(id[i] < 0 ? 0 : id[i]) * stride + i];
-    }
-    for (int64_t i = 0; finite && i < k.n; ++i) nll[i] = max[i] - nll[i];
-    for (int64_t i = 0; !finite && i < k.n; ++i) nll[i] = -softmax_shift<true>(nll[i], max[i]);
-  }
-  for (int64_t c = 0; c < k.channels; ++c) {
-    const T* row = next ? next + c * next_stride : nullptr;
-    if (finite)
-      exponentiate<!kIds, false>(k, c, row);
-    else
-      exponentiate<!kIds, true>(k, c, row);
-  }
-  normalize(k, misses);
+  for (int64_t i = 0; i < k.n; ++i) miss[i] = relu(T(1) - exp_minus(abs_(nll[i])));
 }
 
-// One of them over a chunk. With kGrads adds scale * h to slope, with kStore writes the values to pick.
+// A pointwise term over a chunk of class ids. With kGrads adds scale * h to slope, with kStore writes the values to
+// pick.
 template <int kMode, class T, class Element>
 inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T* __restrict nll = k.s.nll, * __restrict miss = k.s.miss, * __restrict cw = k.s.class_weight;
@@ -221,71 +225,49 @@ inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight,
     dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPowerAny, T>{gamma}, total);
 }
 
-// The label of channel c: an id compared, or the probability.
-template <bool kDense, class T>
-FL_HD T label_of(const int32_t* id, const T* y, int64_t i, int32_t c) {
-  return kDense ? y[i] : (id[i] == c ? T(1) : T(0));
-}
-
-template <bool kDense, bool kMasked, bool kExtra, class T>
-inline void class_sums(const SoftmaxChunk<T>& k, int32_t c, double* sums) {
+template <bool kMasked, bool kExtra, class T>
+inline void class_sums(const SoftmaxChunk<T>& k, int64_t c, double* sums) {
   const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict valid = k.s.valid;
-  const int32_t* __restrict id = k.s.id;
   T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
 #pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
   for (int64_t i = 0; i < k.n; ++i) {
-    const T pi = kMasked ? p[i] * valid[i] : p[i], yi = label_of<kDense>(id, y, i, c);
-    inter += kDense ? pi * yi : (id[i] == c ? pi : T(0));
-    pred += pi, target += yi;
-    if (kExtra) pred_sq += pi * pi, target_sq += yi * yi, diff += abs_(pi - yi);
+    const T pi = kMasked ? p[i] * valid[i] : p[i];
+    inter += pi * y[i], pred += pi, target += y[i];
+    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]);
   }
   sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
   if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
 }
 
 // dot += sum over channels of p_c dL/dp_c
-template <bool kDense, bool kExtra, class T>
-inline void region_dot(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, const T* next) {
+template <bool kExtra, class T>
+inline void region_dot(const SoftmaxChunk<T>& k, int64_t c) {
   const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
-  const int32_t* __restrict id = k.s.id;
   T* __restrict dot = k.s.dot;
-  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
-          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
-  with_prefetch(k.n, next, [=](int64_t begin, int64_t end) {
+  const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i)
-      dot[i] = fma_(p[i], region_slope<kDense, kExtra>(p[i], label_of<kDense>(id, y, i, c), inter, pred, square, diff),
-                    dot[i]);
-  });
+  for (int64_t i = 0; i < k.n; ++i)
+    dot[i] = fma_(p[i], region_slope<true, kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff), dot[i]);
 }
 
-// g_c = p_c (dL/dp_c - dot - slope) + h_c, with h_c = y_c slope for ids
-template <bool kDense, bool kMasked, bool kExtra, class T>
-inline void class_grad(const SoftmaxChunk<T>& k, int32_t c, const double* d, double upstream, T* __restrict g) {
+// g_c = p_c (dL/dp_c - dot - slope) + h_c
+template <bool kMasked, bool kExtra, class T>
+inline void class_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
   const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict dot = k.s.dot, * __restrict slope = k.s.slope, * __restrict valid = k.s.valid;
-  const int32_t* __restrict id = k.s.id;
-  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
-          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+  const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T yi = label_of<kDense>(id, y, i, c);
-    const T region = region_slope<kDense, kExtra>(p[i], yi, inter, pred, square, diff) - dot[i];
-    const T own = kDense ? h[i] : yi * slope[i];
-    const T regional = kMasked ? region * valid[i] : region;
-    g[i] = fma_(p[i], regional - slope[i], own);
+    const T region = region_slope<true, kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff) - dot[i];
+    g[i] = fma_(p[i], (kMasked ? region * valid[i] : region) - slope[i], h[i]);
   }
 }
 
 // The same without region terms.
-template <bool kDense, class T>
-inline void target_grad(const SoftmaxChunk<T>& k, int32_t c, T* __restrict g) {
+template <class T>
+inline void target_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
   const T* __restrict p = k.s.p + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict slope = k.s.slope;
-  const int32_t* __restrict id = k.s.id;
 #pragma omp simd
-  for (int64_t i = 0; i < k.n; ++i) {
-    const T own = kDense ? h[i] : (id[i] == c ? slope[i] : T(0));
-    g[i] = fma_(-p[i], slope[i], own);
-  }
+  for (int64_t i = 0; i < k.n; ++i) g[i] = fma_(-p[i], slope[i], h[i]);
 }
 
 FL_NAMESPACE_END

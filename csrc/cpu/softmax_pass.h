@@ -51,37 +51,40 @@ class SoftmaxPass {
     each_task(
         [&](int64_t t, Scratch& s) {
           const Task task = blocks_[t];
-          each_chunk(task, s, [&](const Chunk& k, int64_t at) { steps_.terms(task, k, at, kGrads, nullptr); });
+          each_chunk(task, s, kGrads, nullptr,
+                     [&](const Chunk& k, int64_t at) { steps_.terms(task, k, at, kGrads, nullptr); });
         },
-        true);
+        steps_.rows(true), true);
   }
 
   void elementwise() {
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      each_chunk(task, s, [&](const Chunk& k, int64_t at) {
-        steps_.element_values(k, su.spec.terms[0]);
-        su.out.store_from(task.sample, 0, at, k.n, s.pick);
-      });
-    });
+    each_task(
+        [&](int64_t t, Scratch& s) {
+          const Task task = blocks_[t];
+          each_chunk(task, s, 0, nullptr, [&](const Chunk& k, int64_t at) {
+            steps_.element_values(k, su.spec.terms[0]);
+            su.out.store_from(task.sample, 0, at, k.n, s.pick);
+          });
+        },
+        steps_.rows(false));
   }
 
  private:
   template <class F>
-  void each_task(const F& f, bool reverse = false) const {
+  void each_task(const F& f, bool rows, bool reverse = false) const {
     parallel_tasks(su.p, blocks_.tasks, [&](int64_t begin, int64_t end) {
-      Scratch scratch(su.p.channels, steps_.dense);
+      Scratch scratch(su.p.channels, steps_.dense, rows);
       for (int64_t t = begin; t < end; ++t) f(reverse ? blocks_.tasks - 1 - t : t, scratch);
     });
   }
 
   template <class F>
-  void each_chunk(const Task& task, Scratch& s, const F& f) const {
-    for (int64_t at = task.begin; at < task.end; at += s.stride) {
-      const int64_t n = at + s.stride < task.end ? s.stride : task.end - at;
+  void each_chunk(const Task& task, Scratch& s, int mode, double* sums, const F& f) const {
+    for (int64_t at = task.begin; at < task.end; at += s.length) {
+      const int64_t n = at + s.length < task.end ? s.length : task.end - at;
       const Chunk k{s, n, su.p.channels};
       steps_.labels(task, k, at);
-      steps_.activate_chunk(task, k, at);
+      steps_.activate_chunk(task, k, at, mode, sums);
       f(k, at);
     }
   }
@@ -94,12 +97,14 @@ class SoftmaxPass {
       const Term& t = su.spec.terms[i];
       if (t.kind != kTopk) continue;
       if (!filled)
-        each_task([&](int64_t index, Scratch& s) {
-          const Task task = blocks_[index];
-          each_chunk(task, s, [&](const Chunk& k, int64_t at) {
-            steps_.keys(k, t, stored.get() + task.sample * blocks_.pixels + at);
-          });
-        });
+        each_task(
+            [&](int64_t index, Scratch& s) {
+              const Task task = blocks_[index];
+              each_chunk(task, s, 0, nullptr, [&](const Chunk& k, int64_t at) {
+                steps_.keys(k, t, stored.get() + task.sample * blocks_.pixels + at);
+              });
+            },
+            steps_.rows(false));
       filled = true;
       select_topk<T>(su.p, blocks_, t, valid, su.p.aux + i * kAuxColumns, [&](const Task& task, const auto& f) {
         f(stored.get() + task.sample * blocks_.pixels + task.begin, task.end - task.begin);
@@ -112,36 +117,31 @@ class SoftmaxPass {
     each_task(
         [&](int64_t index, Scratch& s) {
           const Task task = blocks_[index];
-          const double* d = su.p.dsums + su.view.at(su.row(task), 0);
-          for (int64_t at = task.begin; at < task.end; at += s.stride) {
-            const Chunk k{s, at + s.stride < task.end ? s.stride : task.end - at, su.p.channels};
+          for (int64_t at = task.begin; at < task.end; at += s.length) {
+            const Chunk k{s, at + s.length < task.end ? s.length : task.end - at, su.p.channels};
             steps_.labels(task, k, at);
-            for (int64_t c = 0; c < k.channels; ++c)
-              memcpy(s.p + c * s.stride, su.out.target(task.sample, c, at, nullptr), k.n * sizeof(T));
-            if (steps_.slopes)
-              memcpy(s.slope, steps_.slopes.get() + task.sample * blocks_.pixels + at, k.n * sizeof(T));
-            else
-              memset(s.slope, 0, k.n * sizeof(T));
-            steps_.gradient(task, k, at, d, at + k.n < task.end);
+            steps_.finish(task, k, at);
           }
         },
-        true);
+        steps_.rows(false), true);
   }
 
   void sum_pass(int mode) {
     Problem& p = su.p;
     const int64_t size = p.channels * su.view.columns, row = size + (p.counts ? 4 * p.channels : 0);
     std::vector<double> partial(blocks_.tasks * row, 0.0);
-    each_task([&](int64_t t, Scratch& s) {
-      const Task task = blocks_[t];
-      double* sums = partial.data() + t * row;
-      each_chunk(task, s, [&](const Chunk& k, int64_t at) {
-        const double valid = steps_.valid_pixels(k);
-        for (int64_t c = 0; c < k.channels; ++c) sums[c * su.view.columns + kValid] += valid;
-        steps_.terms(task, k, at, mode, sums);
-        if (p.counts) steps_.count_chunk(k, sums + size);
-      });
-    });
+    each_task(
+        [&](int64_t t, Scratch& s) {
+          const Task task = blocks_[t];
+          double* sums = partial.data() + t * row;
+          each_chunk(task, s, mode, sums, [&](const Chunk& k, int64_t at) {
+            const double valid = steps_.valid_pixels(k);
+            for (int64_t c = 0; c < k.channels; ++c) sums[c * su.view.columns + kValid] += valid;
+            steps_.terms(task, k, at, mode, sums);
+            if (p.counts) steps_.count_chunk(k, sums + size);
+          });
+        },
+        steps_.rows(mode & kGrads && !steps_.region));
     for (int64_t t = 0; t < blocks_.tasks; ++t) {
       const Task task = blocks_[t];
       const double* from = partial.data() + t * row;

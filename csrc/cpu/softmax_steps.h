@@ -1,41 +1,21 @@
-// Multiclass, one chunk: loading it, its terms and its gradient. In a gradient that goes out in two steps the first
-// leaves the probabilities in the output and one number per pixel for the pointwise terms.
+// Multiclass, one chunk: loading it, its terms and its gradient.
 #pragma once
 #include "select.h"
-#include "softmax.h"
+#include "softmax_ids.h"
 
 FL_NAMESPACE_BEGIN
 
 template <class T>
-struct SoftmaxSteps {
+struct SoftmaxSteps : SoftmaxIds<T> {
+  using Base = SoftmaxIds<T>;
+  using Base::dense, Base::extra, Base::focal, Base::masked, Base::pixels, Base::region, Base::slopes, Base::su,
+      Base::leaves, Base::plain;
   using Key = typename KeyOf<T>::type;
   using Task = Blocks::Task;
   using Chunk = SoftmaxChunk<T>;
   using Scratch = SoftmaxScratch<T>;
 
-  Setup<T> su;
-  bool masked;  // pixels may be invalid: until they have been counted
-  const bool region, extra, pointwise, topk, focal;
-  bool dense, weighted_ce = false;  // every class has a label; some mean divides by class weights
-  const int64_t pixels;
-  std::unique_ptr<T[]> slopes;  // one per pixel, between the two steps of a gradient
-
-  explicit SoftmaxSteps(Problem& p)
-      : su(p),
-        masked(su.target.masked),
-        region(su.spec.any_region()),
-        extra(su.spec.any_squared() || su.spec.any_l1()),
-        pointwise(su.spec.any_pointwise()),
-        topk(su.spec.any(kTopk)),
-        focal(su.spec.any(kFocal)),
-        dense(!p.ids),
-        pixels(p.space[0] * p.space[1] * p.space[2]) {
-    for (int i = 0; i < su.spec.n_terms; ++i) {
-      const Term& t = su.spec.terms[i];
-      dense |= t.kind == kCe && t.label_smoothing != 0.0;
-      weighted_ce |= t.kind == kCe && t.vector && p.ids;
-    }
-  }
+  explicit SoftmaxSteps(Problem& p) : Base(p) {}
 
   // Ids or probabilities, validity and pixel weights of a chunk.
   void labels(const Task& task, const Chunk& k, int64_t at) const {
@@ -43,6 +23,7 @@ struct SoftmaxSteps {
     for (int64_t i = 0; i < k.n; ++i) s.valid[i] = T(1);
     if (su.p.ids) {
       su.target.class_ids(task.sample, at, k.n, s.id);
+      for (int64_t i = k.n; i % kStrip; ++i) s.id[i] = -1;
       for (int64_t i = 0; i < k.n; ++i) s.valid[i] = s.id[i] >= 0 ? T(1) : T(0);
     } else {
       su.target.apply_mask(task.sample, 0, at, k.n, s.valid);
@@ -56,8 +37,8 @@ struct SoftmaxSteps {
     for (int64_t i = 0; i < k.n; ++i) s.weight[i] = s.valid[i] != T(0) ? w[i] : T(0);
   }
 
-  // Rows are copied side by side first: planes often lie a power of two apart and would share the sets of a cache.
-  void activate_chunk(const Task& task, const Chunk& k, int64_t at) const {
+  void activate_chunk(const Task& task, const Chunk& k, int64_t at, int mode, double* sums) const {
+    if (!dense) return this->activate_ids(task, k, at, mode, sums);
     Scratch& s = k.s;
     for (int64_t c = 0; c < k.channels; ++c) {
       T* p = s.p + c * s.stride;
@@ -70,11 +51,7 @@ struct SoftmaxSteps {
         take_row<false>(k, row, p, c);
     }
     const bool more = su.x.direct && at + k.n < task.end;
-    const T* next = more ? su.x.template base<const T>(task.sample, 0) + at + k.n : nullptr;
-    if (dense)
-      activate<false>(k, next, su.p.x.channel, focal);
-    else
-      activate<true>(k, next, su.p.x.channel, focal);
+    activate(k, more ? su.x.template base<const T>(task.sample, 0) + at + k.n : nullptr, su.p.x.channel);
   }
   // Ignored pixels become harmless numbers.
   void keep_valid(const Chunk& k, const T* x, T* p) const {
@@ -172,39 +149,36 @@ struct SoftmaxSteps {
       if (mode & kValues) sums[kFixedSums + i] += element_sum<kValues>(k, t, weight, scale);
       if (mode & kGrads) element_sum<kGrads>(k, t, weight, scale);
     }
-    if (mode & kValues && region)
-      with_form([&](auto dense, auto masked, auto extra) {
-        for (int64_t c = 0; c < k.channels; ++c)
-          class_sums<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), sums + c * columns);
+    if (mode & kValues && region && dense)
+      with_form([&](auto masked, auto extra) {
+        for (int64_t c = 0; c < k.channels; ++c) class_sums<masked.value, extra.value>(k, c, sums + c * columns);
       });
-    if (mode == kGrads || (mode & kGrads && !region))
+    if (mode & kGrads && !leaves(mode))
       gradient(task, k, at, d);
     else if (mode & kGrads)
       leave(task, k, at);
   }
 
   // From p and slope (and h) in the scratch.
-  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d, bool more = false) const {
-    const int columns = su.view.columns;
-    with_form([&](auto dense, auto masked, auto extra) {
+  void gradient(const Task& task, const Chunk& k, int64_t at, const double* d) const {
+    for (int64_t c = 0; c < k.channels; ++c) k.s.lines[c] = {d + c * su.view.columns, su.p.upstream};
+    if (!dense) return this->ids_gradients(task, k, at, {k.s.p, k.s.stride}, k.s.slope);
+    with_form([&](auto masked, auto extra) {
       memset(k.s.dot, 0, k.n * sizeof(T));
-      for (int64_t c = 0; c < k.channels && region; ++c)
-        region_dot<dense.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream,
-                                             more ? su.out.target(task.sample, c, at + k.n, nullptr) : nullptr);
+      for (int64_t c = 0; c < k.channels && region; ++c) region_dot<extra.value>(k, c);
       for (int64_t c = 0; c < k.channels; ++c) {
         T* g = su.out.target(task.sample, c, at, k.s.row);
         if (region)
-          class_grad<dense.value, masked.value, extra.value>(k, static_cast<int32_t>(c), d + c * columns, su.p.upstream,
-                                                             g);
+          class_grad<masked.value, extra.value>(k, c, g);
         else
-          target_grad<dense.value>(k, static_cast<int32_t>(c), g);
+          target_grad(k, c, g);
         su.out.store(task.sample, c, at, k.n, g);
       }
     });
   }
 
   void leave(const Task& task, const Chunk& k, int64_t at) const {
-    for (int64_t c = 0; c < k.channels; ++c)
+    for (int64_t c = 0; !plain(k) && c < k.channels; ++c)
       memcpy(su.out.target(task.sample, c, at, nullptr), k.s.p + c * k.s.stride, k.n * sizeof(T));
     if (slopes) memcpy(slopes.get() + task.sample * pixels + at, k.s.slope, k.n * sizeof(T));
   }
@@ -213,13 +187,8 @@ struct SoftmaxSteps {
   void with_form(const F& f) const {
     using No = std::false_type;
     using Yes = std::true_type;
-    const auto call = [&](auto is_dense, auto is_extra) {
-      masked ? f(is_dense, Yes(), is_extra) : f(is_dense, No(), is_extra);
-    };
-    if (dense)
-      extra ? call(Yes(), Yes()) : call(Yes(), No());
-    else
-      extra ? call(No(), Yes()) : call(No(), No());
+    const auto call = [&](auto is_extra) { masked ? f(Yes(), is_extra) : f(No(), is_extra); };
+    extra ? call(Yes()) : call(No());
   }
 
   // counts: [C, 4] of tp, fp, fn, tn, by argmax

@@ -1,7 +1,7 @@
 // Targets, masks and pixel weights of a chunk, read as they are: labels become T or int32 in L1, ignored elements are
 // marked, and values out of range are reported.
 #pragma once
-#include "load.h"
+#include "vec.h"
 
 FL_NAMESPACE_BEGIN
 
@@ -57,6 +57,17 @@ inline bool decode_labels(const E* __restrict in, int64_t step, int64_t n, E ign
   }
   return (seen & static_cast<E>(~E(1))) == 0;
 }
+// Labels of one run as bytes; returns all their bits together.
+template <class E>
+inline uint64_t narrow_labels(const E* __restrict in, int64_t step, int64_t n, uint8_t* __restrict out) {
+  E seen = 0;
+#pragma omp simd reduction(| : seen)
+  for (int64_t i = 0; i < n; ++i) {
+    seen |= in[i * step];
+    out[i] = static_cast<uint8_t>(in[i * step]);
+  }
+  return static_cast<uint64_t>(seen);
+}
 template <bool kIgnore, class E, class T>
 inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T* __restrict out,
                         T* __restrict valid) {
@@ -106,17 +117,23 @@ struct TargetPlanes {
         hard(!is_float(problem.y.dtype)),
         masked(rule.on || problem.mask.data) {}
 
-  // The labels themselves, where they are bytes in a row and none is invalid; null otherwise.
-  const uint8_t* bytes(int64_t n, int64_t c, int64_t begin) const {
-    const bool narrow = p.y.dtype == kU8 || p.y.dtype == kBool;
-    if (!narrow || masked || !runs.contiguous()) return nullptr;
-    return static_cast<const uint8_t*>(p.y.data) + n * p.y.sample + c * p.y.channel + begin;
-  }
-  void check_bytes(int64_t n, int64_t c, int64_t begin, int64_t count) const {
-    const uint8_t* __restrict y = bytes(n, c, begin);
-    uint8_t seen = 0;
-    for (int64_t i = 0; i < count; ++i) seen |= y[i];
-    report(seen <= 1, n, c, begin, count, nullptr);
+  // Integer labels, none of them invalid, as bits; `bytes` holds them where they are not bytes in a row.
+  void label_bits(int64_t n, int64_t c, int64_t begin, int64_t count, uint8_t* bytes, uint8_t* bits) const {
+    uint64_t high = 0;
+    const uint8_t* row = bytes;
+    visit_target(p.y.dtype, p.y.data, [&](auto* data) {
+      using E = std::decay_t<decltype(*data)>;
+      data += n * p.y.sample + c * p.y.channel;
+      if constexpr (std::is_same<E, uint8_t>::value)
+        if (runs.contiguous()) return void(row = data + begin);
+      if constexpr (std::is_integral<E>::value)
+        runs.each(begin, count, [&](int64_t offset, int64_t step, int64_t length, int64_t at) {
+          high |= step == 1 ? narrow_labels(data + offset, 1, length, bytes + at)
+                            : narrow_labels(data + offset, step, length, bytes + at);
+        });
+    });
+    const bool good = pack_labels(row, count, bits);
+    report(good && high <= 1, n, c, begin, count, nullptr);
   }
 
   // One plane of labels in [0, 1]. Without a mask or ignored values `valid` is not touched.

@@ -17,10 +17,10 @@ FL_HD Sigmoid<T> sigmoid(T x) {
   const T e = exp_minus(abs_(x));
   const T r = inverse(T(1) + e);
   const T s = e * r;
-  const bool positive = x >= T(0);
+  const auto positive = x >= T(0);
   Sigmoid<T> a;
-  a.p = positive ? r : s;
-  a.q = positive ? s : r;
+  a.p = select_(positive, r, s);
+  a.q = select_(positive, s, r);
   a.slope = r * s;
   if (kLogs) {
     const T l = log1p_unit(e);
@@ -28,6 +28,27 @@ FL_HD Sigmoid<T> sigmoid(T x) {
     a.nlq = l + relu(x);
   }
   return a;
+}
+
+// Of a hard label all that counts is the probability of the other class: miss = 1 - p_t, and nll = -log p_t.
+template <class T>
+struct HardSigmoid {
+  T p, slope, miss, nll;
+};
+template <bool kLogs, class T, class Bool>
+FL_HD HardSigmoid<T> hard_sigmoid(T x, Bool on) {
+  const T a = abs_(x), e = exp_minus(a);
+  const T r = inverse(T(1) + e);
+  const T s = e * r;
+  const Bool below = negative(x), right = below ^ on;
+  HardSigmoid<T> h;
+  h.p = select_(below, s, r);
+  h.slope = r * s;
+  if (kLogs) {
+    h.miss = select_(right, s, r);
+    h.nll = add_where(!right, log1p_unit(e), a);
+  }
+  return h;
 }
 
 // x - max; with kInfinite the limit for an infinite maximum: the class that holds it gets probability 1, not NaN.

@@ -25,6 +25,16 @@ FL_HD float fma_(float a, float b, float c) {
 #endif
 }
 
+// What the mathematics says about numbers and, on the CPU, about vectors of them (csrc/cpu/vec.h).
+template <class T>
+FL_HD T add_where(bool c, T sum, T a) {
+  return c ? sum + a : sum;
+}
+template <class T>
+FL_HD bool negative(T x) {
+  return x < T(0);
+}
+
 FL_HD double abs_(double x) { return ::fabs(x); }
 FL_HD float abs_(float x) { return ::fabsf(x); }
 FL_HD double relu(double x) { return at_least(0.0, x); }
@@ -71,67 +81,81 @@ inline float exp_minus(float a) {  // rounds where the device does
 }
 inline float log_(float x) { return ::logf(x); }
 #else
-// exp(-a) for a >= 0, the result of abs_ (a NaN must have its sign cleared). 0 below the smallest normal float.
-// -a = n ln2 + r, a minimax polynomial in r (1e-7 relative), then n added to the exponent bits.
-FL_HD float exp_minus(float a) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const float t = fma_(a, -1.44269504f, kMagic);
-  const float n = t - kMagic;
-#if defined(__FMA__) || defined(__aarch64__)
-  const float r = fma_(n, -0.693147180f, -a);  // the product is not rounded
-#else
-  const float r = (n * -0.693359375f - a) + n * 2.12194440e-4f;
-#endif
-  float p = 0.008312520571053028f;
-  p = fma_(p, r, 0.04189015552401543f);
-  p = fma_(p, r, 0.16667114198207855f);
-  p = fma_(p, r, 0.499992311000824f);
-  p = fma_(p, r, 1.0f);
-  p = fma_(p, r, 1.0f);
+constexpr float kExpMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+
+// p 2^n, n the lowest bits of t = kExpMagic - a / ln2; 0 where that is below the smallest normal float.
+FL_HD float scale_exponent(float p, float t, float) {
   const uint32_t bits = bit_cast<uint32_t>(t);
   const uint32_t normal = bit_cast<uint32_t>(p) + (bits << 23);
-  const int32_t above = static_cast<int32_t>(bits - bit_cast<uint32_t>(kMagic - 126.0f));  // < 0: below 2^-126
+  const int32_t above = static_cast<int32_t>(bits - bit_cast<uint32_t>(kExpMagic - 126.0f));  // < 0: below 2^-126
   return bit_cast<float>(normal & ~static_cast<uint32_t>(above >> 31));
 }
 
+// exp(-a) for a >= 0, the result of abs_ (a NaN must have its sign cleared).
+// -a = n ln2 + r, a minimax polynomial in r (1e-7 relative), then n added to the exponent bits.
+template <class F>
+FL_HD F exp_minus(F a) {
+  const F t = fma_(a, F(-1.44269504f), F(kExpMagic));
+  const F n = t - F(kExpMagic);
+#if defined(__FMA__) || defined(__aarch64__)
+  const F r = fma_(n, F(-0.693147180f), -a);  // the product is not rounded
+#else
+  const F r = (n * F(-0.693359375f) - a) + n * F(2.12194440e-4f);
+#endif
+  F p = F(0.008312520571053028f);
+  p = fma_(p, r, F(0.04189015552401543f));
+  p = fma_(p, r, F(0.16667114198207855f));
+  p = fma_(p, r, F(0.499992311000824f));
+  p = fma_(p, r, F(1.0f));
+  p = fma_(p, r, F(1.0f));
+  return scale_exponent(p, t, a);
+}
+
+// x = 2^n (1 + m), m around 0
+FL_HD void split_exponent(float x, float* n, float* m) {
+  const uint32_t shifted = bit_cast<uint32_t>(x) - 0x3f3504f3u;  // exponent of x / sqrt(1/2)
+  *n = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
+  *m = bit_cast<float>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+}
+
 // log of a positive normal float; the last term keeps a NaN, which the bits would hide.
-FL_HD float log_(float x) {
-  const uint32_t bits = bit_cast<uint32_t>(x);
-  const uint32_t shifted = bits - 0x3f3504f3u;  // exponent of x / sqrt(1/2)
-  const float n = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
-  const float m = bit_cast<float>((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
-  float p = 7.0376836292e-2f;
-  p = fma_(p, m, -1.1514610310e-1f);
-  p = fma_(p, m, 1.1676998740e-1f);
-  p = fma_(p, m, -1.2420140846e-1f);
-  p = fma_(p, m, 1.4249322787e-1f);
-  p = fma_(p, m, -1.6668057665e-1f);
-  p = fma_(p, m, 2.0000714765e-1f);
-  p = fma_(p, m, -2.4999993993e-1f);
-  p = fma_(p, m, 3.3333331174e-1f);
-  const float m2 = m * m;
-  const float y = fma_(p * m, m2, fma_(n, -2.12194440e-4f, -0.5f * m2));
-  return fma_(n, 0.693359375f, m + y) + (x - x);
+template <class F>
+FL_HD F log_(F x) {
+  F n, m;
+  split_exponent(x, &n, &m);
+  F p = F(7.0376836292e-2f);
+  p = fma_(p, m, F(-1.1514610310e-1f));
+  p = fma_(p, m, F(1.1676998740e-1f));
+  p = fma_(p, m, F(-1.2420140846e-1f));
+  p = fma_(p, m, F(1.4249322787e-1f));
+  p = fma_(p, m, F(-1.6668057665e-1f));
+  p = fma_(p, m, F(2.0000714765e-1f));
+  p = fma_(p, m, F(-2.4999993993e-1f));
+  p = fma_(p, m, F(3.3333331174e-1f));
+  const F m2 = m * m;
+  const F y = fma_(p * m, m2, fma_(n, F(-2.12194440e-4f), F(-0.5f) * m2));
+  return fma_(n, F(0.693359375f), m + y) + (x - x);
 }
 #endif
 
 // log(1 + e) for e in [0, 1], minimax in e with full relative accuracy at 0.
-FL_HD float log1p_unit(float e) {
-  float p = 0.005232692696154118f;
-  p = fma_(p, e, -0.029505232349038124f);
-  p = fma_(p, e, 0.07822594046592712f);
-  p = fma_(p, e, -0.13663244247436523f);
-  p = fma_(p, e, 0.19106006622314453f);
-  p = fma_(p, e, -0.2484298199415207f);
-  p = fma_(p, e, 0.3331909775733948f);
-  p = fma_(p, e, -0.4999949336051941f);
-  p = fma_(p, e, 0.9999999403953552f);
+template <class F>
+FL_HD F log1p_unit(F e) {
+  F p = F(0.005232692696154118f);
+  p = fma_(p, e, F(-0.029505232349038124f));
+  p = fma_(p, e, F(0.07822594046592712f));
+  p = fma_(p, e, F(-0.13663244247436523f));
+  p = fma_(p, e, F(0.19106006622314453f));
+  p = fma_(p, e, F(-0.2484298199415207f));
+  p = fma_(p, e, F(0.3331909775733948f));
+  p = fma_(p, e, F(-0.4999949336051941f));
+  p = fma_(p, e, F(0.9999999403953552f));
   return p * e;
 }
 
 template <class T>
 FL_HD T sign_(T x) {
-  return x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0));
+  return select_(x > T(0), T(1), select_(x < T(0), T(-1), T(0)));
 }
 
 FL_HD float at_least_tiny(float u) {
@@ -144,7 +168,7 @@ FL_HD double at_least_tiny(double u) { return at_least(2.2250738585072014e-308, 
 template <class T>
 FL_HD T pow_unit(T u, T gamma) {
   const T power = exp_minus(abs_(gamma * log_(at_least_tiny(u))));
-  return u > T(0) ? power : u;  // 0, or NaN
+  return select_(u > T(0), power, u);  // 0, or NaN
 }
 
 FL_NAMESPACE_END

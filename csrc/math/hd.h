@@ -49,10 +49,15 @@ FL_HD T at_most(T high, T x) {
   return x > high ? high : x;
 }
 
+template <class T>
+FL_HD T select_(bool c, T a, T b) {
+  return c ? a : b;
+}
+
 // w v, and 0 where the weight is 0, whatever v: 0 * inf would be NaN.
 template <class T>
 FL_HD T product(T w, T v) {
-  return w != T(0) ? w * v : T(0);
+  return select_(w != T(0), w * v, T(0));
 }
 
 FL_NAMESPACE_END

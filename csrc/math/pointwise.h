@@ -51,14 +51,14 @@ FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
 // p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
 template <class T>
 FL_HD T focal_growth(T b, T u, T pt, T gamma) {
-  const T ratio = u > T(0) ? b / u : T(1);
-  return T(1) + (pt > T(0) ? gamma * pt * ratio : T(0));
+  const T ratio = select_(u > T(0), b / u, T(1));
+  return T(1) + select_(pt > T(0), gamma * pt * ratio, T(0));
 }
 template <FocalPower kPower, class T>
 FL_HD T focal_slope(T b, T u, T pt, T gamma) {
   if (kPower == kPower0) return T(1);
-  if (kPower == kPower1) return u + (pt > T(0) ? pt * b : T(0));
-  if (kPower == kPower2) return u * (u + (pt > T(0) ? (pt + pt) * b : T(0)));
+  if (kPower == kPower1) return u + select_(pt > T(0), pt * b, T(0));
+  if (kPower == kPower2) return u * (u + select_(pt > T(0), (pt + pt) * b, T(0)));
   return focal_power<kPower>(u, gamma) * focal_growth(b, u, pt, gamma);
 }
 // b_grad = dBCE/dx

@@ -14,7 +14,7 @@ namespace fl_ops {
 namespace {
 
 void parallel(int64_t begin, int64_t end, void* context, fl_cpu::ParallelBody body) {
-  torch::stable::parallel_for(begin, end, 1, [=](int64_t from, int64_t to) { body(context, from, to); });
+  fl_cpu::run_parallel(static_cast<int>(torch::stable::get_num_threads()), begin, end, context, body);
 }
 
 // A fresh large output costs a page fault per 4 KiB at its first touch; huge pages make it one per 2 MiB.

@@ -1,10 +1,10 @@
 """The loops of a kernel's machine code, and what one turn of each costs, from nvdisasm's listing.
 
-`python tests/sass_loops.py OBJECT [pattern]` prints them for the kernels of an object file whose name has the pattern.
+`python tests/sass_loops.py OBJECT [pattern] [sm_90 …]` prints them for the kernels of an object file.
 
-A turn has many ways through its loop: labels of each type, a vector beyond the end. Two are told. The `hot` one is the
-shortest of those that do the most work (that take the most reciprocals or exponentials): a whole batch, labels of the
-cheapest type. The `worst` one is the longest of all. An inner loop counts as one turn of it; it has an entry of its own.
+A turn has many ways through its loop: phases, labels of each type, a vector beyond the end. `Loop.way` finds the one
+that does the most work (reciprocals, exponentials: a whole batch of pixels), of those the one with the most accesses to
+memory that were asked for, of those the shortest: labels of the cheapest type. `worst` is the longest way of all.
 """
 
 from __future__ import annotations
@@ -15,30 +15,108 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LABEL = re.compile(r"^(\.L_x_\d+):")
 LINE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?P<guard>@!?U?P\w+\s+)?(?P<name>[A-Z][A-Z0-9_.]*)(?P<rest>[^;]*)")
 TARGET = re.compile(r"\.L_x_\d+")
-WORK = ("MUFU.RCP", "MUFU.EX2")  # what every pixel takes: 1 / (1 + e), or an exponential a class
+WORK = ("MUFU.EX2",)  # one a pixel of a sigmoid, one a class and pixel of a softmax (more in what is no fast loop)
+
+
+@dataclass
+class Way:
+    """Instructions of a way through a loop, by opcode; inner loops as many turns as the pixels take."""
+
+    names: Counter
+    of: int = 0  # reciprocals and exponentials
+    asked: int = 0  # accesses that were asked for
+
+    @property
+    def length(self) -> float:
+        return self.names.total()
 
 
 @dataclass
 class Loop:
-    depth: int  # 0: in no other loop
-    hot: int  # instructions of the shortest of the ways that do the most work
-    worst: int  # of the longest way
-    work: Counter  # MUFU.RCP, MUFU.EX2 and others on the hot way
-    size: int  # bytes of code, all ways
-    names: Counter  # opcodes of all its code
-
-    def pixels(self, of: str = "MUFU.RCP") -> int:
-        return self.work[of]
+    graph: list[Block]
+    head: int
+    body: set[int]
+    inner: list[Loop] = field(default_factory=list)  # directly nested ones
+    depth: int = 0  # 0: in no other loop
 
     @property
-    def stores(self) -> bool:
-        return any(name.startswith("STG") for name in self.names)
+    def names(self) -> Counter:
+        """Opcodes of all its code."""
+        return Counter(name for i in self.body for name in self.graph[i].names)
+
+    @property
+    def size(self) -> int:
+        """Bytes of code, all ways."""
+        return 16 * self.names.total()
+
+    def way(self, asked: str = "LDG|STG", without: str = "(?!)", pixels: int = 0) -> Way | None:
+        """The way that does the most work, and then the most of `asked`, without opcodes that match `without`; None if
+        there is none. An inner loop that takes fewer than `pixels` is turned as often as they need."""
+        found: dict[int, Way | None] = {}
+        order = self._order()
+        for node in order:  # the last ones first
+            child = self._child(node)
+            own = child.way(asked, without, pixels) if child else self._block(node, asked, without)
+            if own is not None and child and pixels > own.of > 0:
+                turns = pixels / own.of
+                own = Way(Counter({name: turns * n for name, n in own.names.items()}), pixels, round(own.asked * turns))
+            exits = self._exits(node)
+            ways = [found[j] for j in exits if j != self.head and found.get(j)]
+            if self.head in exits:
+                ways.append(Way(Counter()))
+            if own is None or not ways:
+                found[node] = None
+                continue
+            best = max(ways, key=lambda w: (w.of, w.asked, -w.length))
+            found[node] = Way(own.names + best.names, own.of + best.of, own.asked + best.asked)
+        return found.get(self.head)
+
+    @property
+    def worst(self) -> int:
+        """Instructions of the longest way, inner loops taken once."""
+        longest: dict[int, int] = {}
+        for node in self._order():
+            child = self._child(node)
+            own = child.worst if child else len(self.graph[node].names)
+            longest[node] = own + max([longest[j] for j in self._exits(node) if j in longest], default=0)
+        return longest[self.head]
+
+    def _block(self, node: int, asked: str, without: str) -> Way | None:
+        names = self.graph[node].names
+        if any(re.match(without, name) for name in names):
+            return None
+        return Way(Counter(names), sum(name in WORK for name in names), sum(bool(re.match(asked, n)) for n in names))
+
+    def _child(self, node: int) -> Loop | None:
+        return next((child for child in self.inner if child.head == node), None)
+
+    def _exits(self, node: int) -> list[int]:
+        """Where a block, or the inner loop that begins with it, goes on in this loop."""
+        child = self._child(node)
+        blocks = child.body if child else {node}
+        return [
+            j for i in blocks for j in self.graph[i].after if j in self.body and (j not in blocks or j == self.head)
+        ]
+
+    def _order(self) -> list[int]:
+        order: list[int] = []
+        seen: set[int] = set()
+        todo = [(self.head, False)]
+        while todo:
+            node, done = todo.pop()
+            if done:
+                order.append(node)
+            elif node not in seen:
+                seen.add(node)
+                todo.append((node, True))
+                todo += [(j, False) for j in self._exits(node) if j != self.head]
+        return order
 
 
 @dataclass
@@ -95,15 +173,13 @@ def loops(lines: list[str]) -> list[Loop]:
             if node not in body:
                 body.add(node)
                 todo += before[node]
-    ordered = sorted(bodies.items(), key=lambda item: len(item[1]))
-    result = []
-    for head, body in ordered:
-        inner = [(h, b) for h, b in ordered if h != head and h in body and len(b) < len(body)]
-        hot, worst, work = _ways(graph, head, body, inner)
-        names = Counter(name for i in body for name in graph[i].names)
-        depth = sum(head in b and len(b) > len(body) for h, b in ordered if h != head)
-        result.append(Loop(depth, hot, worst, work, 16 * names.total(), names))
-    return result
+    found = [Loop(graph, head, body) for head, body in sorted(bodies.items(), key=lambda item: len(item[1]))]
+    for i, loop in enumerate(found):
+        around = [o for o in found[i + 1 :] if loop.head in o.body and loop.head != o.head]
+        loop.depth = len(around)
+        if around:
+            around[0].inner.append(loop)
+    return found
 
 
 def _back_edges(graph: list[Block]) -> list[tuple[int, int]]:
@@ -124,42 +200,6 @@ def _back_edges(graph: list[Block]) -> list[tuple[int, int]]:
                 state[node] = 2
                 todo.pop()
     return found
-
-
-def _ways(graph: list[Block], head: int, body: set[int], inner: list) -> tuple[int, int, Counter]:
-    """(instructions of the hot way, of the longest one, work on the hot way) of one turn, inner loops taken once."""
-    heads = {h for h, _ in inner} | {head}
-    order: list[int] = []
-    seen: set[int] = set()
-    todo = [(head, False)]
-    while todo:
-        node, done = todo.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            todo.append((node, True))
-            todo += [(j, False) for j in graph[node].after if j in body and j != head]
-    best: dict[int, tuple[int, int, Counter]] = {}
-    longest: dict[int, int] = {}
-    for node in order:  # the last ones first
-        names = graph[node].names
-        own = Counter(name for name in names if name.startswith("MUFU"))
-        nexts = [j for j in graph[node].after if j in best and (j not in heads or j not in _above(inner, node, j))]
-        closes = head in graph[node].after
-        ways = [best[j] for j in nexts] + ([(0, 0, Counter())] if closes or not nexts else [])
-        if not closes and not nexts:
-            ways = [(-(10**9), 0, Counter())]  # leaves the loop, or goes on with an inner one's next turn
-        way = max(ways, key=lambda w: (w[0], -w[1]))
-        work = sum(own[name] for name in WORK)
-        best[node] = (way[0] + work, way[1] + len(names), way[2] + own)
-        longest[node] = len(names) + max([longest[j] for j in nexts], default=0)
-    return best[head][1], longest[head], best[head][2]
-
-
-def _above(inner: list, node: int, target: int) -> set[int]:
-    """The heads of inner loops that `node` closes: a step to one of them is a next turn, not a way on."""
-    return {h for h, b in inner if h == target and node in b}
 
 
 def functions(text: str) -> dict[str, list[str]]:
@@ -187,22 +227,21 @@ def listing(cuobjdump: str, path: Path, arch: str) -> dict[str, list[str]]:
     return code
 
 
+PHASES = {"sums": ("LDG", "STG"), "gradient": ("LDG|STG", "(?!)"), "kept": ("LDS|STG", "LDG")}
+
 if __name__ == "__main__":
     import sass
 
     tool = sass.cuobjdump()
-    archs = sys.argv[3:] or ["sm_90"]
-    for arch in archs:
+    pattern = re.compile(sys.argv[2] if len(sys.argv) > 2 else "")
+    for arch in sys.argv[3:] or ["sm_90"]:
         code = listing(tool, Path(sys.argv[1]), arch)
         for name, symbol in zip(sass.demangle(list(code)), code):
-            if re.search(sys.argv[2] if len(sys.argv) > 2 else "", name):
-                print(f"{arch} {name}: {16 * sum(bool(LINE.match(line)) for line in code[symbol])} bytes")
-                for loop in loops(code[symbol]):
-                    if loop.work:
-                        each = loop.hot / max(loop.work["MUFU.RCP"], 1)
-                        kind = ("stores " if loop.stores else "") + (
-                            "LDS " if any(n.startswith("LDS") for n in loop.names) else ""
-                        )
-                        print(
-                            f"  depth {loop.depth} hot {loop.hot} worst {loop.worst} a pixel {each:.1f} {dict(loop.work)} {loop.size} bytes {kind}"
-                        )
+            if not pattern.search(name):
+                continue
+            print(f"{arch} {name}: {16 * sum(bool(LINE.match(line)) for line in code[symbol])} bytes")
+            for loop in loops(code[symbol]):
+                ways = {phase: loop.way(asked, without) for phase, (asked, without) in PHASES.items()}
+                words = [f"{phase} {w.length:g} / {w.of:g}" for phase, w in ways.items() if w and w.of]
+                if words:
+                    print(f"  depth {loop.depth}: {', '.join(words)}; worst {loop.worst}, {loop.size} bytes")

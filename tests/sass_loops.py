@@ -3,8 +3,8 @@
 `python tests/sass_loops.py OBJECT [pattern] [sm_90 …]` prints them for the kernels of an object file.
 
 A turn has many ways through its loop: phases, labels of each type, a vector beyond the end. `Loop.way` finds the one
-that does the most work (reciprocals, exponentials: a whole batch of pixels), of those the one with the most accesses to
-memory that were asked for, of those the shortest: labels of the cheapest type. `worst` is the longest way of all.
+that does the most work (exponentials: a whole batch of pixels) with so many accesses to memory as it must have, and of
+those the shortest one: labels of the cheapest type. `worst` is the longest way of all.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ WORK = ("MUFU.EX2",)  # one a pixel of a sigmoid, one a class and pixel of a sof
 
 @dataclass
 class Way:
-    """Instructions of a way through a loop, by opcode; inner loops as many turns as the pixels take."""
+    """Instructions of a way through a loop, by opcode."""
 
     names: Counter
-    of: int = 0  # reciprocals and exponentials
+    of: int = 0  # exponentials
     asked: int = 0  # accesses that were asked for
 
     @property
@@ -55,27 +55,43 @@ class Loop:
         """Bytes of code, all ways."""
         return 16 * self.names.total()
 
-    def way(self, asked: str = "LDG|STG", without: str = "(?!)", pixels: int = 0) -> Way | None:
-        """The way that does the most work, and then the most of `asked`, without opcodes that match `without`; None if
-        there is none. An inner loop that takes fewer than `pixels` is turned as often as they need."""
-        found: dict[int, Way | None] = {}
-        order = self._order()
-        for node in order:  # the last ones first
-            child = self._child(node)
-            own = child.way(asked, without, pixels) if child else self._block(node, asked, without)
-            if own is not None and child and pixels > own.of > 0:
-                turns = pixels / own.of
-                own = Way(Counter({name: turns * n for name, n in own.names.items()}), pixels, round(own.asked * turns))
+    def way(self, asked: str = "LDG", least: int = 0, without: str = "(?!)", pixels: int = 0) -> Way | None:
+        """The way that does the most work with at least so many of the accesses `asked`, of those the shortest, without
+        opcodes that match `without`; None if there is none. An inner loop that takes fewer than `pixels` is turned as
+        often as they need."""
+        found: dict[int, dict[int, Way]] = {}  # by block: the best way for each number of accesses, up to `least`
+        for node in self._order():  # the last ones first
+            own = self._own(node, asked, least, without, pixels)
             exits = self._exits(node)
-            ways = [found[j] for j in exits if j != self.head and found.get(j)]
+            ways = [way for j in exits if j != self.head for way in found.get(j, {}).values()]
             if self.head in exits:
                 ways.append(Way(Counter()))
-            if own is None or not ways:
-                found[node] = None
-                continue
-            best = max(ways, key=lambda w: (w.of, w.asked, -w.length))
-            found[node] = Way(own.names + best.names, own.of + best.of, own.asked + best.asked)
-        return found.get(self.head)
+            best: dict[int, Way] = {}
+            for first in own:
+                for then in ways:
+                    total = min(first.asked + then.asked, least)
+                    before = best.get(total)
+                    key = (first.of + then.of, -first.length - then.length)
+                    if before is None or key > (before.of, -before.length):
+                        best[total] = Way(first.names + then.names, key[0], total)
+            found[node] = best
+        return found.get(self.head, {}).get(least)
+
+    def _own(self, node: int, asked: str, least: int, without: str, pixels: int) -> list[Way]:
+        child = self._child(node)
+        if child is None:
+            names = self.graph[node].names
+            if any(re.match(without, name) for name in names):
+                return []
+            return [Way(Counter(names), sum(n in WORK for n in names), sum(bool(re.match(asked, n)) for n in names))]
+        ways = [way for way in (child.way(asked, n, without, pixels) for n in range(least + 1)) if way]
+        if pixels:
+            turns = [pixels / way.of if 0 < way.of < pixels else 1 for way in ways]
+            ways = [
+                Way(Counter({name: t * n for name, n in w.names.items()}), round(t * w.of), round(t * w.asked))
+                for w, t in zip(ways, turns)
+            ]
+        return ways
 
     @property
     def worst(self) -> int:
@@ -86,12 +102,6 @@ class Loop:
             own = child.worst if child else len(self.graph[node].names)
             longest[node] = own + max([longest[j] for j in self._exits(node) if j in longest], default=0)
         return longest[self.head]
-
-    def _block(self, node: int, asked: str, without: str) -> Way | None:
-        names = self.graph[node].names
-        if any(re.match(without, name) for name in names):
-            return None
-        return Way(Counter(names), sum(name in WORK for name in names), sum(bool(re.match(asked, n)) for n in names))
 
     def _child(self, node: int) -> Loop | None:
         return next((child for child in self.inner if child.head == node), None)
@@ -227,8 +237,6 @@ def listing(cuobjdump: str, path: Path, arch: str) -> dict[str, list[str]]:
     return code
 
 
-PHASES = {"sums": ("LDG", "STG"), "gradient": ("LDG|STG", "(?!)"), "kept": ("LDS|STG", "LDG")}
-
 if __name__ == "__main__":
     import sass
 
@@ -241,7 +249,8 @@ if __name__ == "__main__":
                 continue
             print(f"{arch} {name}: {16 * sum(bool(LINE.match(line)) for line in code[symbol])} bytes")
             for loop in loops(code[symbol]):
-                ways = {phase: loop.way(asked, without) for phase, (asked, without) in PHASES.items()}
-                words = [f"{phase} {w.length:g} / {w.of:g}" for phase, w in ways.items() if w and w.of]
-                if words:
-                    print(f"  depth {loop.depth}: {', '.join(words)}; worst {loop.worst}, {loop.size} bytes")
+                way = loop.way()
+                if way and way.of:
+                    accesses = {n: c for n, c in loop.names.items() if re.match("LDG|STG|LDS|STS", n)}
+                    words = f"{way.length:g} for {way.of}; worst {loop.worst}, {loop.size} bytes"
+                    print(f"  depth {loop.depth}: {words}, {accesses}")

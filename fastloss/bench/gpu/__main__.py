@@ -72,7 +72,7 @@ def sanitize(out: Path, seconds: float) -> int:
 
 
 def bench(out: Path, seconds: float, problems: list, libraries: list[str] | None, name: str) -> int:
-    """Measures into OUT/name.json (saved after every row) and OUT/name.md."""
+    """Measures into OUT/name.json and OUT/name.md, both written after every row."""
     began = time.monotonic()
     there, absent = ways.installed(libraries)
     data = run.new(dry(), there, absent, {"seconds": seconds, "peers": libraries or "the best"})
@@ -83,6 +83,7 @@ def bench(out: Path, seconds: float, problems: list, libraries: list[str] | None
     def note(line: str) -> None:
         say(line)
         record.save(data, target)
+        (out / f"{name}.md").write_text(render.page(data))
 
     runner.say = note
     try:
@@ -92,9 +93,7 @@ def bench(out: Path, seconds: float, problems: list, libraries: list[str] | None
         runner.profile(max(3.0, 0.97 * seconds - (time.monotonic() - began)))
     finally:
         runner.stop()
-        record.save(data, target)
-        (out / f"{name}.md").write_text(render.page(data))
-    say(f"{len(data['rows'])} problems in {time.monotonic() - began:.0f} s; {target}")
+        note(f"{len(data['rows'])} problems in {time.monotonic() - began:.0f} s; {target}")
     print("\n".join(bars.lines(data)))
     return int(not any("seconds" in e for row in data["rows"] for e in row["contenders"].values()))
 

@@ -118,8 +118,8 @@ MANY = 100
 PLAIN = ("torch", "torch")
 BEST = {
     "binary": {"dice": ("monai", "smp"), "dice+focal": ("smp", "smp"), "focal": ("smp", "smp")},
-    "multiclass": {"dice+focal": ("monai", "monai"), "dice+ce": ("monai", "smp")},
-    "pyramid": {"dice+ce": ("monai", "nnunet"), "dice+focal": ("monai", "monai")},
+    "multiclass": {"dice+focal": ("monai", "torch"), "dice+ce": ("monai", "smp")},
+    "pyramid": {"dice+ce": ("monai", "nnunet"), "dice+focal": ("monai", "torch")},
 }
 
 

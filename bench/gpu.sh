@@ -139,7 +139,7 @@ export PY dry scratch site
 nvidia-smi >"$OUT/$mode-run.log" 2>&1 || echo "no nvidia-smi" >"$OUT/$mode-run.log"
 step wheels 30 run bash -c install_wheels
 step build 200 run bash -c build
-step environment 30 run "$PY" -m fastloss.bench.gpu environment --out "$OUT"
+step environment 60 run "$PY" -m fastloss.bench.gpu environment --out "$OUT"
 if [ "$mode" = checks ]; then
     checks
 else

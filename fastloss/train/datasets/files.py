@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
 
 
 def stored(path: Path) -> Path:
-    """Where a volume lies that is expected at `path`: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
+    """Where a volume expected at `path` lies: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))
     places = [path.with_name(name) for name in names]

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 
+def _binary(number: int) -> str:
+    return f"{number:b}"
+
+
+_binary._dynamo_marked_constant = True  # torch.compile before 2.13 traces no such function of an int
+
+
 def topk_count(k: Fraction, n: Tensor) -> Tensor:
     """max(1, floor(k n)) as int64, exact for every decimal k and without reading n on the host."""
     if k.denominator >= 2**62:
         return torch.ones_like(n)
     quotient, rest = torch.zeros_like(n), torch.zeros_like(n)
     whole, part = n // k.denominator, n % k.denominator
-    for bit in bin(k.numerator)[2:]:  # long multiplication: the plain product overflows int64
+    for bit in _binary(k.numerator):  # long multiplication: the plain product overflows int64
         rest = 2 * rest
         quotient = 2 * quotient + (rest >= k.denominator)
         rest = rest % k.denominator

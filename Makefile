@@ -30,7 +30,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help setup demo test test-slow test-triton bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean
+.PHONY: help setup demo test test-slow test-triton test-torch bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -49,6 +49,21 @@ test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes an
 
 test-triton: $(STAMPS)/extras-test,bench,demo,papers ## the Triton kernels in Triton's interpreter: hours on one core
 	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/in_interpreter.py
+
+# What asks most of torch itself, in an environment of its own with another torch; the extension is the one that was
+# built, which runs on every torch that it supports.
+TORCH ?= 2.11.0
+OTHER := .venv-torch-$(TORCH)
+TORCH_TESTS := $(addprefix tests/test_,ops.py compile.py compat_compile.py autograd.py transforms.py inference_mode.py \
+	target_gradients.py backends.py)
+test-torch: $(STAMPS)/build $(OTHER)/ready ## the tests of compiling and of autograd on another torch: TORCH=2.13.0
+	PYTHONPATH=. $(OTHER)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(TORCH_TESTS) $(PYTEST_ARGS)
+
+$(OTHER)/ready:
+	$(PY) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q 'torch==$(TORCH)' \
+	  $$(grep -E '^(numpy|pytest)[=<>]' constraints.txt)
+	@touch $@
 
 bench: $(STAMPS)/extras-test,bench ## the library against its peers
 	$(PY) -m fastloss bench $(BENCH_ARGS)
@@ -105,9 +120,9 @@ sanitize-cuda: $(STAMPS)/extras-test,bench,demo,papers ## the same under ASan an
 doctor: $(STAMPS)/build ## how fastloss was built and which backends run here
 	$(PY) -m fastloss doctor
 
-clean: ## remove what builds and runs wrote, but not .venv
+clean: ## remove what builds and runs wrote, but not .venv*
 	rm -rf build dist *.egg-info fastloss/_C*.so fastloss/_build.json .pytest_cache .ruff_cache .hypothesis .benchmarks
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _library, triton
+from ._modes import hidden
 from ._registry import (
     AUX_COLUMNS,
     BACKENDS,
@@ -85,19 +86,17 @@ class _Loss(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None
         if upstream is None:
             return _NO_GRADIENTS
+        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
+            *inputs, state = ctx.saved_tensors
+            return BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats), *_NO_GRADIENTS[1:]
         scale = upstream.item()
         if len(_expected) >= _EXPECTATIONS:
             _expected.clear()
         _expected[ctx.call] = scale
-        again = torch.is_grad_enabled()  # create_graph: the op's own gradient raises
-        if grad is None or scale != ctx.scale or again:
-            x, y, mask, pixel_weight, state = ctx.saved_tensors
-            inputs = upstream, state, x, y, mask, pixel_weight, ctx.ints, ctx.floats
-            if again:
-                grad = BACKWARD[ctx.backend](*inputs)
-            else:
-                with _below_autograd():
-                    grad = BACKWARD[ctx.backend](*inputs)
+        if grad is None or scale != ctx.scale:
+            *inputs, state = ctx.saved_tensors
+            with _below_autograd():
+                grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
         return grad, None, None, None, None, None, None, None, None, None
 
 
@@ -123,7 +122,7 @@ class _DeviceLoss(torch.autograd.Function):
         if upstream is None:
             return _NO_GRADIENTS
         *inputs, state = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
+        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
             grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
         else:
             with _below_autograd():
@@ -177,7 +176,7 @@ def loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(loss, values [T] float64, counts int64 [N, C, 4]); the last two are None unless `want_stats`."""
     want = WANT_COUNTS if want_stats else 0
-    if _compiling():
+    if _compiling() or hidden(x):
         value, state, _ = LOSS[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None)
     elif x.requires_grad and torch.is_grad_enabled():
         function = _Loss if backend == "cpu" else _DeviceLoss

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library, register_autograd, register_fake, register_vmap
 
 from . import _library, triton
 
@@ -102,7 +102,7 @@ class _Gradients:
     def sums(self, ctx: Any, dsums: Tensor, _: Any) -> tuple:
         x, y, mask, pixel_weight, aux = ctx.saved_tensors
         state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), dsums.reshape(-1).to(torch.float64)])
-        one = torch.ones((), dtype=torch.float64, device=x.device)
+        one = x.new_ones((), dtype=torch.float64)
         return self.ops.backward.default(one, state, x, y, mask, pixel_weight, ctx.ints, ctx.floats), *(None,) * 5
 
     def elementwise(self, ctx: Any, upstream: Tensor) -> tuple:
@@ -115,18 +115,29 @@ class _Gradients:
                 pixel_weight = pixel_weight.squeeze(1)
             upstream = upstream * pixel_weight
         groups, channels, columns, terms = layout(x, ctx.ints)
-        dsums = torch.zeros(groups, channels, columns, dtype=torch.float64, device=x.device)
+        dsums = x.new_zeros((groups, channels, columns), dtype=torch.float64)
         dsums[..., FIXED_SUMS:] = 1.0
         state = torch.cat([dsums.new_zeros(terms * (1 + AUX_COLUMNS)), dsums.reshape(-1)])
-        one = torch.ones((), dtype=torch.float64, device=x.device)
+        one = x.new_ones((), dtype=torch.float64)
         return self.ops.backward.default(one, state, x, y, mask, upstream, ctx.ints, ctx.floats), *(None,) * 5
+
+    def batched(self, info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        """The gradients of a batch of upstream gradients, one after the other."""
+
+        def one(index: int) -> Tensor:
+            return self.ops.backward.default(
+                *[a.select(d, index) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)]
+            )
+
+        return torch.stack([one(index) for index in range(info.batch_size)]), 0
 
     def save_nothing(self, ctx: Any, inputs: tuple, output: Tensor) -> None:
         pass
 
     def backward(self, ctx: Any, grad: Tensor) -> NoReturn:
         raise RuntimeError(
-            "fastloss gradients cannot be differentiated again (double backward); use backend='reference' for that."
+            "fastloss gradients cannot be differentiated again (double backward); `with fastloss.backends."
+            "use('reference'):` around the loss allows it."
         )
 
 
@@ -142,6 +153,7 @@ def _register(backend: str) -> tuple[Library, Any]:
     for name in SCHEMAS:
         save = saves.get(name, gradients.save_inputs)
         register_autograd(f"{namespace}::{name}", getattr(gradients, name), setup_context=save, lib=library)
+    register_vmap(f"{namespace}::backward", gradients.batched, lib=library)
     if backend != "cpu":
         library.define("settle" + SETTLE, tags=(torch.Tag.pt2_compliant_tag,))
         register_fake(f"{namespace}::settle", lambda *_: None, lib=library)

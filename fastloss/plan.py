@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import backends, distributed, reference, validate
+from ._modes import transformed
 from .reference.inputs import per_pixel, select
 from .spec import Spec, encode
 
@@ -16,7 +17,6 @@ _CACHED_CALLS = 64
 _override = backends.override.get
 _checking = backends.checking.get
 _compiling = torch.compiler.is_compiling
-_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _ops = backends._ops
 
 
@@ -65,6 +65,22 @@ class Plan:
         ints, floats = self.encoding or encode(self.summed, int(channels))
         return validate.Call(name, unsqueeze, ints, floats)
 
+    def _begin(
+        self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None, weights: list[Tensor]
+    ) -> tuple[Tensor, validate.Call]:
+        """(x with a channel axis, the checked call): also the targets' values, where only they are left to check."""
+        if _compiling():
+            found = self._prepare(x, y, mask, pixel_weight)
+            return (x.unsqueeze(1) if found[1] else x), found
+        found = self.call(x, y, mask, pixel_weight)
+        if found[1]:
+            x = x.unsqueeze(1)
+        backend = found[0]
+        if backend != "reference" and transformed(x, y, pixel_weight, *weights):
+            backend, found = "reference", found._replace(backend="reference")
+        self.check(backend, x, y, mask)
+        return x, found
+
     def run(
         self,
         x: Tensor,
@@ -76,34 +92,27 @@ class Plan:
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
-        compiling = _compiling()
-        found = self._prepare if compiling else self.call
-        backend, unsqueeze, ints, floats = found(x, y, mask, pixel_weight)
-        spec = self.spec
-        shape = x.shape
-        if unsqueeze:
-            x = x.unsqueeze(1)
+        spec, weights, given = self.spec, weights or [], x
+        x, (backend, unsqueeze, ints, floats) = self._begin(x, y, mask, pixel_weight, weights)
+        shape = given.shape
         generic = self.group is not None
         if weights:
             validate.check_weights(weights, x)
             generic = generic or (torch.is_grad_enabled() and any([w.requires_grad for w in weights]))
-        if not compiling:
-            if _functorch() is not None:
-                return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
-            self.check(backend if spec.terms else "reference", x, y, mask)
         if backend == "reference" or not spec.terms:
+            if backend != "reference" and not _compiling():  # no kernel looks at the targets of no term
+                self.check("reference", x, y, mask)
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
         if self.elementwise:
             value = _ops.elementwise(backend, ints, floats, x, y, mask, pixel_weight)
             return (value.reshape(shape) if unsqueeze else value), None, None
         if not generic:
-            weights = weights or []
             return _ops.loss(backend, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
         sums, aux = _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
         if self.elements is not None:
             elements = _ops.elementwise(backend, *self.elements.encode(x.shape[1]), x, y, mask, pixel_weight)
             sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
-        loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
+        loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
 
@@ -120,27 +129,14 @@ class Plan:
 
         The columns are those of `reference.sums`; G is N if a term works per sample, else 1.
         """
-        compiling = _compiling()
-        found = self._prepare if compiling else self.call
-        backend, unsqueeze, ints, floats = found(x, y, mask, pixel_weight)
-        if unsqueeze:
-            x = x.unsqueeze(1)
-        functional = not compiling and _functorch() is not None
-        if not compiling and not functional:
-            self.check(backend, x, y, mask)
-        if backend == "reference" or functional:
+        x, (backend, _, ints, floats) = self._begin(x, y, mask, pixel_weight, [])
+        if backend == "reference":
             return reference.sums(self.spec, x, y, mask, pixel_weight)
         return _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
 
     def counts(self, x: Tensor, y: Tensor, mask: Tensor | None, threshold: float) -> Tensor:
         """int64 [N, C, 4] without a loss."""
-        compiling = _compiling()
-        found = self._prepare if compiling else self.call
-        backend, unsqueeze, *_ = found(x, y, mask, None)
-        if unsqueeze:
-            x = x.unsqueeze(1)
-        if not compiling and _functorch() is None:
-            self.check(backend, x, y, mask)
+        x, (backend, *_) = self._begin(x, y, mask, None, [])
         if backend == "reference":
             return reference.counts(self.spec, x, y, mask, threshold)
         return _ops.counts(backend, self.spec, x, y, mask, threshold)
@@ -158,7 +154,7 @@ class Plan:
         y: Tensor,
         mask: Tensor | None,
         pixel_weight: Tensor | None,
-        weights: list[Tensor] | None,
+        weights: list[Tensor],
         want_stats: bool,
         threshold: float,
         shape: torch.Size,
@@ -171,7 +167,7 @@ class Plan:
         if self.elements is not None:
             elements = reference.elementwise(self.elements, x, y, mask, pixel_weight)
             sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
-        loss, values = distributed.finish(spec, x, sums, aux, weights or [], self.group)
+        loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         return loss, values, reference.counts(spec, x, y, mask, threshold) if want_stats else None
 
 

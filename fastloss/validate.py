@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import backends
+from ._modes import hidden
 from .reference.inputs import clamped, out_of_range, per_pixel, select, signed
 from .spec import Spec
 
@@ -61,7 +62,8 @@ def prepare(
         for argument, t in (("y", y), ("mask", mask), ("pixel_weight", pixel_weight)):
             if t is not None and t.requires_grad:
                 raise ValueError(
-                    f"{argument} must not require a gradient, only x gets one; detach it or use backend='reference'."
+                    f"{argument} must not require a gradient, only x gets one; detach it, or call the loss within "
+                    "`with fastloss.backends.use('reference'):`."
                 )
     return name, unsqueeze, shape[1]
 
@@ -149,7 +151,10 @@ def check_weights(weights: list[Tensor], x: Tensor) -> None:
 
 
 def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
-    """Raises ValueError if a valid class id or target is out of range; waits for the device of y."""
+    """Raises ValueError if a valid class id or target is out of range; waits for the device of y. Where there are no
+    values to look at (vmap, fake tensors) the loss tells by a NaN."""
+    if hidden(y) or (mask is not None and hidden(mask)):
+        return
     flat = signed(per_pixel(y.detach(), x))
     valid = select(spec, flat, mask if mask is None else per_pixel(mask, x))
     if not out_of_range(spec, flat, valid, x.shape[1]):

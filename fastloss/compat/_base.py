@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from .. import _arguments as check
+from .._modes import dispatches
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,6 +96,8 @@ class CompatLoss(_Loss):
         needs. Parts that are no drop-ins, and numbers in tensors, belong into the key."""
         if torch.compiler.is_compiling():
             return make(key)
+        if torch._C._len_torch_dispatch_stack() > 0:
+            key = _fixed(key)
         plans = self._plans
         if plans.get(None) != _changes[0] or len(plans) > _KEPT:
             plans.clear()
@@ -111,24 +114,43 @@ class CompatLoss(_Loss):
         tensor = getattr(self, name)
         if not isinstance(tensor, Tensor):
             return ()
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{name} of {type(self).__name__} must not require a gradient, which fastloss does not give it; detach "
+                "it, or use the original loss."
+            )
         found: Any = self._numbers.get(name)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and found is not None:
             return found[1]
-        if tensor.device.type == "cpu":
-            state = None
-        else:
-            state = tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+        state = None
+        if tensor.device.type != "cpu" and not (tensor.is_inference() or _numberless(tensor)):
+            state = tensor.data_ptr(), tensor._version
             if found is not None and found[0] == state:
                 return found[1]
+        if _numberless(tensor):
+            raise TypeError(f"{name} of {type(self).__name__} must hold numbers in a call, got {_kind(tensor)}.")
         if tensor.is_complex():
             raise TypeError(f"{name} must hold real numbers, got {str(tensor.dtype).removeprefix('torch.')}.")
-        numbers = tensor.tolist() if tensor.ndim == 1 else tensor.reshape(-1).tolist()
-        self._numbers[name] = state, tuple(numbers)
+        self._numbers[name] = state, tuple(_flat(tensor.tolist()))
         return self._numbers[name][1]
 
     def _read(self) -> None:
-        for name in self._tensors:
+        with torch.no_grad():
+            for name in self._tensors:
+                self._read_one(name)
+
+    def _read_one(self, name: str) -> None:
+        """What torch.compile will take; what holds no numbers yet can still be moved and loaded."""
+        tensor = getattr(self, name)
+        if not (isinstance(tensor, Tensor) and _numberless(tensor)):
             self._floats(name)
+
+    def _learns(self, *inputs: Tensor | None) -> bool:
+        """Whether only plain PyTorch will do: an input or a tensor setting requires a gradient, which the kernels give
+        to logits alone, or a setting holds no numbers to read."""
+        settings = [t for t in [getattr(self, name) for name in self._tensors] if isinstance(t, Tensor)]
+        learning = any([t is not None and t.requires_grad for t in (*inputs, *settings)])
+        return (learning and torch.is_grad_enabled()) or any([_numberless(t) for t in settings])
 
     def __setattr__(self, name: str, value: Any) -> None:
         ready = "_plans" in self.__dict__
@@ -136,7 +158,8 @@ class CompatLoss(_Loss):
         super().__setattr__(name, value)
         _changes[0] += changed
         if ready and name in self._tensors:
-            self._floats(name)
+            with torch.no_grad():
+                self._read_one(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}
@@ -153,6 +176,27 @@ class CompatLoss(_Loss):
         if why not in said:
             said.add(why)
             warnings.warn(f"{type(self).__name__} runs as plain PyTorch: {why}.", stacklevel=4)
+
+
+def _numberless(t: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and (t.is_meta or dispatches(t))
+
+
+def _flat(numbers: Any) -> list[float]:
+    if not isinstance(numbers, list):
+        return [numbers]
+    return [x for part in numbers for x in _flat(part)] if numbers and isinstance(numbers[0], list) else numbers
+
+
+def _kind(t: Tensor) -> str:
+    return "a tensor on the device 'meta'" if t.is_meta else f"a {type(t).__name__}"
+
+
+def _fixed(key: Any) -> Any:
+    """A traced call is for one set of sizes: symbolic ones become numbers."""
+    if isinstance(key, tuple):
+        return tuple([_fixed(part) for part in key])
+    return int(key) if isinstance(key, torch.SymInt) else key
 
 
 def _loaded(loss: CompatLoss, _: Any) -> None:

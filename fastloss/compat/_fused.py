@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._modes import hidden, transformed
 from ..plan import Plan, plan
 from ..reference.inputs import signed
 from ..spec import Spec, Term
@@ -16,7 +17,6 @@ from ._base import TargetError
 from ._linear import Call, Linear, Pending, pending
 
 TINY = 1e-300  # smallest denominator where the original has none
-_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 VALID, PY, P, Y, PP, YY, L1, FIRST = range(8)  # columns of the sums; FIRST is the first pointwise term's
 
 
@@ -53,9 +53,11 @@ def finished(
     where these are known in closed form: much less work for a small input. No term is pointwise then. A loss that is no
     scalar has one value for each class of counted(sums).
     """
-    if torch.compiler.is_compiling() or _functorch() is not None:
+    if torch.compiler.is_compiling():
         return finish(ready.sums(x, y, mask)[0])
     try:
+        if transformed(x, y) or hidden(x):
+            return finish(ready.sums(x, y, mask)[0])
         backend, _, ints, floats = ready.call(x, y, mask, None)
         if backend == "reference" or not (x.requires_grad and torch.is_grad_enabled()):
             return finish(ready.sums(x, y, mask)[0])
@@ -86,12 +88,12 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx, upstream):
         x, y, mask, state = ctx.saved_tensors
         if upstream.ndim:
-            state = state.clone()
+            state = state + torch.zeros_like(upstream).sum()  # a copy, of as many as upstream may be (vmap)
             classes = ctx.counted(state[-ctx.shape.numel() :].view(ctx.shape))
-            classes *= upstream.detach().reshape(*classes.shape[:-2], -1, 1)
+            classes *= _detached(upstream).reshape(*classes.shape[:-2], -1, 1)
             upstream = state.new_ones(())
         call = ctx.ops.backward.default, (upstream, state, x, y, mask, None, ctx.ints, ctx.floats)
-        if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
+        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
             return call[0](*call[1]), *(None,) * 7
         with torch._C._AutoDispatchBelowAutograd():
             return call[0](*call[1]), *(None,) * 7
@@ -115,13 +117,17 @@ class _Finished(torch.autograd.Function):
     def backward(ctx, upstream):
         x, y, mask, aux = ctx.saved_tensors
         with torch.enable_grad():
-            (dsums,) = torch.autograd.grad(ctx.loss, ctx.table, upstream.detach(), retain_graph=True)
+            (dsums,) = torch.autograd.grad(ctx.loss, ctx.table, _detached(upstream), retain_graph=True)
         state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), dsums.reshape(-1)])
         call = ctx.ops.backward.default, (aux.new_ones(()), state, x, y, mask, None, ctx.ints, ctx.floats)
-        if torch.is_grad_enabled():  # create_graph: the op's own gradient raises
+        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
             return call[0](*call[1]), *(None,) * 6
         with torch._C._AutoDispatchBelowAutograd():
             return call[0](*call[1]), *(None,) * 6
+
+
+def _detached(upstream: Tensor) -> Tensor:
+    return upstream.detach() if upstream.requires_grad else upstream
 
 
 def value_of(loss: Tensor, x: Tensor) -> Tensor:

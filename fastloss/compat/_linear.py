@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._modes import unknown
 from ..compound import MAX_TERMS
 from ..plan import Plan, plan
 from ..spec import Spec, Term
@@ -127,7 +128,7 @@ def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
     kernels save where every pixel counts, and libraries ignore some label by default."""
     if not representable(y, ignore_index):
         return False
-    if torch.compiler.is_compiling() or y.device.type != "cpu" or y.is_floating_point():
+    if unknown(y) or y.device.type != "cpu" or y.is_floating_point():
         return True
     negative = ignore_index is not None and ignore_index < 0
     if negative and y.numel() and y.amin().item() >= 0:  # the usual case, at a fifth of the cost of the search
@@ -137,7 +138,7 @@ def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
 
 def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
     """NaN instead of the kernels' 0 if every class id is ignored."""
-    if not torch.compiler.is_compiling() and x.device.type == "cpu" and value.item() != 0:
+    if x.device.type == "cpu" and not unknown(value) and value.item() != 0:
         return value
     return torch.where((y == ignore_index).all(), torch.full_like(value, torch.nan), value)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spec import REDUCTIONS, Term
@@ -75,8 +76,11 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
         return nn.CrossEntropyLoss.forward(self, input, target)
 
     def _call(self, input: Tensor, target: Tensor) -> Call | None:
-        """None for a single class: nothing to tell apart, and nothing for the kernels to do."""
+        """None for a single class: nothing to tell apart, and nothing for the kernels to do; and for what requires a
+        gradient that torch's own loss gives."""
         x, y = input, target
+        if self._learns(y):
+            return self._slow("target or weight requires a gradient")
         if x.ndim == 1:
             x, y = x[None], y[None]
         if x.ndim == 2:
@@ -141,8 +145,6 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
         call = self._call(input, target)
         if call is None:
-            if input.numel():
-                self._slow("pos_weight is not one number for each channel")
             return scale * nn.BCEWithLogitsLoss.forward(self, input, target)
         if self.reduction != "none":
             return call.run(scale)
@@ -151,9 +153,13 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
     def _call(self, input: Tensor, target: Tensor) -> Call | None:
         if input.shape != target.shape:
             raise ValueError(f"target must have the shape {list(input.shape)} of input, got {list(target.shape)}.")
-        loss = self.linear(input)
-        if loss is None or input.numel() == 0:
+        if self._learns(target, self.weight):
+            return self._slow("target, weight or pos_weight requires a gradient")
+        if input.numel() == 0:
             return None
+        loss = self.linear(input)
+        if loss is None:
+            return self._slow("pos_weight is not one number for each channel")
         weight = None if self.weight is None else spatial(self.weight.expand(input.shape))
         return Call(loss, spatial(input), spatial(target), None, weight)
 
@@ -177,10 +183,14 @@ class SigmoidFocalLoss(CompatLoss):
         return self._scaled(1.0, inputs, targets)
 
     def _scaled(self, scale: float, inputs: Tensor, targets: Tensor) -> Tensor:
-        return _focal(scale, self._call(inputs, targets), inputs)
+        call = self._call(inputs, targets)
+        if call is None:
+            return scale * _plain_focal(inputs, targets, self.alpha, self.gamma, self.reduction)
+        return _focal(scale, call, inputs)
 
-    def _call(self, inputs: Tensor, targets: Tensor) -> Call:
-        return _focal_call(inputs, targets, self.alpha, self.gamma, self.reduction)
+    def _call(self, inputs: Tensor, targets: Tensor) -> Call | None:
+        call = _focal_call(inputs, targets, self.alpha, self.gamma, self.reduction)
+        return self._slow("targets requires a gradient") if self._learns(targets) else call
 
 
 def sigmoid_focal_loss(
@@ -188,7 +198,10 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """`torchvision.ops.sigmoid_focal_loss`, see `SigmoidFocalLoss`."""
     _check_reduction(reduction)
-    return _focal(1.0, _focal_call(inputs, targets, alpha, gamma, reduction), inputs)
+    call = _focal_call(inputs, targets, alpha, gamma, reduction)
+    if targets.requires_grad and torch.is_grad_enabled():
+        return _plain_focal(inputs, targets, alpha, gamma, reduction)
+    return _focal(1.0, call, inputs)
 
 
 def _focal_call(inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str) -> Call:
@@ -205,6 +218,15 @@ def _focal(scale: float, call: Call, inputs: Tensor) -> Tensor:
         return elementwise(call.loss.scaled(scale), call.x, call.y).reshape(inputs.shape)
     value = call.run(scale)
     return value * torch.nan if term.reduction == "mean" and inputs.numel() == 0 else value
+
+
+def _plain_focal(x: Tensor, t: Tensor, alpha: float, gamma: float, reduction: str) -> Tensor:
+    """The same in plain PyTorch, for targets that require a gradient: 1 - p_t = p + t - 2 p t."""
+    p = x.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(x, t, reduction="none") * (p + t - 2.0 * p * t) ** gamma
+    if alpha >= 0:
+        loss = loss * (alpha * t + (1.0 - alpha) * (1.0 - t))
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
 def spatial(t: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class PlainFocal(CompatLoss):
             return None
         if not 3 <= x.ndim <= 5:
             return self._slow(f"input has {x.ndim} axes")
-        if y.requires_grad:
-            return self._slow("target requires a gradient")
+        if self._learns(y):
+            return self._slow("target, alpha or weight requires a gradient")
         x = x.float() if x.dtype == torch.float64 else x
         channels = x.shape[1]
         if channels == 1:

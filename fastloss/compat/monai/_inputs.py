@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._modes import dispatches, unknown
 from ...reference.inputs import signed
 from .._base import TargetError
 
@@ -30,7 +31,8 @@ def check_activation(sigmoid: bool, softmax: bool, other_act: Callable | None) -
 
 def plain_tensor(t: Tensor) -> Tensor:
     """MONAI's MetaTensor as the tensor that it is; the kernels have no use for its metadata."""
-    return t if type(t) is Tensor or isinstance(t, torch.nn.Parameter) else t.as_subclass(Tensor)
+    ordinary = type(t) is Tensor or isinstance(t, torch.nn.Parameter) or dispatches(t)
+    return t if ordinary else t.as_subclass(Tensor)
 
 
 def single(setting: str) -> None:
@@ -43,7 +45,7 @@ def one_hot(y: Tensor, channels: int) -> Tensor:
     y = y.reshape(*y.shape, *[1] * (2 - y.ndim))
     if y.shape[1] != 1:
         raise AssertionError(f"target must have one channel with to_onehot_y=True, got the shape {list(y.shape)}.")
-    zeros = torch.zeros(y.shape[0], channels, *y.shape[2:], device=y.device)
+    zeros = y.new_zeros((y.shape[0], channels, *y.shape[2:]), dtype=torch.float32)
     return zeros.scatter_(1, y.long(), 1.0)
 
 
@@ -72,7 +74,7 @@ def labels_for_one_hot(y: Tensor, ignore_index: int | None, channels: int) -> Te
 
 def check_ids(y: Tensor, valid: Tensor | None, channels: int) -> None:
     """Class ids that no kernel checks; not on a device, whose values nobody waits for."""
-    if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
+    if y.device.type != "cpu" or unknown(y) or y.numel() == 0:
         return
     ids = signed(y if valid is None else y[valid])
     if ids.numel() and (ids.min() < 0 or ids.max() >= channels):
@@ -82,4 +84,4 @@ def check_ids(y: Tensor, valid: Tensor | None, channels: int) -> None:
 
 def is_hard(y: Tensor) -> bool:
     """Whether all labels are 0 or 1, as far as that can be known."""
-    return not torch.compiler.is_compiling() and bool(((y == 0) | (y == 1)).all())
+    return not unknown(y) and bool(((y == 0) | (y == 1)).all())

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..._modes import unknown
 from ...plan import Plan
 from ...spec import Term
 from .. import _fused
@@ -222,7 +223,9 @@ class MaskedDiceLoss(DiceLoss):
     def _bool(self, mask: Tensor) -> Tensor | None:
         if mask.dtype == torch.bool:
             return mask
-        if torch.compiler.is_compiling():
+        if mask.requires_grad:
+            return self._slow("mask requires a gradient")
+        if unknown(mask):
             return None  # whether it is one of 0 and 1 cannot be known
         selected = mask != 0
         return selected if torch.equal(selected.to(mask.dtype), mask) else self._slow("mask holds weights")

@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..._modes import unknown
 from .._base import CompatLoss
 from ._inputs import check_reduction, ignore_mask, labels_for_one_hot, one_hot, plain_tensor
 
@@ -64,7 +65,7 @@ class AsymmetricUnifiedFocalLoss(CompatLoss):
             y = one_hot(labels_for_one_hot(y, self.ignore_index, self.num_classes), self.num_classes)
         elif y.shape[1] == 1 and p.shape[1] == 2:
             y = torch.cat([1 - y, y], dim=1)
-        if self.ignore_index is None and not torch.compiler.is_compiling() and y.max() > self.num_classes - 1:
+        if self.ignore_index is None and not unknown(y) and y.max() > self.num_classes - 1:
             raise ValueError(f"y_true must hold classes up to {self.num_classes - 1}, got {y.max().item()}.")
         mask = ignore_mask(given, self.ignore_index)
         if mask is not None:

@@ -63,7 +63,7 @@ class Compound(CompatLoss):
     ) -> Tensor | None:
         """Dice and the pointwise term, weighted, of targets that the kernels read; None if it takes two passes."""
         dc = unwrapped(self.dc)
-        if pointwise is None or not isinstance(dc, _Dice) or dc.mode != pointwise.mode:
+        if pointwise is None or not isinstance(dc, _Dice) or dc.mode != pointwise.mode or self._learns(y, pixel_weight):
             return None
         dice = dc.linear(x, mask is not None or pointwise.ignore_index is not None)
         if dice is not None:

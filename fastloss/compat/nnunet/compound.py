@@ -83,7 +83,8 @@ class DC_and_CE_loss(Compound):
         else:
             ce_target = target[:, :1]
         whole = target.shape == x.shape and not self.strict
-        if isinstance(ce, RobustCrossEntropyLoss) and x.shape[1] > 1 and (whole or target.shape != x.shape):
+        known = isinstance(ce, RobustCrossEntropyLoss) and not ce._learns(target)
+        if known and x.shape[1] > 1 and (whole or target.shape != x.shape):
             y = for_kernels("multiclass", x, target if target.ndim == x.ndim else target.unsqueeze(1))
             loss = self._linear(ce, x, y, whole) if weights[1] != 0 else Linear("multiclass", (), ignore)
             value = self._one_pass(weights, loss, x, y)

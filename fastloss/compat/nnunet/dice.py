@@ -82,7 +82,7 @@ class _Dice(CompatLoss):
         if call is not None:
             return call.run(scale)
         y = with_channel(x, y)
-        slow = self._why_not_these(mode, x, loss_mask)
+        slow = self._why_not_these(mode, x, y, loss_mask)
         if mode is None or slow is not None:
             if mode is not None and slow is not None:
                 self._slow(slow)
@@ -92,13 +92,15 @@ class _Dice(CompatLoss):
     def _call(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Call | None:
         """One pass, where that is all it takes."""
         mode = self.mode
-        if mode is None or self._why_not_these(mode, x, loss_mask) is not None:
+        if mode is None or self._why_not_these(mode, x, y, loss_mask) is not None:
             return None
         loss = self.linear(x, loss_mask is not None)
         return None if loss is None else Call(loss, x, for_kernels(mode, x, with_channel(x, y)), loss_mask)
 
-    def _why_not_these(self, mode: str | None, x: Tensor, loss_mask: Tensor | None) -> str | None:
+    def _why_not_these(self, mode: str | None, x: Tensor, y: Tensor, loss_mask: Tensor | None) -> str | None:
         """Why the kernels cannot take these inputs."""
+        if self._learns(y, loss_mask):
+            return "target requires a gradient"
         if mode == "multiclass" and x.shape[1] < 2:
             return "softmax over a single channel"
         if loss_mask is not None and loss_mask.dtype != torch.bool:
@@ -116,7 +118,7 @@ class _Dice(CompatLoss):
     def _plain_sums(self, x: Tensor, y: Tensor, loss_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The same in plain PyTorch, after any `apply_nonlin`."""
         p = x if self.apply_nonlin is None else self.apply_nonlin(x)
-        t = y.float() if y.shape == p.shape else torch.zeros(p.shape, device=p.device).scatter_(1, y.long(), 1)
+        t = y.float() if y.shape == p.shape else y.new_zeros(p.shape, dtype=torch.float32).scatter_(1, y.long(), 1)
         axes = tuple(range(2, p.ndim))
         t = t if loss_mask is None else t * loss_mask
         inter = p * t
@@ -207,7 +209,7 @@ def for_kernels(mode: str, x: Tensor, y: Tensor) -> Tensor:
         return as_ids(y) if y.shape != x.shape else y if y.is_floating_point() else y.float()
     if y.shape == x.shape:
         return y
-    one_hot = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    one_hot = y.new_zeros(x.shape, dtype=torch.bool)
     return one_hot.scatter_(1, y.long(), True)
 
 

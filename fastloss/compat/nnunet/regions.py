@@ -77,7 +77,8 @@ class DC_and_BCE_loss(Compound):
             )
         weights = (scale * self.weight_dice, scale * self.weight_ce)
         times = x.shape[1] if self.use_ignore_label and self.strict else 1
-        loss = ce.linear(x) if isinstance(ce, BCEWithLogitsLoss) else None
+        known = isinstance(ce, BCEWithLogitsLoss) and not ce._learns(y, ce.weight)
+        loss = ce.linear(x) if known else None
         if loss is not None:
             if self.use_ignore_label:
                 loss = Linear(loss.mode, tuple([_with_mean(term) for term in loss.terms]))

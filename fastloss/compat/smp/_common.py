@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._modes import transformed, unknown
 from ...plan import plan
 from ...spec import Spec, Term
 
-_functorch = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 MODES = ("binary", "multilabel", "multiclass")
 Vector = Sequence[float] | Tensor
 
@@ -34,15 +34,15 @@ def tensor(name: str, values: Any, dtype: torch.dtype, strict: bool) -> Tensor |
     return None
 
 
-def by_hand(y: Tensor) -> bool:
-    """Whether the gradient may be one written out by hand: the call is eager, and the target needs none."""
-    return not (torch.compiler.is_compiling() or y.requires_grad or _functorch() is not None)
+def by_hand(x: Tensor, y: Tensor) -> bool:
+    """Whether the gradient may be one written out by hand: the call is an ordinary one, and the target needs none."""
+    return not (y.requires_grad or unknown(x) or transformed(x, y))
 
 
 def bce(x: Tensor, y: Tensor) -> Tensor:
     """`binary_cross_entropy_with_logits` of each element; the kernels make it where they can, several times as fast."""
     wide = x.dtype in (torch.float32, torch.float64) and x.shape == y.shape and x.numel() > 0
-    if wide and x.device.type == "cpu" and by_hand(y):
+    if wide and x.device.type == "cpu" and by_hand(x, y):
         try:
             return _Bce.apply(x, y)
         except ValueError:  # a label outside [0, 1]: torch takes any. A GPU would say so later, by a NaN

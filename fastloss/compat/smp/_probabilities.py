@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._modes import hidden
 from ._common import by_hand
 
 
@@ -25,7 +26,7 @@ class Score(NamedTuple):
     def __call__(self, p: Tensor, y: Tensor) -> Tensor:
         """The loss of p and y [N, C, L], 0-d."""
         total_y = y.sum((0, 2))
-        if p.device.type == "cpu" and self.eps > 0 and by_hand(y):
+        if p.device.type == "cpu" and self.eps > 0 and by_hand(p, y):
             return _Scored.apply(p, y, total_y, self)
         return self.composite(p, y, total_y)
 
@@ -74,7 +75,8 @@ class _Scored(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: by autograd, which differentiates again
             loss = ctx.score.composite(p, y, total_y)
             return torch.autograd.grad(loss, p, upstream, create_graph=True)[0], None, None, None
-        grad, scale = (p - y).sign_(), upstream.item()
+        several = hidden(upstream)  # one of many
+        grad, scale = (p - y).sign_(), 1.0 if several else upstream.item()
         for row, (by_sign, constant) in zip(grad.unbind(1), ctx.slopes, strict=True):
             torch.add(row.new_full((), scale * constant), row, alpha=scale * by_sign, out=row)  # a single pass
-        return grad, None, None, None
+        return grad * upstream if several else grad, None, None, None

@@ -69,8 +69,8 @@ class SoftBCEWithLogitsLoss(CompatLoss):
         """None leaves the inputs to plain PyTorch, whose errors are the original's."""
         if x.shape != y.shape or not x.is_floating_point() or x.numel() == 0:
             return None
-        if y.requires_grad or (self.weight is not None and self.weight.requires_grad):
-            return self._slow("y_true or weight requires a gradient")
+        if self._learns(y, self.weight):
+            return self._slow("y_true, weight or pos_weight requires a gradient")
         refused = y.dtype == torch.bool if self.smooth_factor is not None else not y.is_floating_point()
         if self.strict and refused:  # an error there
             return None

@@ -89,8 +89,8 @@ class FocalLoss(CompatLoss):
     def _fits(self, x: Tensor, y: Tensor) -> bool:
         if not x.is_floating_point() or x.numel() == 0:
             return False
-        if y.requires_grad:
-            return bool(self._slow("y_true requires a gradient"))
+        if self._learns(y, self.class_weights):
+            return bool(self._slow("y_true or class_weights requires a gradient"))
         if self.mode == "binary":
             return y.numel() == x.numel()
         if self.mode == "multiclass":

@@ -151,7 +151,7 @@ class _RegionLoss(CompatLoss):
             y = y if valid is None else (y * valid).long()
             if y.dtype != torch.int64:
                 raise RuntimeError(f"y_true must hold int64 class ids, got {str(y.dtype).removeprefix('torch.')}.")
-            hot = torch.zeros(n, channels, y.shape[1], dtype=p.dtype, device=p.device)
+            hot = y.new_zeros((n, channels, y.shape[1]), dtype=p.dtype)
             y = hot.scatter_(1, y.unsqueeze(1), 1)
             valid = valid if valid is None else valid.unsqueeze(1)
         if valid is not None:

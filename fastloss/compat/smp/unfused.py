@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from ..._modes import hidden, transformed, unknown
 from .._base import CompatLoss
 from ._common import by_hand, check_mode
 
@@ -32,7 +33,7 @@ class MCCLoss(CompatLoss):
         """y_pred (probabilities) and y_true [N, H, W] or [N, 1, H, W]; returns a scalar."""
         if y_true.dtype == torch.bool and self.strict:
             raise NotImplementedError("y_true must hold numbers, got bool.")
-        if y_pred.device.type == "cpu" and y_pred.shape == y_true.shape and by_hand(y_true):
+        if y_pred.device.type == "cpu" and y_pred.shape == y_true.shape and by_hand(y_pred, y_true):
             return _MCC.apply(y_pred, y_true, float(self.eps))
         rows = (y_true.shape[0], 1, -1)
         return _mcc(y_pred.reshape(rows), y_true.reshape(rows), self.eps)
@@ -79,9 +80,10 @@ class _MCC(torch.autograd.Function):
                 p = p if again else p.detach().requires_grad_()
                 loss = _mcc(p, y, ctx.e)
             return torch.autograd.grad(loss, p, upstream, create_graph=again)[0], None, None
-        scale = upstream.item()
-        by_inter, by_pred = scale * ctx.slopes[0], scale * ctx.slopes[1]
-        return torch.rsub(y.to(p.dtype), by_pred, alpha=-by_inter), None, None
+        several = hidden(upstream)  # one of many
+        scale = 1.0 if several else upstream.item()
+        grad = torch.rsub(y.to(p.dtype), scale * ctx.slopes[1], alpha=-scale * ctx.slopes[0])
+        return grad * upstream if several else grad, None, None
 
 
 class LovaszLoss(CompatLoss):
@@ -137,7 +139,7 @@ class LovaszLoss(CompatLoss):
         if y.dtype == torch.bool:
             raise NotImplementedError("y_true must hold numbers, got bool.")
         y = y.float()
-        return _Lovasz.apply(1.0 - x * (2.0 * y - 1.0), y, True)
+        return _lovasz(1.0 - x * (2.0 * y - 1.0), y, True)
 
     def _softmax(self, p: Tensor, y: Tensor) -> Any:
         p = p[:, None] if p.ndim == 3 else p
@@ -149,27 +151,49 @@ class LovaszLoss(CompatLoss):
             empty = p.movedim(1, -1).reshape(-1, channels)
             empty = empty if valid is None else empty[valid]
             return empty * 0.0 if self.strict else empty.sum() * 0.0
-        losses = []
+        losses, present = [], []
         for c in range(channels):
             found = y == c
-            if not found.any():
+            if unknown(y):
+                present.append(found.any())
+            elif not found.any():
                 continue
             if channels == 1:
                 raise ValueError("y_pred must have at least 2 channels in mode 'multiclass', got 1.")
             class_p = p[:, c].reshape(-1)
             class_p = class_p if valid is None else class_p[valid]
             truth = found.to(class_p.dtype)
-            losses.append(_Lovasz.apply((truth - class_p).abs(), truth, False))
-        return _mean(losses)
+            losses.append(_lovasz((truth - class_p).abs(), truth, False))
+        if not present:
+            return _mean(losses)
+        counts = torch.stack(present).to(p.dtype)
+        return (torch.stack(losses) * counts).sum() / counts.sum().clamp_min(1)
 
 
 def _mean(losses: list[Tensor]) -> Any:
     return sum(losses[1:], losses[0]) / len(losses) if losses else 0
 
 
+def _lovasz(errors: Tensor, truth: Tensor, hinge: bool) -> Tensor:
+    """sum_i relu(e_i) g_i, where g is the gradient of the Jaccard index along the errors in falling order."""
+    if torch.compiler.is_compiling() or not (transformed(errors, truth) or hidden(errors)):
+        return _Lovasz.apply(errors, truth, hinge)
+    falling, place = errors.sort(dim=0, descending=True)
+    slope = _slopes(truth.gather(0, place), truth.sum()).to(errors.dtype)
+    return ((falling.clamp_min(0.0) if hinge else falling) * slope.detach()).sum()
+
+
+def _slopes(truth: Tensor, total: Tensor) -> Tensor:
+    """g of labels in falling order of their errors."""
+    hits = truth.cumsum(0)
+    seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
+    jaccard = (hits - total) / (seen - hits).add_(total) + 1.0
+    return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+
+
 class _Lovasz(torch.autograd.Function):
-    """sum_i relu(e_i) g_i, where g is the gradient of the Jaccard index along the errors in falling order. Piecewise
-    linear in the errors, so their gradient is known with the value: one row is all that backward needs."""
+    """`_lovasz`. Piecewise linear in the errors, so their gradient is known with the value: one row is all that
+    backward needs."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, errors: Tensor, truth: Tensor, hinge: bool) -> Tensor:
@@ -180,10 +204,7 @@ class _Lovasz(torch.autograd.Function):
             kept = (errors > 0).nonzero().squeeze(1)
             order, truth = errors.index_select(0, kept), truth.index_select(0, kept)
         order, place = order.sort(dim=0, descending=True)
-        hits = truth.index_select(0, place).cumsum(0)
-        seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
-        jaccard = (hits - total) / (seen - hits).add_(total) + 1.0
-        slope = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]]).to(errors.dtype)
+        slope = _slopes(truth.index_select(0, place), total).to(errors.dtype)
         if hinge and kept is None:
             slope = torch.where(order > 0, slope, torch.zeros_like(slope))
         place = place if kept is None else kept.index_select(0, place)

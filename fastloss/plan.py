@@ -45,7 +45,7 @@ class Plan:
         """The checked call for these inputs; raises what `validate.prepare` raises."""
         try:
             key: tuple = (x.shape, x.dtype, x.device, x.layout, _override())
-            key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad)
+            key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad and torch.is_grad_enabled())
             if mask is not None:
                 key += _metadata(mask)
             if pixel_weight is not None:
@@ -172,7 +172,7 @@ class Plan:
 
 
 def _metadata(t: Tensor) -> tuple:
-    return t.shape, t.dtype, t.device, t.layout, t.requires_grad
+    return t.shape, t.dtype, t.device, t.layout, t.requires_grad and torch.is_grad_enabled()
 
 
 def plan(spec: Spec, backend: str | None = None, group: Any = None) -> Plan:

@@ -196,7 +196,10 @@ class LossSchedule(nn.Module):
         blend: Any = self.losses[0]
         with torch.no_grad():
             for name, value in (("weight_0", 1.0 - share), ("weight_1", share)):
-                blend._tensor(name).fill_(value)
+                weight = blend._tensor(name)
+                if weight.is_inference() and not torch.is_inference_mode_enabled():  # made or moved there
+                    weight = blend._buffers[name] = weight.clone()
+                weight.fill_(value)
         return changed
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def prepare(
     name = backends.choose(backend, x)
     if name != "reference":
         for argument, t in (("y", y), ("mask", mask), ("pixel_weight", pixel_weight)):
-            if t is not None and t.requires_grad:
+            if t is not None and t.requires_grad and torch.is_grad_enabled():
                 raise ValueError(
                     f"{argument} must not require a gradient, only x gets one; detach it, or call the loss within "
                     "`with fastloss.backends.use('reference'):`."

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_func: Any = torch._C._functorch
+_func: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _functorch, _batched = _func.peek_interpreter_stack, _func.is_legacy_batchedtensor
 _modes = torch._C._len_torch_dispatch_stack
 _PYTHON = torch._C.DispatchKey.Python  # of tensors with a __torch_dispatch__

@@ -133,28 +133,36 @@ class _DeviceLoss(torch.autograd.Function):
         return grad, None, None, None, None, None, None, None, None, None
 
 
-_SLOTS = 1024
+_SLOTS = 1024  # of a stream; and the unused ones that a device makes at a time
 _slots: dict[torch.device, list[Tensor]] = {}  # unused ones
-_predictions: dict[tuple, Tensor] = {}  # (identity of a spec's encoding, shape, device, stream) -> its slot
+_predictions: dict[tuple[torch.device, int], dict[tuple, Tensor]] = {}  # by stream: (id of an encoding, shape) -> slot
 
 
 def _prediction(ints: list[int], x: Tensor) -> Tensor | None:
     """Where the upstream gradient that this spec saw last on the current stream lies; None if that cannot be had.
 
-    One for each stream, so that the kernels that read and write it run one after the other. Slots are cut from tensors
-    that are never freed, and not made while a graph is captured, whose memory pool would own them.
+    One for each stream, so that the kernels that read and write it run one after the other. Where a stream has many,
+    the oldest passes to the next spec: a wrong guess costs time and no bit. Slots are cut from tensors that are never
+    freed, and not made while a graph is captured, whose memory pool would own them.
     """
     device = x.device
-    shape = x.shape if len(_predictions) < _EXPECTATIONS else None
-    key = (id(ints), shape, device, _stream(device))
-    slot = _predictions.get(key)
+    place = device, _stream(device)
+    known = _predictions.get(place)
+    if known is None:
+        known = _predictions[place] = {}
+    key = id(ints), x.shape
+    slot = known.get(key)
     if slot is None:
-        free = _slots.setdefault(device, [])
-        if not free:
-            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                return None
-            free += torch.ones(_SLOTS, dtype=torch.float64, device=device).unbind()
-        slot = _predictions[key] = free.pop()
+        if len(known) >= _SLOTS:
+            slot = known.pop(next(iter(known)))
+        else:
+            free = _slots.setdefault(device, [])
+            if not free:
+                if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                    return None
+                free += torch.ones(_SLOTS, dtype=torch.float64, device=device).unbind()
+            slot = free.pop()
+        known[key] = slot
     return slot
 
 

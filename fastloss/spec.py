@@ -41,6 +41,11 @@ class Term:
     classes: tuple[int, ...] | None = None
     margin: bool = False  # focal, sigmoid, soft labels: 1 - p_t is sigmoid(-x (2y - 1)), as in MONAI
 
+    def __post_init__(self) -> None:
+        if self.label_smoothing != 0 and self.kind not in ("bce", "ce"):  # no kernel of another kind reads it
+            given = f"{self.label_smoothing} for {self.kind!r}"
+            raise ValueError(f"label_smoothing needs a term of the kind 'bce' or 'ce', got {given}.")
+
     @property
     def region(self) -> bool:
         return self.kind == "tversky"

@@ -63,6 +63,18 @@ def test_weight_tensors(compiled):
     check(op(compiled, "loss"), (*given, weights, ints, floats, 0, 0.5, 1.0))
 
 
+def test_predictions_are_kept_for_a_bounded_number_of_specs():
+    """What a stream remembers of upstream gradients, however many losses and shapes come by."""
+    x, encodings = torch.zeros(1, 1, 2, 2), [[n] for n in range(_ops._SLOTS + 200)]
+    first = _ops._prediction(encodings[0], x)
+    assert _ops._prediction(encodings[0], x) is first and _ops._prediction(encodings[0], x[..., :1]) is not first
+    for ints in encodings:
+        last = _ops._prediction(ints, x)
+    (known,) = [known for place, known in _ops._predictions.items() if place == (x.device, _ops._stream(x.device))]
+    assert len(known) == _ops._SLOTS == len({slot.data_ptr() for slot in known.values()})
+    assert _ops._prediction(encodings[-1], x) is last
+
+
 BROKEN = {
     "another version": lambda ints: [99, *ints[1:]],
     "too many terms": lambda ints: [*ints[:5], 17, *ints[6:]],

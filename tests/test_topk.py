@@ -9,6 +9,7 @@ from cases import MODES, SHAPES, logits, oracle, run, target
 from tolerances import SLACK, assert_value
 
 import fastloss as fl
+from fastloss.spec import Term
 
 DECIMALS = (0.29, 0.57, 0.58, 0.1, 0.7, 0.07, 0.001, 1e-6, 1.0, 1 / 3, 0.999, 5e-324, 1e-300)
 
@@ -122,3 +123,13 @@ def test_the_sum_over_everything_is_bce(compiled):
     x, y = logits(SHAPES["binary"]), target("binary", SHAPES["binary"])
     value, _ = run(fl.TopKLoss("binary", k=1.0), x, y, compiled)
     assert value.item() == pytest.approx(F.binary_cross_entropy_with_logits(x, y.float()).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ("topk", "focal", "tversky"))
+def test_a_term_that_cannot_be_smoothed_says_so(kind):
+    """The backends did not agree about it."""
+    with pytest.raises(
+        ValueError, match=f"label_smoothing needs a term of the kind 'bce' or 'ce', got 0.1 for '{kind}'"
+    ):
+        Term(kind, label_smoothing=0.1)
+    assert Term(kind).weighted(2.0).weight == 2.0

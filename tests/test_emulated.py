@@ -65,12 +65,12 @@ def test_a_refused_cooperative_launch_falls_to_two_phases(answer):
 LAUNCHES = {
     "pointwise": ([1, 1], [2, 2]),
     "region": ([1, 1], [3, 2]),
-    "topk": ([1, 1], [9, 9]),
-    "topk and others": ([1, 1], [10, 9]),
-    "two topk": ([1, 1], [15, 15]),
+    "topk": ([1, 1], [6, 5]),
+    "topk and others": ([1, 1], [6, 5]),
+    "two topk": ([1, 1], [6, 5]),
     "region, more than fits": ([2, 1], [3, 2]),
-    "topk, more than fits": ([2, 1], [9, 9]),
-    "topk of many classes": ([4, 4], [9, 9]),
+    "topk, more than fits": ([2, 1], [6, 5]),
+    "topk of many classes": ([2, 1], [6, 5]),
 }
 
 

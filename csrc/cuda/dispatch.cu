@@ -9,14 +9,6 @@
 #include "../math/elements.h"
 #include "epilogue.h"
 
-namespace fl_old {
-const char* forward(const fl_cuda::Problem&);
-const char* backward(const fl_cuda::Problem&);
-const char* settle(const fl_cuda::Problem&);
-const char* elementwise(const fl_cuda::Problem&);
-int64_t workspace_bytes(const fl_cuda::Problem&);
-}  // namespace fl_old
-
 namespace fl_cuda {
 namespace {
 
@@ -95,7 +87,7 @@ Layout layout_of(const Work& w, int64_t pool) {
   at.aux = take(fl::kMaxTerms * fl::kAuxColumns * 8);
   at.histogram = take(topk ? histograms_of(w) * fl::kRadixBins * 8 : 0);
   at.pool = take(pool > kPool ? pool * 8 : 0);
-  at.keys = take(topk && is_softmax(w) ? w.samples * w.pixels * (w.wide ? 8 : 4) : 0);
+  at.keys = take(topk && is_softmax(w) && !keys_in_gradient(w) ? w.samples * w.pixels * (w.wide ? 8 : 4) : 0);
   at.end = next;
   return at;
 }
@@ -275,10 +267,6 @@ cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream)
 
 namespace {
 
-// What the second design does already.
-constexpr bool kSoftmaxIsNew = false;
-bool is_old(const Problem& q) { return q.ints[1] == fl::kSoftmax && !kSoftmaxIsNew; }
-
 const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*softmax)(Call&), bool forward = false,
                 bool rescaling = false) {
   Call c{};
@@ -289,19 +277,12 @@ const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*s
 
 }  // namespace
 
-const char* forward(const Problem& q) {
-  return is_old(q) ? fl_old::forward(q) : run(q, sigmoid_forward, nullptr, true);
-}
-const char* backward(const Problem& q) { return is_old(q) ? fl_old::backward(q) : run(q, sigmoid_backward, nullptr); }
-const char* settle(const Problem& q) {
-  return is_old(q) ? fl_old::settle(q) : run(q, sigmoid_backward, nullptr, false, true);
-}
-const char* elementwise(const Problem& q) {
-  return is_old(q) ? fl_old::elementwise(q) : run(q, sigmoid_elementwise, nullptr);
-}
+const char* forward(const Problem& q) { return run(q, sigmoid_forward, softmax_forward, true); }
+const char* backward(const Problem& q) { return run(q, sigmoid_backward, softmax_backward); }
+const char* settle(const Problem& q) { return run(q, sigmoid_backward, softmax_backward, false, true); }
+const char* elementwise(const Problem& q) { return run(q, sigmoid_elementwise, softmax_elementwise); }
 
 int64_t workspace_bytes(const Problem& q) {
-  if (is_old(q)) return fl_old::workspace_bytes(q);
   Work w{};
   if (prepare(q, w)) return 0;
   return layout_of(w, pool_size(q, w)).end;

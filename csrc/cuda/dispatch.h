@@ -59,4 +59,9 @@ inline bool refused(cudaError_t e) {
 // Whether the planes of an array are contiguous, and those of so many samples begin at multiples of `bytes`.
 bool packed(const Work& w, const Array& a, int64_t samples, int64_t bytes);
 
+// Whether top-k on classes keeps its keys in the first plane of each sample's gradient until that is written.
+inline bool keys_in_gradient(const Work& w) {
+  return w.out.data && w.x.dtype <= fl::kF64 && packed(w, w.out, w.samples, fl::bytes_of(w.x.dtype));
+}
+
 }  // namespace fl_cuda

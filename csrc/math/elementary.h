@@ -74,13 +74,24 @@ FL_HD float exp_minus(float a) {
   return e;
 }
 FL_HD float log_(float x) { return ::logf(x); }
+FL_HD float exp2_(float a) {
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(a));
+  return e;
+}
 #elif defined(FASTLOSS_EMULATED)
 inline float exp_minus(float a) {  // rounds where the device does
   const float e = ::exp2f(a * -1.44269504f);
   return e < 1.17549435e-38f ? 0.0f : e;
 }
 inline float log_(float x) { return ::logf(x); }
+inline float exp2_(float a) {
+  const float e = ::exp2f(a);
+  return e < 1.17549435e-38f ? 0.0f : e;
+}
 #else
+FL_HD float exp2_(float a) { return ::exp2f(a); }
+
 constexpr float kExpMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
 
 // p 2^n, n the lowest bits of t = kExpMagic - a / ln2; 0 where that is below the smallest normal float.

@@ -44,7 +44,18 @@ FL_HD T topk_margin(T x, T y) {
 // max(1, floor(k n)); k is a decimal fraction so that 0.29 of 100 is 29.
 FL_HD int64_t topk_count(int64_t n, int64_t k_num, int64_t k_den) {
   if (n <= 0) return 0;
+#ifdef __CUDA_ARCH__  // 128 bits by hand: the compiler's division is longer than all of top-k
+  uint64_t high = __umul64hi(n, k_num), low = static_cast<uint64_t>(n) * k_num;
+  const uint64_t by = k_den;
+#pragma unroll 1
+  for (int i = 0; i < 64; ++i) {
+    high = high << 1 | low >> 63, low <<= 1;
+    if (high >= by) high -= by, low |= 1;
+  }
+  const int64_t count = static_cast<int64_t>(low);
+#else
   const int64_t count = static_cast<int64_t>(static_cast<unsigned __int128>(n) * k_num / k_den);
+#endif
   return count < 1 ? 1 : (count > n ? n : count);
 }
 

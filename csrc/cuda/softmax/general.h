@@ -1,0 +1,348 @@
+// Any multiclass call: probabilities as targets, squared terms, several smoothed cross-entropies, float64, hundreds of
+// classes, any strides. Like fast.h, but a thread's classes lie in shared memory, [class of the thread][thread], and the
+// loops over them are not unrolled. Where they do not fit they are read again from memory each time.
+#pragma once
+#include "access.h"
+#include "select.h"
+
+namespace fl_cuda {
+
+template <class T>
+struct General {
+  static constexpr int kV = 2;
+  using Row = Vector<T, kV>;
+
+  const Work& w;
+  const Plan& p;
+  const Slice s;
+  unsigned char* memory;
+  const Tables<T> tables;
+  const PointTerm<T>* terms;
+  uint32_t side = 0;  // of the places where warps meet
+  Unit unit;
+  int id[kV], said[kV];
+  bool valid[kV];
+  T weight[kV], max[kV], inv[kV], log_sum[kV];
+
+  __device__ __forceinline__ General(const Work& work, const Plan& plan, unsigned char* m, const PointTerm<T>* t)
+      : w(work), p(plan), s(work, plan), memory(m), tables(work, plan, m), terms(t) {}
+
+  // Rows of the thread: logits (then their distance to the maximum), labels; sums of T by slot.
+  __device__ __forceinline__ Row& row(int what, int k) const {
+    return shared_at<Row>(memory, p.stage)[(what * p.share + k) * blockDim.x + threadIdx.x];
+  }
+  __device__ __forceinline__ T& sum(int slot, int k) const {
+    return shared_at<T>(memory, p.rows)[(slot * p.share + k) * blockDim.x + threadIdx.x];
+  }
+  __device__ __forceinline__ T& factor(int j, int i) const {
+    return shared_at<T>(memory, p.kept)[(j * kV + i) * blockDim.x + threadIdx.x];
+  }
+  template <bool kMax, bool kPairs, int kN>
+  __device__ __forceinline__ void join(T (&v)[kN]) {
+    meet<kMax, kPairs>(p, shared_at<T>(memory, p.meeting) + side * 2 * kV * blockDim.x, v);
+    side ^= 1;
+  }
+
+  __device__ __forceinline__ void read_logits(int k, T (&x)[kV]) const {
+    load_numbers<T, kV>(w, p, w.x, p.x, unit, s.first + k, x);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) x[i] = valid[i] ? x[i] : T(0);  // whatever lies there
+  }
+  __device__ __forceinline__ void read_labels(int k, T (&y)[kV]) const {
+    if (p.dense) {
+      load_numbers<T, kV>(w, p, w.y, p.y, unit, s.first + k, y);
+      const double eps = w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) y[i] = valid[i] ? fl::clamp_label(y[i], T(fl::label_tolerance(eps))) : T(0);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kV; ++i) y[i] = id[i] == s.first + k ? T(1) : T(0);
+    }
+  }
+  __device__ __forceinline__ void labels(int k, T (&y)[kV]) const {
+    if (!p.staged || !p.dense) return read_labels(k, y);
+    const Row own = row(1, k);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) y[i] = own.x[i];
+  }
+  // Distances to the maximum (at most 0), and probabilities.
+  __device__ __forceinline__ void shifted(int k, T (&x)[kV]) const {
+    if (p.staged) {
+      const Row own = row(0, k);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) x[i] = own.x[i];
+    } else {
+      read_logits(k, x);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) x[i] = fl::softmax_shift<true>(x[i], max[i]);
+    }
+  }
+  __device__ __forceinline__ void probabilities(int k, T (&x)[kV], T (&q)[kV]) const {
+    shifted(k, x);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) q[i] = fl::exp_minus(fl::abs_(x[i])) * inv[i];
+  }
+
+  __device__ __forceinline__ void load(const Unit& u, bool& bad) {
+    unit = u;
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      id[i] = p.dense ? -hidden(w, p, u, i) : class_at(w, p, u, i);
+      valid[i] = id[i] >= 0, bad |= id[i] == kBad;
+    }
+#pragma unroll
+    for (int i = 0; i < kV; ++i) weight[i] = T(1);
+    if (w.pixel_weight.data) load_numbers<T, kV>(w, p, w.pixel_weight, p.weight, u, 0, weight);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) weight[i] = valid[i] ? weight[i] : T(0);
+    T most[2 * kV], truth[2 * kV];  // the largest logit and label, and whose they are
+#pragma unroll
+    for (int i = 0; i < kV; ++i) most[i] = truth[i] = -INFINITY, most[kV + i] = truth[kV + i] = static_cast<T>(s.first);
+#pragma unroll 1
+    for (int k = 0; k < s.count; ++k) {
+      T x[kV], y[kV];
+      read_logits(k, x);
+      if (p.dense) read_labels(k, y);
+      Row own;
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        own.x[i] = x[i];
+        if (x[i] > most[i]) most[i] = x[i], most[kV + i] = static_cast<T>(s.first + k);
+      }
+      if (p.staged) row(0, k) = own;
+      if (!p.dense) continue;
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        own.x[i] = y[i];
+        if (y[i] > truth[i]) truth[i] = y[i], truth[kV + i] = static_cast<T>(s.first + k);
+      }
+      if (p.staged) row(1, k) = own;
+    }
+    join<true, true>(most);
+    if (p.dense && w.counting) join<true, true>(truth);
+    T found[kV] = {};
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      max[i] = most[i], said[i] = static_cast<int>(most[kV + i]);
+      if (p.dense && valid[i]) id[i] = static_cast<int>(truth[kV + i]);  // for the statistics
+    }
+#pragma unroll 2
+    for (int k = 0; k < s.count; ++k) {
+      T x[kV];
+      Row own;
+      if (p.staged) {
+        own = row(0, k);
+#pragma unroll
+        for (int i = 0; i < kV; ++i) x[i] = own.x[i];
+      } else {
+        read_logits(k, x);
+      }
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        own.x[i] = fl::softmax_shift<true>(x[i], max[i]);
+        found[i] += fl::exp_minus(fl::abs_(own.x[i]));
+      }
+      if (p.staged) row(0, k) = own;
+    }
+    join<false, false>(found);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) inv[i] = valid[i] ? T(1) / found[i] : T(0), log_sum[i] = fl::log_(found[i]);
+  }
+
+  // The pointwise terms: their values, and what their gradient needs of all classes.
+  __device__ __forceinline__ void add_terms(bool values, bool slopes, const Points<T>& points, T (&value_of)[kV],
+                                            T (&slope)[kV]) {
+    const bool first = threadIdx.x / kWarp % p.slices == 0;
+#pragma unroll
+    for (int i = 0; i < kV; ++i) slope[i] = T(0);
+#pragma unroll 1
+    for (int j = 0; j < p.terms; ++j) {
+      const PointTerm<T>& t = terms[j];
+      T found[2 * kV] = {};
+      t.visit([&](const auto& element) {
+#pragma unroll 1
+        for (int k = 0; k < s.count; ++k) {
+          T x[kV], y[kV], q[kV];
+          labels(k, y), probabilities(k, x, q);
+          const T class_weight = tables.weights(j)[s.first + k];
+#pragma unroll
+          for (int i = 0; i < kV; ++i) {
+            const T own = fl::fma_(y[i], t.keep, t.spread), cost = log_sum[i] - x[i], miss = fl::relu(T(1) - q[i]);
+            if (own != T(0)) found[i] += own * element.value(cost, miss, class_weight);
+            if (slopes) found[kV + i] += own * element.slope(cost, miss, class_weight);
+          }
+        }
+      });
+      join<false, false>(found);
+      double total = 0.0;
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        const T value = valid[i] ? found[i] * weight[i] : T(0), share = slopes ? t.share(value) : T(1);
+        if (t.picks || p.terms == 1) value_of[i] = value;
+        const T pull = share * weight[i] * t.scale;
+        if (slopes) factor(j, i) = pull, slope[i] = fl::fma_(pull, found[kV + i], slope[i]);
+        total += static_cast<double>(value);
+      }
+      if (values && first && !t.picks) points.at(j) += static_cast<T>(total);
+    }
+  }
+
+  __device__ __forceinline__ T region(int k, T y, T q) const {
+    const int c = s.first + k;
+    return fl::region_slope<true, true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c], tables.diff()[c]);
+  }
+
+  __device__ __forceinline__ void add_classes(const BlockSums& block) const {
+    const int8_t* column = w.slots.column;
+#pragma unroll 1
+    for (int k = 0; k < s.count; ++k) {
+      T x[kV], y[kV], q[kV];
+      labels(k, y), probabilities(k, x, q);
+      const auto put = [&](int c, const auto& f) {
+        const int slot = column[c];
+        if (slot < 0) return;
+        T total = T(0);
+#pragma unroll
+        for (int i = 0; i < kV; ++i) total += f(q[i], y[i]);
+        if (p.staged) {
+          sum(slot, k) += total;
+          return;
+        }
+        const double all = warp_sum(static_cast<double>(total));
+        if (threadIdx.x % kWarp == 0) block.at(w.slots.at(slot, w.channels, s.first + k)) += all;
+      };
+      put(fl::kInter, [](T a, T b) { return a * b; });
+      put(fl::kPred, [](T a, T) { return a; });
+      put(fl::kTarget, [](T, T b) { return b; });
+      put(fl::kPredSq, [](T a, T) { return a * a; });
+      put(fl::kTargetSq, [](T, T b) { return b * b; });
+      put(fl::kAbsDiff, [](T a, T b) { return fl::abs_(a - b); });
+    }
+  }
+
+  // g_c = p_c (dL/dp_c - dot - slope) + h_c
+  __device__ __forceinline__ void store_gradient(const T (&slope)[kV]) {
+    T less[kV] = {};
+#pragma unroll 1
+    for (int k = 0; k < s.count; ++k) {
+      T x[kV], y[kV], q[kV];
+      labels(k, y), probabilities(k, x, q);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) less[i] = fl::fma_(q[i], region(k, y[i], q[i]), less[i]);
+    }
+    join<false, false>(less);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) less[i] += slope[i];
+#pragma unroll 1
+    for (int k = 0; k < s.count; ++k) {
+      T x[kV], y[kV], q[kV], g[kV] = {};
+      labels(k, y), probabilities(k, x, q);
+#pragma unroll 1
+      for (int j = 0; j < p.terms; ++j) {
+        const PointTerm<T>& t = terms[j];
+        const T class_weight = tables.weights(j)[s.first + k];
+        t.visit([&](const auto& element) {
+#pragma unroll
+          for (int i = 0; i < kV; ++i)
+            g[i] += factor(j, i) * (fl::fma_(y[i], t.keep, t.spread) *
+                                    element.slope(log_sum[i] - x[i], fl::relu(T(1) - q[i]), class_weight));
+        });
+      }
+#pragma unroll
+      for (int i = 0; i < kV; ++i)
+        g[i] = valid[i] ? fl::fma_(q[i], region(k, y[i], q[i]) - less[i], g[i]) : T(0);
+      store_numbers<T, kV>(w, p, w.out, p.out, unit, s.first + k, g);
+    }
+  }
+
+  // Keys of top-k, by the thread that has the first of a pixel's classes.
+  __device__ __forceinline__ void keep_keys(const T (&value)[kV], DigitCounter<T>& counter) const {
+    using Key = typename fl::KeyOf<T>::type;
+    Key* keys = static_cast<Key*>(p.keys) + unit.sample * p.key_sample + unit.at;
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      const Key key = valid[i] ? fl::topk_key(value[i]) : 0;
+      if (i < unit.count) keys[i] = key;
+      if (key) counter.count(key);
+    }
+  }
+};
+
+// The sums, or the values of a single term. Whether a label is bad.
+template <class T>
+__device__ __forceinline__ bool add_sums(General<T>& a, const Launch& l) {
+  const Work& w = a.w;
+  const Plan& p = a.p;
+  constexpr int kV = General<T>::kV;
+  const Turns turns(w, l, p);
+  const BlockSums block(w, l, p, a.memory);
+  const Points<T> points(p, a.memory);
+  const Seen seen(p, a.memory);
+  const bool first = threadIdx.x / kWarp % p.slices == 0;
+  const int slots = p.staged ? w.slots.per_class - (w.counting ? 4 : 0) : 0;
+  const auto clear = [&] {
+    points.clear();
+    if (w.counting && p.staged) seen.clear();
+    for (int k = 0; k < slots * p.share; ++k) a.sum(0, k) = T(0);
+  };
+  const auto flush = [&] {
+    __syncthreads();
+    for (int slot = 0; slot < slots; ++slot)
+      add_rows(w, p, block, slot, [&](int k, int t) {
+        return static_cast<double>(shared_at<T>(a.memory, p.rows)[(slot * p.share + k) * blockDim.x + t]);
+      });
+    add_points(w, block, points, a.terms);
+    if (w.counting && p.staged) seen.flush(w, p, block);
+    __syncthreads();
+    clear();
+  };
+  bool bad = false;
+  clear();
+#pragma unroll 1
+  for (uint32_t turn = 0; turn < turns.count; ++turn) {
+    const bool there = turns.there(turn);
+    a.load(there ? unit_of<kV>(w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false}, bad);
+    T value[kV], slope[kV];
+    a.add_terms(true, false, points, value, slope);
+    if (first && p.picks) a.keep_keys(value, shared_at<Search<T>>(a.memory, p.digits)->counter);
+    if (first && l.phase == kValuePhase) {
+#pragma unroll
+      for (int i = 0; i < kV; ++i)
+        if (a.id[i] == kBad) value[i] = static_cast<T>(NAN);
+      store_numbers<T, kV>(w, p, w.out, p.out, a.unit, 0, value);
+    }
+    a.add_classes(block);
+    int valid = 0;
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      valid += a.valid[i];
+      if (!w.counting) continue;
+      if (p.staged) {
+        if (a.valid[i]) seen.count(a.id[i] - a.s.first, a.said[i] - a.s.first);
+      } else {
+        count_far(w, block, a.s, a.valid[i] ? a.id[i] : -1, a.valid[i] ? a.said[i] : -1);
+      }
+    }
+    if (first) points.valid() += static_cast<float>(valid);
+    if (turn % kFlushSteps == kFlushSteps - 1) flush();
+  }
+  flush();
+  return bad;
+}
+
+template <class T>
+__device__ __forceinline__ void add_gradient(General<T>& a, const Launch& l) {
+  const Turns turns(a.w, l, a.p);
+  const Points<T> points(a.p, a.memory);
+  bool bad = false;
+#pragma unroll 1
+  for (uint32_t turn = turns.count; turn-- > 0;) {
+    const bool there = turns.there(turn);
+    a.load(there ? unit_of<General<T>::kV>(a.w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false}, bad);
+    T value[General<T>::kV], slope[General<T>::kV];
+    a.add_terms(false, true, points, value, slope);
+    a.store_gradient(slope);
+  }
+}
+
+}  // namespace fl_cuda

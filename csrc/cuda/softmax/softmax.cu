@@ -1,0 +1,95 @@
+// Multiclass: the fast kernels where they apply, the general ones elsewhere.
+#include "launch.h"
+
+namespace fl_cuda {
+namespace {
+
+constexpr int kMostClasses = 320;  // of the fast kernels: 16 warps with 20 each
+
+// An ignored label that the labels' type cannot hold ignores nothing.
+bool fits(int64_t v, int dtype) {
+  if (dtype == fl::kI64) return true;
+  const bool is_signed = dtype == fl::kI8 || dtype == fl::kI16 || dtype == fl::kI32;
+  if (v < 0) return is_signed && v >= -(int64_t(1) << (8 * fl::bytes_of(dtype) - 1));
+  const int bits = dtype == fl::kBool ? 1 : 8 * fl::bytes_of(dtype) - is_signed;
+  return bits >= 63 || v < int64_t(1) << bits;
+}
+
+Steps steps_of(const Work& w, const Array& a, int width, int vector) {
+  Steps s;
+  int64_t expected = -1;
+  for (int i = 2; i >= 0; --i) {
+    if (w.space[i] == 1) continue;
+    if (expected < 0) s.pixel = a.space[i], expected = s.pixel;
+    if (a.space[i] != expected) s.pixel = -1;
+    expected *= w.space[i];
+  }
+  const int64_t bytes = static_cast<int64_t>(width) * vector;
+  s.vectors = a.data && packed(w, a, w.samples, bytes < 16 ? bytes : 16) &&
+              a.channel * fl::bytes_of(a.dtype) <= static_cast<int64_t>(UINT32_MAX);
+  return s;
+}
+
+bool is_fast(const Work& w) {
+  int smoothed = 0;
+  for (int i = 0; i < w.spec.n_terms; ++i)
+    smoothed += w.spec.terms[i].kind != fl::kTversky && w.spec.terms[i].label_smoothing != 0.0;
+  return !w.wide && w.class_indices && !w.spec.any_squared() && smoothed <= 1 && w.channels <= kMostClasses;
+}
+
+const char* run(Call& c, Errand errand) {
+  const Work& w = c.w;
+  if (w.parts == 0) {
+    if (errand != kForward) return nullptr;
+    const cudaError_t error = cudaMemsetAsync(c.w.aux, 0, w.spec.n_terms * fl::kAuxColumns * 8, c.stream);
+    return fault(error == cudaSuccess ? launch_epilogue(w, divide(w, kSumPhase, 1, 1), c.stream) : error);
+  }
+  if (!is_fast(w))
+    return fault(w.wide ? softmax_general_errand<double>(c, errand) : softmax_general_errand<float>(c, errand));
+  return fault(w.x.dtype == fl::kF32 ? softmax_fast_errand<float>(c, errand) : softmax_fast_errand<Half16>(c, errand));
+}
+
+}  // namespace
+
+Plan plan_of(const Work& w) {
+  Plan p;
+  const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
+  for (int i = 0; i < w.spec.n_terms; ++i) {
+    const fl::Term& t = w.spec.terms[i];
+    if (t.kind == fl::kTversky) continue;
+    if (t.label_smoothing != 0.0) p.smooth = p.terms;
+    if (t.kind == fl::kTopk) p.picks = true, p.histograms += levels - 1;
+    ++p.terms;
+  }
+  ++p.histograms;
+  p.flats = p.smooth >= 0;
+  p.region = w.slots.column[fl::kPred] >= 0;
+  p.slots = p.region || w.slots.column[fl::kTarget] >= 0;
+  p.brain = w.x.dtype == fl::kBF16, p.dense = !w.class_indices;
+  p.ignoring = w.spec.has_ignore && w.class_indices && fits(w.spec.ignore_index, w.y.dtype);
+  p.label_bytes = fl::bytes_of(w.y.dtype);
+  p.ignored = static_cast<uint64_t>(w.spec.ignore_index) & (~uint64_t(0) >> (64 - 8 * p.label_bytes));
+  p.width = FastDivisor(static_cast<uint32_t>(w.space[2] > 0 ? w.space[2] : 1));
+  p.height = FastDivisor(static_cast<uint32_t>(w.space[1] > 0 ? w.space[1] : 1));
+  return p;
+}
+
+void set_steps(const Work& w, int width, Plan& p) {
+  for (const auto& [steps, array] : {std::pair<Steps*, const Array*>{&p.x, &w.x},
+                                     {&p.y, &w.y},
+                                     {&p.mask, &w.mask},
+                                     {&p.weight, &w.pixel_weight},
+                                     {&p.out, &w.out}})
+    *steps = steps_of(w, *array, width, fl::bytes_of(array->dtype));
+}
+
+void set_keys(const Work& w, Plan& p) {
+  const bool own = keys_in_gradient(w);
+  p.keys = own ? w.out.data : w.keys, p.key_sample = own ? w.out.sample : w.pixels;
+}
+
+const char* softmax_forward(Call& c) { return run(c, kForward); }
+const char* softmax_backward(Call& c) { return run(c, kBackward); }
+const char* softmax_elementwise(Call& c) { return run(c, kValues); }
+
+}  // namespace fl_cuda

@@ -1,0 +1,7 @@
+#include "fast_instances.h"
+
+namespace fl_cuda {
+
+template cudaError_t softmax_fast_errand<Half16>(Call&, Errand);
+
+}  // namespace fl_cuda

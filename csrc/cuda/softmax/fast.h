@@ -11,7 +11,7 @@ namespace fl_cuda {
 template <class X_, int kK_, int kV_, bool kSliced_>
 struct Fast {
   using X = X_;
-  static constexpr int kThreads = kSliced_ ? 256 : 512;  // twice as many where 16 warps share a pixel
+  static constexpr int kThreads = kSliced_ ? 256 : 512;         // twice as many where 16 warps share a pixel
   static constexpr int kBlocks = kK_ <= 4 || kSliced_ ? 2 : 1;  // of a multiprocessor
   using Row = Vector<X, kV_>;
   static constexpr int kK = kK_, kV = kV_;
@@ -90,8 +90,7 @@ __device__ __noinline__ void scatter(const Work& w, const Plan& p, unsigned char
     X* to = static_cast<X*>(w.out.data) + u.sample * w.out.sample + s.first * w.out.channel +
             offset_of(w, p, w.out, p.out, u.at + i);
 #pragma unroll 4
-    for (int k = 0; k < s.count; ++k)
-      to[k * w.out.channel] = reinterpret_cast<const X*>(from + k * Kept<F>::step())[i];
+    for (int k = 0; k < s.count; ++k) to[k * w.out.channel] = reinterpret_cast<const X*>(from + k * Kept<F>::step())[i];
   }
 }
 
@@ -151,9 +150,9 @@ struct Pixels {
 #pragma unroll
     for (int i = 0; i < kV; ++i) {
       const float logit = widen(from[static_cast<uint64_t>(static_cast<uint32_t>(id[i] < 0 ? 0 : id[i])) *
-                                 static_cast<uint32_t>(w.x.channel) +
-                             i],
-                        p.brain);
+                                         static_cast<uint32_t>(w.x.channel) +
+                                     i],
+                                p.brain);
       target[i] = id[i] < 0 ? 0.0f : logit;  // whatever lies there
       weight[i] = id[i] < 0 ? 0.0f : 1.0f;
     }
@@ -194,9 +193,7 @@ struct Pixels {
     bool skips = false;
 #pragma unroll
     for (int i = 0; i < kV; ++i) max[i] = -INFINITY, skips |= id[i] < 0;
-    each(s, [&](int k, int i) {
-      e[k][i] = k % 2 == 0 || k < s.count ? widen(row[k].x[i], p.brain) : -INFINITY;
-    });
+    each(s, [&](int k, int i) { e[k][i] = k % 2 == 0 || k < s.count ? widen(row[k].x[i], p.brain) : -INFINITY; });
     if (__any_sync(kAllLanes, skips)) {  // whatever lies in pixels that do not count
       each(s, [&](int k, int i) {
         if (k % 2 == 0 || k < s.count) e[k][i] = id[i] < 0 ? 0.0f : e[k][i];

@@ -11,7 +11,8 @@ template <class F>
 struct ClassSums {
   float pred[F::kK];
   uint2* slots;  // a float and a number
-  __device__ __forceinline__ ClassSums(const Plan& p, unsigned char* memory) : slots(shared_at<uint2>(memory, p.rows)) {}
+  __device__ __forceinline__ ClassSums(const Plan& p, unsigned char* memory)
+      : slots(shared_at<uint2>(memory, p.rows)) {}
   __device__ __forceinline__ uint2& slot(int k) const { return slots[k * blockDim.x + threadIdx.x]; }
   __device__ __forceinline__ void clear(const Plan& p) {
     reset();
@@ -60,7 +61,8 @@ __device__ __forceinline__ void add_terms(const Plan& p, const PointTerm<float>*
         float share = a.weight[i], value = 0.0f;
         if (values || t.picks) {
           value = element.value(a.nll[i], miss[i], w);
-          if (!kGrad && j == p.smooth) value = fl::fma_(t.keep, value, t.spread * fl::fma_(t.all, a.log_sum[i], a.more[i]));
+          if (!kGrad && j == p.smooth)
+            value = fl::fma_(t.keep, value, t.spread * fl::fma_(t.all, a.log_sum[i], a.more[i]));
           value = share != 0.0f ? value * share : 0.0f;
           if (kGrad) share *= t.share(value);
           total += value;
@@ -106,11 +108,21 @@ struct Loop {
 
   __device__ __forceinline__ Loop(const Work& work, const Launch& launch, const Plan& plan, unsigned char* m,
                                   const PointTerm<float>* t, const Tables<float>& tab)
-      : w(work), l(launch), p(plan), memory(m), terms(t), tables(tab), turns(work, launch, plan), s(work, plan),
-        kept(plan, m), points(plan, m), first(threadIdx.x / kWarp % plan.slices == 0) {}
+      : w(work),
+        l(launch),
+        p(plan),
+        memory(m),
+        terms(t),
+        tables(tab),
+        turns(work, launch, plan),
+        s(work, plan),
+        kept(plan, m),
+        points(plan, m),
+        first(threadIdx.x / kWarp % plan.slices == 0) {}
 
   __device__ __forceinline__ Unit unit(uint32_t turn) const {
-    return !F::kSliced || turns.there(turn) ? unit_of<F::kV>(w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false};
+    return !F::kSliced || turns.there(turn) ? unit_of<F::kV>(w, l, turns.sample, turns.unit(turn))
+                                            : Unit{0, 0, 0, false};
   }
   // Whether the turn's pixels can be read.
   __device__ __forceinline__ bool ready(const Unit& u, uint32_t turn) const {

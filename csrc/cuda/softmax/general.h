@@ -1,6 +1,6 @@
 // Any multiclass call: probabilities as targets, squared terms, several smoothed cross-entropies, float64, hundreds of
-// classes, any strides. Like fast.h, but a thread's classes lie in shared memory, [class of the thread][thread], and the
-// loops over them are not unrolled. Where they do not fit they are read again from memory each time.
+// classes, any strides. Like fast.h, but a thread's classes lie in shared memory, [class of the thread][thread], and
+// the loops over them are not unrolled. Where they do not fit they are read again from memory each time.
 #pragma once
 #include "access.h"
 #include "select.h"
@@ -189,7 +189,8 @@ struct General {
 
   __device__ __forceinline__ T region(int k, T y, T q) const {
     const int c = s.first + k;
-    return fl::region_slope<true, true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c], tables.diff()[c]);
+    return fl::region_slope<true, true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c],
+                                        tables.diff()[c]);
   }
 
   __device__ __forceinline__ void add_classes(const BlockSums& block) const {
@@ -249,8 +250,7 @@ struct General {
         });
       }
 #pragma unroll
-      for (int i = 0; i < kV; ++i)
-        g[i] = valid[i] ? fl::fma_(q[i], region(k, y[i], q[i]) - less[i], g[i]) : T(0);
+      for (int i = 0; i < kV; ++i) g[i] = valid[i] ? fl::fma_(q[i], region(k, y[i], q[i]) - less[i], g[i]) : T(0);
       store_numbers<T, kV>(w, p, w.out, p.out, unit, s.first + k, g);
     }
   }

@@ -17,12 +17,12 @@ struct Steps {
 
 struct Plan {
   int slices = 1, share = 0;
-  int terms = 0, histograms = 0;  // pointwise terms; of top-k
-  int smooth = -1;                // which of the terms smooths its labels (fast kernels)
+  int terms = 0, histograms = 0;       // pointwise terms; of top-k
+  int smooth = -1;                     // which of the terms smooths its labels (fast kernels)
   bool region = false, slots = false;  // whether sums of p, and those by the target's class, are wanted
   bool picks = false, flats = false;   // top-k; parts of the gradient that all pixels share
   bool brain = false, ignoring = false, dense = false;
-  bool vectors = false;  // all that the loops of the fast kernels read and write are
+  bool vectors = false;                    // all that the loops of the fast kernels read and write are
   bool in_shared = false, staged = false;  // the block's sums; the classes of the general kernels
   int label_bytes = 1;
   uint64_t ignored = 0;  // the label, without its sign

@@ -1,7 +1,7 @@
 // Top-k: the k largest by the digits of their keys, from the top. Each step counts one digit of the keys that share the
 // digits found so far, in shared memory and then with integer atomics, whose order does not matter. The first digit is
-// counted while the keys are made, further ones are read from the keys alone. Between steps all blocks meet, or a launch
-// ends; each block searches the digit itself.
+// counted while the keys are made, further ones are read from the keys alone. Between steps all blocks meet, or a
+// launch ends; each block searches the digit itself.
 #pragma once
 #include "sums.h"
 #include "terms.h"

@@ -23,7 +23,8 @@ struct BlockSums {
 
 // Adds value(k, thread) of all threads that have class slice * share + k to number `slot` of each class.
 template <class F>
-__device__ __forceinline__ void add_rows(const Work& w, const Plan& p, const BlockSums& sums, int slot, const F& value) {
+__device__ __forceinline__ void add_rows(const Work& w, const Plan& p, const BlockSums& sums, int slot,
+                                         const F& value) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
   const int channels = static_cast<int>(w.channels);
 #pragma unroll 1
@@ -117,8 +118,8 @@ __device__ inline void leave_sums(const Work& w, const Launch& l, const BlockSum
   for (int64_t c = threadIdx.x; c < w.channels; c += blockDim.x) {
     if (hard && column[fl::kTargetSq] >= 0) number(column[fl::kTargetSq], c) = number(column[fl::kTarget], c);
     if (hard && column[fl::kAbsDiff] >= 0)
-      number(column[fl::kAbsDiff], c) = number(column[fl::kPred], c) - 2.0 * number(column[fl::kInter], c) +
-                                        number(column[fl::kTarget], c);
+      number(column[fl::kAbsDiff], c) =
+          number(column[fl::kPred], c) - 2.0 * number(column[fl::kInter], c) + number(column[fl::kTarget], c);
     if (w.slots.counts < 0) continue;
     const double truth = number(w.slots.counts, c), said = number(w.slots.counts + 1, c),
                  both = number(w.slots.counts + 2, c);

@@ -76,8 +76,8 @@ __device__ inline void set_scales(const Work& w, const double* grads, int count,
   for (int j = 0; j < count; ++j) {
     PointTerm<T>& t = terms[j];
     const fl::Term& own = w.spec.terms[t.index];
-    const double scale = grads ? grads[fl::kFixedSums + t.index]
-                               : weight_of(w, t.index) * fl::pointwise_scale(own, w.known_valid);
+    const double scale =
+        grads ? grads[fl::kFixedSums + t.index] : weight_of(w, t.index) * fl::pointwise_scale(own, w.known_valid);
     t.scale = static_cast<T>(up * scale);
     if (!t.picks) continue;
     const double* aux = w.aux + t.index * fl::kAuxColumns;

@@ -42,6 +42,7 @@ __device__ __forceinline__ uint32_t nonzero_bytes(uint32_t v) {
 struct HardBytes {
   uint32_t on = 0;
   __device__ __forceinline__ bool label(int i) const { return (on & 1u << 8 * i) != 0; }
+  __device__ __forceinline__ bool there(int) const { return true; }
   template <class X>
   __device__ __forceinline__ void hide(Pack<X>&) const {}
   template <class T>

@@ -13,7 +13,7 @@ struct Instance {
   int shared = 0;  // bytes beside those of the rows, for a block
 };
 
-enum FastTerm { kNoTerm, kBceTerm, kFocalTerm };
+enum FastTerm { kNoTerm, kBceTerm, kFocalTerm, kTopkTerm };
 enum FastInput { kHardInput, kMaskedInput, kSoftInput };
 
 template <class X>

@@ -83,8 +83,9 @@ bool is_fast(const Work& w, FastTerm& term, FastInput& input, int& point) {
     if (t.kind == fl::kTversky) continue;
     const bool bce = t.kind == fl::kBce && t.label_smoothing == 0.0;
     const bool focal = t.kind == fl::kFocal && t.gamma == 2.0 && !(t.margin && soft);
-    if (point >= 0 || (!bce && !focal)) return false;
-    term = bce ? kBceTerm : kFocalTerm, point = i;
+    const bool topk = t.kind == fl::kTopk && !soft;
+    if (point >= 0 || (!bce && !focal && !topk)) return false;
+    term = bce ? kBceTerm : (focal ? kFocalTerm : kTopkTerm), point = i;
     if (w.far_pool) return false;
     for (int64_t v = 0; v < t.vector_length; ++v) {  // no weight may be 0
       const double weight = w.pool[w.pool_at[i] + v];
@@ -154,6 +155,7 @@ Plan plan_of(const Work& w, bool values = false) {
   FastInput input;
   if (!values && is_fast(w, term, input, k.point)) {
     const bool joined = joins(w);
+    k.selecting = term == kTopkTerm;
     k.pixels = joined ? w.pixels * w.samples : w.pixels, k.planes = static_cast<uint32_t>(joined ? 1 : w.planes);
     p.packs = k.pixels / kPack;
     p.instance = with_logits(w.x.dtype, [&](auto x) {
@@ -272,7 +274,7 @@ cudaError_t sum_apart(Plan& p, const Work& w, Launch l, cudaStream_t stream) {
         error = start(p, w, l, p.instance.shared, false, stream);
       begun = true;
     }
-    p.k.term = -1;
+    p.k.term = -1, p.k.level = levels;
   }
   return error == cudaSuccess ? start(p, w, l, p.instance.shared, false, stream) : error;
 }

@@ -1,7 +1,7 @@
 // The terms that fast kernels know: region terms, with one pointwise term or none. Formulas: csrc/math.
 #pragma once
 #include "../../math/elements.h"
-#include "walk.h"
+#include "topk.h"
 
 namespace fl_cuda {
 
@@ -47,7 +47,8 @@ __device__ __forceinline__ float region_slope(bool on, const Slopes& d) { return
 __device__ __forceinline__ float region_slope(float y, const Slopes& d) { return fl::fma_(d.inter, y, d.pred); }
 
 struct NoTerm {
-  static constexpr bool kPointwise = false;
+  static constexpr bool kPointwise = false, kTopk = false;
+  static constexpr int kShared = 0;  // bytes
   static constexpr int kUnroll = 4, kGradUnroll = 4;  // packs of a turn at a time, if it has so many
   __device__ __forceinline__ NoTerm(const Work&, int, int64_t) {}
 
@@ -69,7 +70,8 @@ struct NoTerm {
 // kTerm: value(Logit, label) and slope(Logit, label, scale), the scaled derivative of the value by the logit.
 template <class Term>
 struct WithRegion : Term {
-  static constexpr bool kPointwise = true;
+  static constexpr bool kPointwise = true, kTopk = false;
+  static constexpr int kShared = 0;
   static constexpr int kUnroll = 2, kGradUnroll = Term::kLogSlope ? 2 : 4;
   using Term::Term;
 
@@ -149,6 +151,75 @@ struct Focal {
   }
   __device__ __forceinline__ fl::FocalElement<fl::kPower2, false, float> element() const {
     return {2.0f, on_weight, off_weight};
+  }
+};
+
+// Top-k of hard labels: the margin orders the elements, so that a threshold on it needs no transcendental.
+struct Topk {
+  static constexpr bool kPointwise = true, kTopk = true;
+  static constexpr int kUnroll = 2, kGradUnroll = 2, kShared = (sizeof(Selection<float>) + 15) / 16 * 16;
+  Selection<float>* selection;
+  float low, high;          // margins outside of them do not have the digits found so far
+  float threshold, above, tie;  // what margins above the threshold weigh, and those on it
+
+  __device__ __forceinline__ Topk(const Work&, int, int64_t) {}
+  __device__ __forceinline__ void begin(const Work& w, const Launch& l, const Walk& k, unsigned char* memory) {
+    selection = reinterpret_cast<Selection<float>*>(memory);
+    if (l.phase == kGradPhase) return;
+    if (l.finishes) clear_histograms<float>(w, 1);
+    selection->clear();
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void add(float x, bool on, Sums& s) const {
+    add_region(fl::inverse(1.0f + fl::exp_minus(x)), on, s);
+  }
+  __device__ __forceinline__ void set_bucket(int level) {
+    const Digit<float> digit(level - 1);
+    low = fl::topk_value<float>(selection->prefix << digit.shift);
+    high = fl::topk_value<float>((selection->prefix + 1) << digit.shift);
+    if (selection->prefix + 1 == 1u << (32 - digit.shift)) high = INFINITY + -INFINITY;
+  }
+  // The digit of the elements that have those before; `one`: of the first element alone.
+  template <class X, class Y>
+  __device__ __forceinline__ void count(const Pack<X>& x, const Y& y, bool one, int level) const {
+    bool near[kPack], any = false;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const float m = fl::topk_margin(widen(x.v[i]), y.label(i) ? 1.0f : 0.0f);
+      near[i] = y.there(i) && !(one && i > 0) && (level == 0 || (!(m < low) && !(m >= high)));
+      any |= near[i];
+    }
+    if (!any) return;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const uint32_t key = fl::topk_key(fl::topk_margin(widen(x.v[i]), y.label(i) ? 1.0f : 0.0f));
+      if (near[i] && selection->has_prefix(key, level)) selection->count(key, level);
+    }
+  }
+
+  __device__ __forceinline__ void set_threshold(const Work& w, int term) {
+    const double* aux = w.aux + term * fl::kAuxColumns;
+    threshold = static_cast<float>(aux[fl::kThreshold]), above = 1.0f, tie = static_cast<float>(aux[fl::kTieWeight]);
+    if (aux[fl::kTopCount] == 0.0) threshold = INFINITY, above = tie = 0.0f;
+    if (threshold != threshold) threshold = INFINITY, above = tie, tie = 0.0f;  // NaN, the largest
+  }
+  __device__ __forceinline__ float weight(float m) const {
+    return !(m <= threshold) ? above : (m == threshold ? tie : 0.0f);
+  }
+  __device__ __forceinline__ void add_picked(float x, bool on, Sums& s) const {
+    const Logit<true> a(x);
+    const float weighs = weight(a.margin(on));
+    if (weighs != 0.0f) s.point += weighs * a.nll(on);
+  }
+  __device__ __forceinline__ float grad(float x, bool on, const Slopes& d) const {
+    const Logit<false> a(x);
+    const float weighs = weight(a.margin(on)) * (on ? -d.point : d.point);
+    return fl::fma_(a.slope(), region_slope(on, d), weighs * a.missed(on));
+  }
+  __device__ __forceinline__ float add_grad(float x, bool on, Sums& s, const Slopes& d) const {
+    add_picked(x, on, s);
+    return grad(x, on, d);
   }
 };
 

@@ -48,7 +48,7 @@ struct Selection {
   }
 
   // The next digit of the threshold, from the histogram of all blocks. By all threads; synchronises them.
-  __device__ void advance(const unsigned long long* histogram, int level, const fl::Term& term) {
+  __device__ __noinline__ void advance(const unsigned long long* histogram, int level, const fl::Term& term) {
     const int own = fl::kRadixBins / blockDim.x, first = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * own;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     unsigned long long sum = 0;  // of this thread's bins, thread 0 has the highest

@@ -8,15 +8,16 @@ namespace fl_cuda {
 
 constexpr uint32_t kLowBits = 0x01010101u;
 
-// Where the labels of a part lie, and of its plane that is read.
+// Where the labels of a part lie, and of the turn's first pack.
 struct LabelPlane {
-  const uint8_t *part, *plane;
+  const uint8_t *part, *at;
   __device__ __forceinline__ LabelPlane(const Work& w, const Walk& k, const Share& own)
       : part(static_cast<const uint8_t*>(w.y.data) +
              (own.sample * w.y.sample + own.channel * w.y.channel) * k.label_bytes) {}
-  __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t to, uint32_t head) {
-    plane = part + (to * w.y.sample + head) * k.label_bytes;
+  __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t plane, int64_t pixel) {
+    at = part + (plane * w.y.sample + pixel) * k.label_bytes;
   }
+  __device__ __forceinline__ void advance(const Walk& k, int pixels) { at += pixels * k.label_bytes; }
 };
 
 // to[i] = f(pointer to the labels of pack i), one pack after the other: wide labels would take many registers at once.
@@ -33,6 +34,17 @@ __device__ __forceinline__ void one_by_one(const uint8_t* from, int bytes, int t
   }
 }
 
+// Whether bit 0 of byte i is set; in assembly because the compiler makes three instructions of the shift it prefers.
+__device__ __forceinline__ bool is_set(uint32_t bytes, int i) {
+  uint32_t bit;
+#ifdef __CUDA_ARCH__
+  asm("and.b32 %0, %1, %2;" : "=r"(bit) : "r"(bytes), "r"(1u << 8 * i));
+#else
+  bit = bytes >> (8 * i) & 1;
+#endif
+  return bit != 0;
+}
+
 // A byte of one where the byte is not zero.
 __device__ __forceinline__ uint32_t nonzero_bytes(uint32_t v) {
   return (((v & ~(kLowBits << 7)) + ~(kLowBits << 7)) | v) >> 7 & kLowBits;
@@ -41,7 +53,7 @@ __device__ __forceinline__ uint32_t nonzero_bytes(uint32_t v) {
 // Labels 0 and 1 as bytes, four pixels in a word.
 struct HardBytes {
   uint32_t on = 0;
-  __device__ __forceinline__ bool label(int i) const { return (on & 1u << 8 * i) != 0; }
+  __device__ __forceinline__ bool label(int i) const { return is_set(on, i); }
   __device__ __forceinline__ bool there(int) const { return true; }
   template <class X>
   __device__ __forceinline__ void hide(Pack<X>&) const {}
@@ -56,8 +68,8 @@ struct HardBytes {
 };
 struct ValidBytes {
   uint32_t on = 0, valid = 0;
-  __device__ __forceinline__ bool label(int i) const { return (on & 1u << 8 * i) != 0; }
-  __device__ __forceinline__ bool there(int i) const { return (valid & 1u << 8 * i) != 0; }
+  __device__ __forceinline__ bool label(int i) const { return is_set(on, i); }
+  __device__ __forceinline__ bool there(int i) const { return is_set(valid, i); }
   template <class X>
   __device__ __forceinline__ void hide(Pack<X>& x) const {  // invalid pixels add nothing
 #pragma unroll
@@ -95,22 +107,25 @@ struct HardLabels : LabelPlane {
   __device__ __forceinline__ HardLabels(const Work& w, const Walk& k, const Share& own) : LabelPlane(w, k, own) {
     if (kCanHide) part_mask = w.mask.data ? plane_of<const uint8_t>(w.mask, own) : nullptr;
   }
-  __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t to, uint32_t head) {
-    LabelPlane::move(w, k, to, head);
-    if (kCanHide) mask = part_mask + to * w.mask.sample + head;
+  __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t plane, int64_t pixel) {
+    LabelPlane::move(w, k, plane, pixel);
+    if (kCanHide) mask = part_mask + plane * w.mask.sample + pixel;
+  }
+  __device__ __forceinline__ void advance(const Walk& k, int pixels) {
+    LabelPlane::advance(k, pixels);
+    if (kCanHide) mask += pixels;
   }
 
   template <bool kAll>
-  __device__ __forceinline__ void load(const Walk& k, int64_t first, int there, Labels (&to)[kPacks]) const {
+  __device__ __forceinline__ void load(const Walk& k, int there, Labels (&to)[kPacks]) const {
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       if (!kAll && i * kWarp >= there) continue;
-      if (k.label_bytes == 1) to[i].on = load_pack(plane + first + i * kWarp * kPack).raw[0];
-      if constexpr (kCanHide) to[i].valid = part_mask ? load_pack(mask + first + i * kWarp * kPack).raw[0] : kLowBits;
+      if (k.label_bytes == 1) to[i].on = load_pack(at + i * kWarp * kPack).raw[0];
+      if constexpr (kCanHide) to[i].valid = part_mask ? load_pack(mask + i * kWarp * kPack).raw[0] : kLowBits;
     }
   }
-  __device__ __forceinline__ void complete(const Walk& k, int64_t first, int there, Labels (&to)[kPacks],
-                                           uint32_t& bad) const {
+  __device__ __forceinline__ void complete(const Walk& k, int there, Labels (&to)[kPacks], uint32_t& bad) const {
     if (k.label_bytes == 1) {
 #pragma unroll
       for (int i = 0; i < kPacks; ++i) {
@@ -128,7 +143,7 @@ struct HardLabels : LabelPlane {
 #pragma unroll
       for (int i = 0; i < kPacks; ++i) valid[i] = nonzero_bytes(to[i].valid);
     }
-    one_by_one(plane + first * k.label_bytes, k.label_bytes, there, to, [&](const uint8_t* from, Labels& labels) {
+    one_by_one(at, k.label_bytes, there, to, [&](const uint8_t* from, Labels& labels) {
       with_integer(k.label_bytes, [&](auto type) {
         using E = decltype(type);
         const Pack<E> pack = load_pack(reinterpret_cast<const E*>(from));
@@ -152,14 +167,13 @@ struct HardLabels : LabelPlane {
       });
     });
   }
-  // Pixel `pixel` of the plane, as the first one of a pack.
-  __device__ __forceinline__ void one(const Walk& k, int64_t pixel, Labels& to, uint32_t& bad) const {
-    const uint8_t* from = plane + pixel * k.label_bytes;
+  // One pixel, as the first one of a pack.
+  __device__ __forceinline__ void one(const Walk& k, Labels& to, uint32_t& bad) const {
     uint64_t v = 0;
 #pragma unroll 1
-    for (int b = 0; b < k.label_bytes; ++b) v |= static_cast<uint64_t>(from[b]) << (8 * b);
+    for (int b = 0; b < k.label_bytes; ++b) v |= static_cast<uint64_t>(at[b]) << (8 * b);
     if constexpr (kCanHide) {
-      to.valid = !part_mask || mask[pixel] != 0;
+      to.valid = !part_mask || *mask != 0;
       if (k.ignores && v == k.ignore_index) to.valid = 0;
       if (!to.valid) return;
     }
@@ -206,20 +220,19 @@ struct SoftLabels : LabelPlane {
   using LabelPlane::LabelPlane;
 
   template <bool kAll>
-  __device__ __forceinline__ void load(const Walk& k, int64_t first, int there, Labels (&to)[kPacks]) const {
+  __device__ __forceinline__ void load(const Walk& k, int there, Labels (&to)[kPacks]) const {
     if (k.label_dtype != fl::kF32) return;
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       if (!kAll && i * kWarp >= there) continue;
-      const Pack<float> pack = load_pack(reinterpret_cast<const float*>(plane) + first + i * kWarp * kPack);
+      const Pack<float> pack = load_pack(reinterpret_cast<const float*>(at) + i * kWarp * kPack);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) to[i].y[j] = pack.v[j];
     }
   }
-  __device__ __forceinline__ void complete(const Walk& k, int64_t first, int there, Labels (&to)[kPacks],
-                                           uint32_t& bad) const {
+  __device__ __forceinline__ void complete(const Walk& k, int there, Labels (&to)[kPacks], uint32_t& bad) const {
     if (k.label_dtype != fl::kF32)
-      one_by_one(plane + first * k.label_bytes, k.label_bytes, there, to, [&](const uint8_t* from, Labels& labels) {
+      one_by_one(at, k.label_bytes, there, to, [&](const uint8_t* from, Labels& labels) {
         with_float(k.label_dtype, [&](auto type) {
           const auto pack = load_pack(reinterpret_cast<const decltype(type)*>(from));
 #pragma unroll
@@ -231,10 +244,9 @@ struct SoftLabels : LabelPlane {
 #pragma unroll
       for (int j = 0; j < kPack; ++j) to[i].clamp(k, j, bad);
   }
-  __device__ __forceinline__ void one(const Walk& k, int64_t pixel, Labels& to, uint32_t& bad) const {
-    with_float(k.label_dtype, [&](auto type) {
-      to.y[0] = static_cast<float>(widen(reinterpret_cast<const decltype(type)*>(plane)[pixel]));
-    });
+  __device__ __forceinline__ void one(const Walk& k, Labels& to, uint32_t& bad) const {
+    with_float(k.label_dtype,
+               [&](auto type) { to.y[0] = static_cast<float>(widen(*reinterpret_cast<const decltype(type)*>(at))); });
     to.clamp(k, 0, bad);
   }
 };

@@ -8,8 +8,12 @@ namespace fl_cuda {
 template <class X, class Terms, class Inputs>
 Instance fast_instance() {
   using S = Shape<Terms, Inputs>;
-  return {sigmoid_fast<X, Terms, Inputs>, S::kThreads, S::kBlocks, Inputs::kPacks,
-          Rows<X, typename Inputs::Labels, S::kThreads>::kBytes, Terms::kShared};
+  return {sigmoid_fast<X, Terms, Inputs>,
+          S::kThreads,
+          S::kBlocks,
+          Inputs::kPacks,
+          Rows<X, typename Inputs::Labels, S::kThreads>::kBytes,
+          Terms::kShared};
 }
 template <class X, class Terms>
 Instance fast_instance(FastInput input) {

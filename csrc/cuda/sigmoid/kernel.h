@@ -12,7 +12,7 @@ namespace fl_cuda {
 template <class Terms, class Inputs>
 struct Shape {
   static constexpr bool kPlain = !Terms::kPointwise && !Inputs::kMasked;
-  static constexpr int kThreads = kPlain ? 512 : 256, kBlocks = kPlain ? 2 : 3;
+  static constexpr int kThreads = kPlain ? 512 : 256, kBlocks = kPlain || (Terms::kTopk && Inputs::kMasked) ? 2 : 3;
 };
 
 // What a thread has summed up.
@@ -63,8 +63,8 @@ __device__ __forceinline__ Slopes slopes_of(const Work& w, const Walk& k, const 
 // Apart: where sums are finished in two places, one copy of it.
 inline __device__ __noinline__ void finish_apart(const Work& w, const Launch& l, Epilogue& e) { finish_sums(w, l, e); }
 
-// What the kernel does with the pixels, one after the other: sums (with the gradient where that needs none of them), the
-// digits of top-k's threshold, the sum of what lies above it, the gradient.
+// What the kernel does with the pixels, one after the other: sums (with the gradient where that needs none of them),
+// the digits of top-k's threshold, the sum of what lies above it, the gradient.
 enum Doing { kSumming, kDigits, kPicking, kGrading };
 
 // One loop over the pixels serves all of it: what to do with a turn is a branch that all threads take alike, and its
@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
     terms.begin(w, l, k, memory);
     if (l.phase == kGradPhase) terms.set_threshold(w, k.point);
     if (!l.finishes && l.phase != kGradPhase) {  // the digits before this launch's are counted
-      for (; level < k.level; ++level) terms.selection->advance(w.histogram + level * fl::kRadixBins, level, w.spec.terms[k.point]);
+      for (; level < k.level; ++level)
+        terms.selection->advance(w.histogram + level * fl::kRadixBins, level, w.spec.terms[k.point]);
       doing = level == 0 ? kSumming : (level < kLevels<float> ? kDigits : kPicking);
     }
   }
@@ -108,6 +109,7 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
       d.point = static_cast<float>(grad_output_of(w) *
                                    (weight_of(w, k.point) * fl::pointwise_scale(w.spec.terms[k.point], w.known_valid)));
     const int all = k.turns + k.edge_turns;
+    reader.begin(again);
 #pragma unroll 1
     for (int i = 0; i < all; ++i) {
       Batch<X, Inputs> batch;
@@ -115,16 +117,18 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
       Sums s;
       const auto with_grads = [&](auto adds) {
         constexpr bool kAdds = decltype(adds)::value;
-        batch.template each<kAdds ? Terms::kUnroll : Terms::kGradUnroll>([&](int p, const Pack<X>& v, const auto& y) {
-          Pack<X> grad;
+        batch.template each<kAdds ? Terms::kBothUnroll : Terms::kGradUnroll>(
+            [&](int p, const Pack<X>& v, const auto& y) {
+              Pack<X> grad;
 #pragma unroll
-          for (int j = 0; j < kPack; ++j) {
-            const float x = widen(v.v[j]), g = kAdds ? terms.add_grad(x, y.label(j), s, d) : terms.grad(x, y.label(j), d);
-            grad.v[j] = narrow<X>(y.shown(j, g));
-          }
-          if (kAdds && !Terms::kTopk) y.count(total);
-          batch.put(p, grad);
-        });
+              for (int j = 0; j < kPack; ++j) {
+                const float x = widen(v.v[j]),
+                            g = kAdds ? terms.add_grad(x, y.label(j), s, d) : terms.grad(x, y.label(j), d);
+                grad.v[j] = narrow<X>(y.shown(j, g));
+              }
+              if (kAdds && !Terms::kTopk) y.count(total);
+              batch.put(p, grad);
+            });
       };
       if (doing == kGrading) {
         with_grads(std::false_type());

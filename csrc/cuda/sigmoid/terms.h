@@ -48,8 +48,8 @@ __device__ __forceinline__ float region_slope(float y, const Slopes& d) { return
 
 struct NoTerm {
   static constexpr bool kPointwise = false, kTopk = false;
-  static constexpr int kShared = 0;  // bytes
-  static constexpr int kUnroll = 4, kGradUnroll = 4;  // packs of a turn at a time, if it has so many
+  static constexpr int kShared = 0;                                    // bytes
+  static constexpr int kUnroll = 4, kBothUnroll = 4, kGradUnroll = 4;  // packs at a time, if a turn has so many
   __device__ __forceinline__ NoTerm(const Work&, int, int64_t) {}
 
   // Of the sigmoid alone, whose negative argument needs no symmetry: 1 / (1 + exp(-x)) is accurate for every x.
@@ -67,18 +67,18 @@ struct NoTerm {
   }
 };
 
-// kTerm: value(Logit, label) and slope(Logit, label, scale), the scaled derivative of the value by the logit.
+// Term: add_value(Logit, label, Sums) and slope(Logit, label, scale), the scaled derivative of the value by the logit.
 template <class Term>
 struct WithRegion : Term {
   static constexpr bool kPointwise = true, kTopk = false;
   static constexpr int kShared = 0;
-  static constexpr int kUnroll = 2, kGradUnroll = Term::kLogSlope ? 2 : 4;
+  static constexpr int kUnroll = Term::kLogSlope ? 2 : 4, kBothUnroll = 2, kGradUnroll = 4;
   using Term::Term;
 
   template <class Y>
   __device__ __forceinline__ void add(float x, Y y, Sums& s) const {
     const Logit<true> a(x);
-    s.point += this->value(a, y);
+    this->add_value(a, y, s);
     add_region(a.p(), y, s);
   }
   template <class Y>
@@ -90,7 +90,7 @@ struct WithRegion : Term {
   template <class Y>
   __device__ __forceinline__ float add_grad(float x, Y y, Sums& s, const Slopes& d) const {
     const Logit<true> a(x);
-    s.point += this->value(a, y);
+    this->add_value(a, y, s);
     return this->slope(a, y, d.point);
   }
 };
@@ -102,19 +102,16 @@ struct Bce {
   __device__ __forceinline__ Bce(const Work& w, int term, int64_t c)
       : pos_weight(static_cast<float>(vector_at(w, term, c, 1.0))) {}
 
-  template <bool kLog>
-  __device__ __forceinline__ float value(const Logit<kLog>& a, bool on) const {
-    const float nll = a.nll(on);
-    return on ? pos_weight * nll : nll;
+  __device__ __forceinline__ void add_value(const Logit<true>& a, bool on, Sums& s) const {
+    s.point = fl::fma_(on ? pos_weight : 1.0f, a.nll(on), s.point);
   }
   template <bool kLog>
   __device__ __forceinline__ float slope(const Logit<kLog>& a, bool on, float scale) const {
     return (on ? -pos_weight * scale : scale) * a.missed(on);
   }
-  template <bool kLog>
-  __device__ __forceinline__ float value(const Logit<kLog>& a, float y) const {
+  __device__ __forceinline__ void add_value(const Logit<true>& a, float y, Sums& s) const {
     const fl::Sigmoid<float> at = a.all();
-    return fl::bce(at.nlp, at.nlq, y, pos_weight);
+    s.point += fl::bce(at.nlp, at.nlq, y, pos_weight);
   }
   template <bool kLog>
   __device__ __forceinline__ float slope(const Logit<kLog>& a, float y, float scale) const {
@@ -131,9 +128,9 @@ struct Focal {
       : on_weight(static_cast<float>(vector_at(w, term, c, 1.0))),
         off_weight(w.spec.terms[term].vector_length ? 1.0f - on_weight : 1.0f) {}
 
-  __device__ __forceinline__ float value(const Logit<true>& a, bool on) const {
+  __device__ __forceinline__ void add_value(const Logit<true>& a, bool on, Sums& s) const {
     const float u = a.missed(on);
-    return (on ? on_weight : off_weight) * fl::focal_power<fl::kPower2>(u, 2.0f) * a.nll(on);
+    s.point = fl::fma_((on ? on_weight : off_weight) * fl::focal_power<fl::kPower2>(u, 2.0f), a.nll(on), s.point);
   }
   __device__ __forceinline__ float slope(const Logit<true>& a, bool on, float scale) const {
     const float u = a.missed(on);
@@ -141,9 +138,9 @@ struct Focal {
     const float pt = a.caught(on), growth = fl::fma_(pt + pt, ::fminf(a.nll(on), 1e38f), u);
     return (on ? -on_weight * scale : off_weight * scale) * (u * u) * growth;
   }
-  __device__ __forceinline__ float value(const Logit<true>& a, float y) const {
+  __device__ __forceinline__ void add_value(const Logit<true>& a, float y, Sums& s) const {
     const fl::Sigmoid<float> at = a.all();
-    return element().value(at.p, at.q, at.nlp, at.nlq, y);
+    s.point += element().value(at.p, at.q, at.nlp, at.nlq, y);
   }
   __device__ __forceinline__ float slope(const Logit<true>& a, float y, float scale) const {
     const fl::Sigmoid<float> at = a.all();
@@ -157,9 +154,10 @@ struct Focal {
 // Top-k of hard labels: the margin orders the elements, so that a threshold on it needs no transcendental.
 struct Topk {
   static constexpr bool kPointwise = true, kTopk = true;
-  static constexpr int kUnroll = 2, kGradUnroll = 2, kShared = (sizeof(Selection<float>) + 15) / 16 * 16;
+  static constexpr int kUnroll = 2, kBothUnroll = 2, kGradUnroll = 2,
+                       kShared = (sizeof(Selection<float>) + 15) / 16 * 16;
   Selection<float>* selection;
-  float low, high;          // margins outside of them do not have the digits found so far
+  float low, high;              // margins outside of them do not have the digits found so far
   float threshold, above, tie;  // what margins above the threshold weigh, and those on it
 
   __device__ __forceinline__ Topk(const Work&, int, int64_t) {}

@@ -1,4 +1,5 @@
-// The pixels of a fast kernel, a turn of a thread at a time: from memory, or from shared memory where a block keeps them.
+// The pixels of a fast kernel, a turn of a thread at a time: from memory, or from shared memory where a block keeps
+// them.
 #pragma once
 #include "inputs.h"
 
@@ -25,10 +26,10 @@ struct Batch {
   }
   __device__ __forceinline__ void put(int p, const Pack<X>& grad) const {
     if (!has(p)) return;
-    if (!edge)
-      store_pack(out + p * kWarp * kPack, grad);
-    else
+    if (p == 0 && edge)
       *out = grad.v[0];
+    else
+      store_pack(out + p * kWarp * kPack, grad);
   }
   // f(number of the pack, logits, labels), n packs at a time.
   template <int kWanted, class F>
@@ -68,52 +69,31 @@ struct Reader {
   const Share& own;
   Rows<X, typename Inputs::Labels, kThreads> rows;
   Inputs inputs;
-  const X *part_x, *x;
+  const X *part_x, *x;  // x, out: the first pack of this turn
   X *part_out, *out;
-  uint32_t plane = ~0u, packs, head;
+  uint32_t tile = 0, full = 0;  // of the plane: the one that was read last, and how many have all packs
+  int tiles, pixels;            // from one turn to the next, if the plane has it
 
   __device__ __forceinline__ Reader(const Work& w_, const Launch& l_, const Walk& k_, const Share& own_,
                                     unsigned char* memory)
       : w(w_), l(l_), k(k_), own(own_), rows{memory}, inputs(w_, k_, own_) {
     part_x = plane_of<const X>(w.x, own), part_out = plane_of<X>(w.out, own);
   }
+  __device__ __forceinline__ void begin(bool reverse) {
+    const int step = static_cast<int>(k.blocks.d) * (kThreads / kWarp);
+    tiles = reverse ? -step : step, pixels = tiles * (kPacks * kWarp * kPack), full = 0;
+  }
 
   // The pixels of a turn, if it has any. `again`: not the first time, what is kept is there.
   __device__ __forceinline__ bool read(int turn, bool again, Batch<X, Inputs>& batch, uint32_t& bad) {
-    const int lane = threadIdx.x % kWarp, tile_packs = kWarp * k.packs;
-    batch.edge = turn >= k.turns;
-    uint32_t start, to;
-    if (!batch.edge) {
-      constexpr uint32_t kWarps = kThreads / kWarp;
-      const uint32_t tile = (turn * k.blocks.d + own.self) * kWarps + threadIdx.x / kWarp;
-      if (tile >= l.tiles) return false;
-      to = tile < l.tiles_per_plane.d ? 0 : l.tiles_per_plane.divide(tile);
-      start = (tile - to * l.tiles_per_plane.d) * tile_packs;
-    } else {  // a thread for each pixel of the ends of each plane
-      start = ((turn - k.turns) * k.blocks.d + own.self) * kThreads + threadIdx.x;
-      to = start / 8, start %= 8;
-      if (to >= k.planes) return false;
+    tile += tiles;
+    if (tile < full) {  // as most turns are: as far again in the same plane
+      x += pixels, out += pixels, inputs.advance(k, pixels);
+      batch.there = kPacks * kWarp, batch.edge = false;
+    } else if (!find(turn, batch)) {
+      return false;
     }
-    if (to != plane) {
-      plane = to;
-      x = part_x + plane * w.x.sample;
-      head = head_of(x);
-      packs = k.pixels > head ? static_cast<uint32_t>((k.pixels - head) / kPack) : 0;
-      x += head;
-      out = part_out + plane * w.out.sample + head;
-      inputs.move(w, k, plane, head);
-    }
-    int64_t first;  // pixel behind the head
-    if (!batch.edge) {
-      const int rest = static_cast<int>(packs - start);
-      batch.there = (rest < tile_packs ? rest : tile_packs) - lane;
-      first = static_cast<int64_t>(start + lane) * kPack;
-    } else {
-      const bool behind = start >= kPack;
-      first = behind ? static_cast<int64_t>(packs) * kPack + (start - kPack) : static_cast<int64_t>(start) - head;
-      batch.there = behind ? first < k.pixels - head : start < head && start < k.pixels;
-    }
-    batch.out = out + first;
+    batch.out = out;
     if (again && turn < l.kept) {
 #pragma unroll
       for (int p = 0; p < kPacks; ++p)
@@ -122,21 +102,21 @@ struct Reader {
     }
     if ((kPacks - 1) * kWarp < batch.there) {
 #pragma unroll
-      for (int p = 0; p < kPacks; ++p) batch.x[p] = load_pack(x + first + p * kWarp * kPack);
-      inputs.template load<true>(k, first, batch.there, batch.y);
+      for (int p = 0; p < kPacks; ++p) batch.x[p] = load_pack(x + p * kWarp * kPack);
+      inputs.template load<true>(k, batch.there, batch.y);
     } else {
       batch.clear();
       if (!batch.edge) {
 #pragma unroll
         for (int p = 0; p < kPacks; ++p)
-          if (batch.has(p)) batch.x[p] = load_pack(x + first + p * kWarp * kPack);
-        inputs.template load<false>(k, first, batch.there, batch.y);
+          if (batch.has(p)) batch.x[p] = load_pack(x + p * kWarp * kPack);
+        inputs.template load<false>(k, batch.there, batch.y);
       } else if (batch.there) {
-        batch.x[0].v[0] = x[first];
-        inputs.one(k, first, batch.y[0], bad);
+        batch.x[0].v[0] = *x;
+        inputs.one(k, batch.y[0], bad);
       }
     }
-    if (!batch.edge) inputs.complete(k, first, batch.there, batch.y, bad);
+    if (!batch.edge) inputs.complete(k, batch.there, batch.y, bad);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) batch.y[p].hide(batch.x[p]);
     if (turn < l.kept) {
@@ -144,6 +124,40 @@ struct Reader {
       for (int p = 0; p < kPacks; ++p)
         rows.logits(turn * kPacks + p) = batch.x[p], rows.labels(turn * kPacks + p) = batch.y[p];
     }
+    return true;
+  }
+
+  // Where a turn lies.
+  __device__ __forceinline__ bool find(int turn, Batch<X, Inputs>& batch) {
+    const int lane = threadIdx.x % kWarp, tile_packs = kWarp * k.packs;
+    uint32_t start, plane;
+    batch.edge = turn >= k.turns, full = 0;
+    if (!batch.edge) {
+      tile = (turn * k.blocks.d + own.self) * (kThreads / kWarp) + threadIdx.x / kWarp;
+      if (tile >= l.tiles) return false;
+      plane = tile < l.tiles_per_plane.d ? 0 : l.tiles_per_plane.divide(tile);
+      tile -= plane * l.tiles_per_plane.d;
+      start = tile * tile_packs;
+    } else {  // a thread for each pixel of the ends of each plane
+      start = ((turn - k.turns) * k.blocks.d + own.self) * kThreads + threadIdx.x;
+      plane = start / 8, start %= 8;
+      if (plane >= k.planes) return false;
+    }
+    x = part_x + plane * w.x.sample;
+    const uint32_t head = head_of(x), packs = k.pixels > head ? static_cast<uint32_t>((k.pixels - head) / kPack) : 0;
+    int64_t first = head;  // pixel
+    if (!batch.edge) {
+      const int rest = static_cast<int>(packs - start);
+      batch.there = (rest < tile_packs ? rest : tile_packs) - lane;
+      first += static_cast<int64_t>(start + lane) * kPack;
+      if (rest >= kPacks * kWarp && k.packs == kPacks) full = packs / (kPacks * kWarp);
+    } else {
+      const bool behind = start >= kPack;
+      first = behind ? first + static_cast<int64_t>(packs) * kPack + (start - kPack) : start;
+      batch.there = first < k.pixels && (behind || start < head);
+    }
+    x += first, out = part_out + plane * w.out.sample + first;
+    inputs.move(w, k, plane, first);
     return true;
   }
 };

@@ -35,14 +35,18 @@ struct Batch {
   template <int kWanted, class F>
   __device__ __forceinline__ void each(const F& f) {
     constexpr int n = kWanted < kPacks ? kWanted : kPacks;
-#pragma unroll 1
-    for (int done = 0; done < kPacks; done += n) {
+    if constexpr (n == kPacks) {
 #pragma unroll
       for (int p = 0; p < n; ++p) f(p, x[p], y[p]);
-      if (n == kPacks) break;
+    } else {
+#pragma unroll 1
+      for (int done = 0; done < kPacks; done += n) {
 #pragma unroll
-      for (int i = 0; i + n < kPacks; ++i) x[i] = x[i + n], y[i] = y[i + n];
-      out += n * kWarp * kPack, there -= n * kWarp;
+        for (int p = 0; p < n; ++p) f(p, x[p], y[p]);
+#pragma unroll
+        for (int i = 0; i + n < kPacks; ++i) x[i] = x[i + n], y[i] = y[i + n];
+        out += n * kWarp * kPack, there -= n * kWarp;
+      }
     }
   }
 };

@@ -11,7 +11,8 @@ namespace fl_cuda {
 template <class X_, int kK_, int kV_, bool kSliced_>
 struct Fast {
   using X = X_;
-  static constexpr int kThreads = kSliced_ ? 256 : 512;         // twice as many where 16 warps share a pixel
+  // Of a block; twice as many where 16 warps share a pixel. 384: with 168 registers each.
+  static constexpr int kThreads = kSliced_ ? 256 : (kK_ * kV_ > 32 ? 384 : 512), kMost = kSliced_ ? 512 : kThreads;
   static constexpr int kBlocks = kK_ <= 4 || kSliced_ ? 2 : 1;  // of a multiprocessor
   using Row = Vector<X, kV_>;
   static constexpr int kK = kK_, kV = kV_;
@@ -94,6 +95,13 @@ __device__ __noinline__ void scatter(const Work& w, const Plan& p, unsigned char
   }
 }
 
+__device__ __forceinline__ int renewed(int v) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+
 // The softmax of a thread's pixels: e * inv is the probability, 0 in pixels that do not count.
 template <class F>
 struct Pixels {
@@ -109,6 +117,31 @@ struct Pixels {
   float target[kV];  // the logit of the target class
   Unit unit;
 
+  // f(k, i) for the thread's classes, two at a time; an odd number leaves one more. The number is made to look new to
+  // each loop: else the compiler keeps all its comparisons, in registers that are not there.
+  template <class G>
+  static __device__ __forceinline__ void each(const Slice& s, const G& f) {
+    const int count = renewed(s.count);
+#pragma unroll
+    for (int k = 0; k < kK; k += 2) {
+      if (k >= count) break;
+#pragma unroll
+      for (int j = k; j < k + 2; ++j)
+#pragma unroll
+        for (int i = 0; i < kV; ++i) f(j, i);
+    }
+  }
+  // f(k), without one more.
+  template <class G>
+  static __device__ __forceinline__ void each_class(const Slice& s, const G& f) {
+    const int count = renewed(s.count);
+#pragma unroll
+    for (int k = 0; k < kK; ++k) {
+      if (k % 2 == 0 && k >= count) break;
+      if (k % 2 == 0 || k < count) f(k);
+    }
+  }
+
   // Where the thread's logits lie, and from there to the next class; as vectors.
   struct From {
     unsigned char* at;
@@ -119,39 +152,49 @@ struct Pixels {
     return {reinterpret_cast<unsigned char*>(at), static_cast<uint32_t>(a.channel) * static_cast<uint32_t>(sizeof(X))};
   }
   __device__ __forceinline__ void load_rows(const Slice& s, const From& from) {
-#pragma unroll
-    for (int k = 0; k < kK; ++k)
-      if (k < s.count) row[k].load(from.at + static_cast<uint64_t>(from.step) * k);
+    const unsigned char* at = from.at;
+    const unsigned step = renewed(from.step);
+    each_class(s, [&](int k) {
+      row[k].load(at);
+      at += step;
+    });
   }
   __device__ __forceinline__ void store_rows(const Slice& s, const From& to) const {
-#pragma unroll
-    for (int k = 0; k < kK; ++k)
-      if (k < s.count)
-        *reinterpret_cast<typename Row::Chunk*>(to.at + static_cast<uint64_t>(to.step) * k) = row[k].chunk[0];
+    unsigned char* at = to.at;
+    const unsigned step = renewed(to.step);
+    each_class(s, [&](int k) {
+      *reinterpret_cast<typename Row::Chunk*>(at) = row[k].chunk[0];
+      at += step;
+    });
   }
-  // Pixels that are vectors in memory, or lie in `near`. Labels: p.stage or memory.
-  __device__ __forceinline__ void load(const Work& w, const Plan& p, const Slice& s, const Kept<F>& kept,
-                                       unsigned char* near, bool& bad) {
-    if (near) {
+  // Pixels that are vectors in memory, or lie on the stage, or were kept.
+  enum Where { kFar, kStage, kNear };
+  __device__ __forceinline__ void load(const Work& w, const Plan& p, const Slice& s, const Kept<F>& kept, Where where,
+                                       uint32_t turn, bool& bad) {
+    From from;
+    if (where == kFar) {
+      load_classes<kV>(w, p, unit, id, bad);
+      from = far(w.x, s, unit);
+    } else {
+      unsigned char* near = where == kStage ? kept.stage() : kept.at(turn);
       const typename Kept<F>::Classes own = kept.classes(near);
 #pragma unroll
       for (int i = 0; i < kV; ++i) id[i] = own.x[i];
-    } else {
-      load_classes<kV>(w, p, unit, id, bad);
+      from = {Kept<F>::rows(near), Kept<F>::step()};
     }
-    load_rows(s, near ? From{Kept<F>::rows(near), Kept<F>::step()} : far(w.x, s, unit));
-    if (near == kept.stage() && near) {
+    load_rows(s, from);
+    if (where == kStage) {
       const typename Kept<F>::Numbers logit = kept.number(0), own = kept.number(1);
 #pragma unroll
       for (int i = 0; i < kV; ++i) target[i] = logit.x[i], weight[i] = own.x[i];
       return;
     }
-    const X* from = static_cast<const X*>(w.x.data) + unit.sample * w.x.sample + unit.at;
+    const X* logits = static_cast<const X*>(w.x.data) + unit.sample * w.x.sample + unit.at;
 #pragma unroll
     for (int i = 0; i < kV; ++i) {
-      const float logit = widen(from[static_cast<uint64_t>(static_cast<uint32_t>(id[i] < 0 ? 0 : id[i])) *
-                                         static_cast<uint32_t>(w.x.channel) +
-                                     i],
+      const float logit = widen(logits[static_cast<uint64_t>(static_cast<uint32_t>(id[i] < 0 ? 0 : id[i])) *
+                                           static_cast<uint32_t>(w.x.channel) +
+                                       i],
                                 p.brain);
       target[i] = id[i] < 0 ? 0.0f : logit;  // whatever lies there
       weight[i] = id[i] < 0 ? 0.0f : 1.0f;
@@ -169,19 +212,6 @@ struct Pixels {
   static __device__ __forceinline__ void join(const Plan& p, unsigned char* memory, float (&v)[kN]) {
     if constexpr (F::kSliced)
       meet<kMax, kPairs>(p, shared_at<float>(memory, p.meeting) + (kMax ? 0 : 2 * kV * blockDim.x), v);
-  }
-
-  // f(k, i) for the thread's classes, two at a time; an odd number leaves one more.
-  template <class G>
-  static __device__ __forceinline__ void each(const Slice& s, const G& f) {
-#pragma unroll
-    for (int k = 0; k < kK; k += 2) {
-      if (k >= s.count) break;
-#pragma unroll
-      for (int j = k; j < k + 2; ++j)
-#pragma unroll
-        for (int i = 0; i < kV; ++i) f(j, i);
-    }
   }
 
   // slopes: of the sum of p, by class (gradient), or the weights of the term that smooths its labels, or null.

@@ -102,7 +102,8 @@ struct Loop {
   const Slice s;
   const Kept<F> kept;
   const Points<float> points;
-  const bool first;  // whether the thread has the first classes of its pixels
+  const bool first;            // whether the thread has the first classes of its pixels
+  const uint32_t own, stride;  // turns of the warp's group, from unit to unit
   uint32_t staged = UINT32_MAX;
   bool bad = false;
 
@@ -118,25 +119,28 @@ struct Loop {
         s(work, plan),
         kept(plan, m),
         points(plan, m),
-        first(threadIdx.x / kWarp % plan.slices == 0) {}
+        first(threadIdx.x / kWarp % plan.slices == 0),
+        own(turns.own()),
+        stride(turns.blocks * turns.groups) {}
 
-  __device__ __forceinline__ Unit unit(uint32_t turn) const {
-    return !F::kSliced || turns.there(turn) ? unit_of<F::kV>(w, l, turns.sample, turns.unit(turn))
-                                            : Unit{0, 0, 0, false};
+  // Of the units of the warp's group.
+  __device__ __forceinline__ Cursor cursor(uint32_t turn) const { return Cursor(l, turns.sample, turns.unit(turn)); }
+  __device__ __forceinline__ Unit unit(const Cursor& c, uint32_t turn) const {
+    return F::kSliced && turn >= own ? Unit{0, 0, 0, false} : c.unit<F::kV>(w);
   }
   // Whether the turn's pixels can be read.
   __device__ __forceinline__ bool ready(const Unit& u, uint32_t turn) const {
     return (p.vectors && u.whole) || turn == staged;
   }
   __device__ __forceinline__ void bring(uint32_t turn) {
-    if (gather<F>(w, p, memory, unit(turn))) bad = true;
+    if (gather<F>(w, p, memory, unit(cursor(turn), turn))) bad = true;
     staged = turn;
   }
   __device__ __forceinline__ uint32_t keeps(uint32_t turn) const { return turn < static_cast<uint32_t>(l.kept); }
 
   __device__ __forceinline__ void sums(uint32_t turn, Pixels<F>& a, ClassSums<F>& sum, const Seen& seen,
                                        const float* smoothed) {
-    a.load(w, p, s, kept, turn == staged ? kept.stage() : nullptr, bad);
+    a.load(w, p, s, kept, turn == staged ? Pixels<F>::kStage : Pixels<F>::kFar, turn, bad);
     if (keeps(turn) && turn != staged) {
       unsigned char* to = kept.at(turn);
       a.store_rows(s, {Kept<F>::rows(to), Kept<F>::step()});
@@ -167,8 +171,8 @@ struct Loop {
     if (first) points.valid() += static_cast<float>(valid);
   }
   __device__ __forceinline__ void gradient(uint32_t turn, Pixels<F>& a, bool values, float flats) {
-    unsigned char* near = turn == staged ? kept.stage() : (keeps(turn) ? kept.at(turn) : nullptr);
-    a.load(w, p, s, kept, near, bad);
+    const typename Pixels<F>::Where near = keeps(turn) ? Pixels<F>::kNear : Pixels<F>::kFar;
+    a.load(w, p, s, kept, turn == staged ? Pixels<F>::kStage : near, turn, bad);
     a.template set<true>(w, p, s, memory, tables.pred());
     float value[F::kV], slope[F::kV];
     add_terms<true>(p, terms, tables, a, values, value, points, slope);
@@ -233,14 +237,15 @@ __device__ __forceinline__ bool add_sums(const Work& w, const Launch& l, const P
   uint32_t turn = 0;
 #pragma unroll 1
   for (uint32_t begin = 0; begin < loop.turns.count; begin += kFlushSteps) {
-    const uint32_t own = F::kSliced ? loop.turns.count : loop.turns.own();
+    const uint32_t own = F::kSliced ? loop.turns.count : loop.own;
     const uint32_t end = own < begin + kFlushSteps ? own : begin + kFlushSteps;
 #pragma unroll 1
     while (turn < end) {
+      Cursor at = loop.cursor(turn);
 #pragma unroll 1
-      for (; turn < end; ++turn) {
+      for (; turn < end; ++turn, at.go_on(l, loop.stride)) {
         Pixels<F> a;
-        a.unit = loop.unit(turn);
+        a.unit = loop.unit(at, turn);
         if (!loop.ready(a.unit, turn)) break;
         loop.sums(turn, a, sums, seen, smoothed);
       }
@@ -265,7 +270,7 @@ __device__ __forceinline__ bool add_gradient(const Work& w, const Launch& l, con
   Loop<F> loop(w, l, p, memory, terms, tables);
   const bool values = l.phase == kBothPhases;
   if (values) loop.points.clear();
-  const uint32_t own = F::kSliced ? loop.turns.count : loop.turns.own(), count = loop.turns.count;
+  const uint32_t own = F::kSliced ? loop.turns.count : loop.own, count = loop.turns.count;
 #pragma unroll 1
   for (uint32_t end = (count + kFlushSteps - 1) / kFlushSteps * kFlushSteps; end > 0; end -= kFlushSteps) {
     const uint32_t begin = end - kFlushSteps;
@@ -273,17 +278,18 @@ __device__ __forceinline__ bool add_gradient(const Work& w, const Launch& l, con
 #pragma unroll 1
     while (turn > begin && turn <= own) {
       bool far = false;
+      Cursor at = loop.cursor(turn - 1);
 #pragma unroll 1
       while (turn > begin && !far) {
         Pixels<F> a;
-        a.unit = loop.unit(turn - 1);
+        a.unit = loop.unit(at, turn - 1);
         if (!loop.ready(a.unit, turn - 1)) break;
         far = turn - 1 == loop.staged;
         loop.gradient(turn - 1, a, values, flats);
-        --turn;
+        --turn, at.go_back(l, loop.stride);
       }
       if (far)
-        scatter<F>(w, p, memory, loop.unit(turn)), loop.staged = UINT32_MAX;
+        scatter<F>(w, p, memory, loop.unit(loop.cursor(turn), turn)), loop.staged = UINT32_MAX;
       else if (turn > begin)
         loop.bring(turn - 1);
     }

@@ -55,7 +55,7 @@ __device__ __forceinline__ void set_slopes(const Work& w, const Launch& l, const
 }
 
 template <class F>
-__global__ void __launch_bounds__(512, F::kSliced ? 1 : F::kBlocks)
+__global__ void __launch_bounds__(F::kMost, F::kSliced ? 1 : F::kBlocks)
     softmax_fast(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l, const FL_GRID_CONSTANT Plan p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ PointTerm<float> terms[fl::kMaxTerms];

@@ -49,13 +49,40 @@ struct Unit {
   int count;    // how many are in the plane
   bool whole;   // those of all lanes are
 };
+// A unit's place among the planes of its part, and steps from one to another: a division only where a plane ends.
+struct Cursor {
+  int64_t sample;
+  uint32_t rest;  // units of the plane before it
+
+  __device__ __forceinline__ Cursor(const Launch& l, int64_t first, uint32_t unit) {
+    const uint32_t plane = l.tiles_per_plane.divide(unit);
+    sample = first + plane, rest = unit - plane * l.tiles_per_plane.d;
+  }
+  __device__ __forceinline__ void go_on(const Launch& l, uint32_t by) {
+    rest += by;
+    if (rest < l.tiles_per_plane.d) return;
+    const uint32_t planes = l.tiles_per_plane.divide(rest);
+    sample += planes, rest -= planes * l.tiles_per_plane.d;
+  }
+  __device__ __forceinline__ void go_back(const Launch& l, uint32_t by) {
+    if (rest < by) {
+      const uint32_t planes = l.tiles_per_plane.divide(by - rest + l.tiles_per_plane.d - 1);
+      sample -= planes, rest += planes * l.tiles_per_plane.d;
+    }
+    rest -= by;
+  }
+  template <int kV>
+  __device__ __forceinline__ Unit unit(const Work& w) const {
+    const uint32_t first = rest * (kWarp * kV), at = first + threadIdx.x % kWarp * kV;
+    const uint32_t pixels = static_cast<uint32_t>(w.pixels);
+    if (first + kWarp * kV <= pixels) return {sample, at, kV, true};
+    const uint32_t left = at < pixels ? pixels - at : 0;
+    return {sample, at, static_cast<int>(left < kV ? left : kV), false};
+  }
+};
 template <int kV>
 __device__ __forceinline__ Unit unit_of(const Work& w, const Launch& l, int64_t sample, uint32_t unit) {
-  const uint32_t plane = w.planes == 1 ? 0 : l.tiles_per_plane.divide(unit);
-  const uint32_t first = (unit - plane * l.tiles_per_plane.d) * (kWarp * kV), at = first + threadIdx.x % kWarp * kV;
-  const int64_t left = w.pixels - static_cast<int64_t>(at);
-  return {sample + plane, at, left >= kV ? kV : (left > 0 ? static_cast<int>(left) : 0),
-          static_cast<int64_t>(first) + kWarp * kV <= w.pixels};
+  return Cursor(l, sample, unit).unit<kV>(w);
 }
 
 // The units of a block, one for each group of warps and turn.

@@ -79,7 +79,8 @@ struct Search {
 template <class T>
 __device__ inline unsigned long long find_digit(const unsigned long long* histogram, long long want, Search<T>& s) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  const int own = fl::kRadixBins / blockDim.x, top = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * own;
+  const int each = (fl::kRadixBins + blockDim.x - 1) / blockDim.x;
+  const int top = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * each, own = top + 1 < each ? top + 1 : each;
   unsigned long long sum = 0;
 #pragma unroll 1
   for (int i = 0; i < own; ++i) sum += __ldcg(histogram + top - i);  // thread 0 has the highest bins

@@ -6,76 +6,69 @@
 
 namespace fl_cuda {
 
-enum ArrayBit { kXBit = 1, kYBit = 2, kMaskBit = 4, kWeightBit = 8, kOutBit = 16 };
-
-// The four elements of a thread in a turn: their run, pixels in it (the nearest one that is there, where one is not),
-// and bits of those that are there.
+// The four elements of a thread in a turn: where the first one lies in each array, the first and last pixel behind it
+// that the run has, and bits of the elements that are there.
 struct Spot {
-  int64_t sample, first;
-  uint32_t channel, row[2], there;
-  int pixel[kPack];  // behind the first one
+  unsigned char* at[kArrays];
+  int low, high;
+  uint32_t there;
+  __device__ __forceinline__ int64_t pixel(const Walk& k, int i) const {  // the nearest one that is there
+    return min(high, max(low, i * k.distance));
+  }
 };
 
-// Where element 0 lies.
-__device__ __forceinline__ int64_t offset_of(const Walk& k, const Array& a, const Spot& at) {
-  const int64_t offset = at.sample * a.sample + at.channel * a.channel + at.first * a.space[k.axis];
-  return k.has_rows ? offset + at.row[0] * a.space[0] + at.row[1] * a.space[1] : offset;
-}
-
 template <class E, class T>
-__device__ __forceinline__ void load_four(const Walk& k, const Array& a, int bit, const Spot& at, int64_t offset,
-                                          T (&to)[kPack]) {
-  const E* from = static_cast<const E*>(a.data) + offset;
-  if ((k.whole & bit) && at.there == 15) {
-    const Pack<E> pack = load_pack(from);
+__device__ __forceinline__ void load_four(const Walk& k, int array, const Spot& s, T (&to)[kPack]) {
+  const unsigned char* from = s.at[array];
+  if ((k.whole >> array & 1) && s.there == 15) {
+    const Pack<E> pack = load_pack(reinterpret_cast<const E*>(from));
 #pragma unroll
     for (int i = 0; i < kPack; ++i) to[i] = static_cast<T>(widen(pack.v[i]));
     return;
   }
-  const int64_t step = a.space[k.axis];
 #pragma unroll
-  for (int i = 0; i < kPack; ++i) to[i] = static_cast<T>(widen(from[at.pixel[i] * step]));
+  for (int i = 0; i < kPack; ++i)
+    to[i] = static_cast<T>(widen(*reinterpret_cast<const E*>(from + s.pixel(k, i) * k.step_bytes[array])));
 }
 
 // The dtype is the same for all threads.
 template <class T>
-__device__ __forceinline__ void load_floats(const Walk& k, const Array& a, int bit, const Spot& at, T (&to)[kPack]) {
-  const int64_t offset = offset_of(k, a, at);
-  if (a.dtype == fl::kF32)
-    load_four<float>(k, a, bit, at, offset, to);
-  else if (a.dtype == fl::kF64)
-    load_four<double>(k, a, bit, at, offset, to);
-  else if (a.dtype == fl::kF16)
-    load_four<__half>(k, a, bit, at, offset, to);
+__device__ __forceinline__ void load_floats(const Walk& k, int dtype, int array, const Spot& s, T (&to)[kPack]) {
+  if (dtype == fl::kF32)
+    load_four<float>(k, array, s, to);
+  else if (dtype == fl::kF64)
+    load_four<double>(k, array, s, to);
+  else if (dtype == fl::kF16)
+    load_four<__half>(k, array, s, to);
   else
-    load_four<__nv_bfloat16>(k, a, bit, at, offset, to);
+    load_four<__nv_bfloat16>(k, array, s, to);
 }
 
 // The labels of the elements, which of them count (bits), and which of those are out of range.
 template <class T>
-__device__ __forceinline__ void load_labels(const Work& w, const Walk& k, const Spot& at, T (&y)[kPack],
-                                            uint32_t& valid, uint32_t& bad) {
-  valid = at.there, bad = 0;
+__device__ __forceinline__ void load_labels(const Work& w, const Walk& k, const Spot& s, T (&y)[kPack], uint32_t& valid,
+                                            uint32_t& bad) {
+  valid = s.there, bad = 0;
   if (w.mask.data) {
     uint32_t mask[kPack];
-    load_four<uint8_t>(k, w.mask, kMaskBit, at, offset_of(k, w.mask, at), mask);
+    load_four<uint8_t>(k, kMaskArray, s, mask);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) valid &= ~(uint32_t(mask[i] == 0) << i);
   }
-  if (fl::is_float(w.y.dtype)) {
-    load_floats(k, w.y, kYBit, at, y);
+  if (fl::is_float(k.label_dtype)) {
+    load_floats(k, k.label_dtype, kYArray, s, y);
+    const T tolerance = static_cast<T>(k.tolerance), ignored = static_cast<T>(w.spec.ignore_index);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      if (w.spec.has_ignore && y[i] == static_cast<T>(w.spec.ignore_index)) valid &= ~(1u << i);
-      y[i] = fl::clamp_label(y[i], static_cast<T>(k.tolerance));
+      if (w.spec.has_ignore && y[i] == ignored) valid &= ~(1u << i);
+      y[i] = fl::clamp_label(y[i], tolerance);
       bad |= uint32_t(!(y[i] >= T(0) && y[i] <= T(1))) << i;
     }
   } else {
-    const int64_t offset = offset_of(k, w.y, at);
     const auto integers = [&](auto type) {
       using E = decltype(type);
       E v[kPack];
-      load_four<E>(k, w.y, kYBit, at, offset, v);
+      load_four<E>(k, kYArray, s, v);
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         if (k.ignores && v[i] == static_cast<E>(k.ignore_index)) valid &= ~(1u << i);
@@ -99,18 +92,70 @@ __device__ __forceinline__ void load_labels(const Work& w, const Walk& k, const 
 }
 
 template <class E, class T>
-__device__ __forceinline__ void store_four(const Walk& k, const Array& a, const Spot& at, const T (&from)[kPack]) {
-  E* to = static_cast<E*>(a.data) + offset_of(k, a, at);
-  if ((k.whole & kOutBit) && at.there == 15) {
+__device__ __forceinline__ void store_four(const Walk& k, const Spot& s, const T (&from)[kPack]) {
+  unsigned char* to = s.at[kOutArray];
+  if ((k.whole >> kOutArray & 1) && s.there == 15) {
     Pack<E> pack;
 #pragma unroll
     for (int i = 0; i < kPack; ++i) pack.v[i] = narrow<E>(from[i]);
-    return store_pack(to, pack);
+    return store_pack(reinterpret_cast<E*>(to), pack);
   }
-  const int64_t step = a.space[k.axis];
 #pragma unroll
   for (int i = 0; i < kPack; ++i)
-    if (at.there >> i & 1) to[at.pixel[i] * step] = narrow<E>(from[i]);
+    if (s.there >> i & 1) *reinterpret_cast<E*>(to + s.pixel(k, i) * k.step_bytes[kOutArray]) = narrow<E>(from[i]);
 }
+
+// Where the turns of a thread lie, one after the other.
+struct Route {
+  const Work& w;
+  const Launch& l;
+  const Walk& k;
+  uint32_t self, sample, channel, group;  // of the blocks of a part; the first one; of the channels side by side
+  uint32_t index = 0, full = 0;           // among the turns of a run that have all elements
+  int turns, pixels;                      // from one turn to the next
+
+  __device__ __forceinline__ void begin(bool reverse) {
+    const int step = static_cast<int>(k.blocks.d) * (k.inner ? 1 : static_cast<int>(blockDim.x));
+    turns = reverse ? -step : step, pixels = turns * (kPack * k.distance), full = 0;
+  }
+  __device__ __forceinline__ bool next(int turn, Spot& s) {
+    index += turns;
+    if (index >= full) return find(turn, s);
+#pragma unroll
+    for (int a = 0; a < kArrays; ++a) s.at[a] += static_cast<int64_t>(pixels) * k.step_bytes[a];
+    s.there = 15, s.low = 0, s.high = kPack * k.distance;
+    return true;
+  }
+  __device__ __forceinline__ bool find(int turn, Spot& s) {
+    const uint32_t block_turn = turn * k.blocks.d + self;
+    index = k.inner ? block_turn : block_turn * blockDim.x + threadIdx.x, full = 0;
+    if (index >= l.tiles || threadIdx.x >= k.threads) return false;
+    const uint32_t run = index < l.tiles_per_plane.d ? 0 : l.tiles_per_plane.divide(index);
+    index -= run * l.tiles_per_plane.d;
+    const uint32_t nth = k.runs.divide(run), rest = run - nth * k.runs.d, slice = k.height.divide(rest);
+    const auto start = [&](const Array& a) {
+      return (sample + nth) * a.sample + channel * a.channel + slice * a.space[0] +
+             (rest - slice * k.height.d) * a.space[1];
+    };
+    const uint32_t lead = k.whole & 1 ? static_cast<uint32_t>(start(w.x) + k.lead) % kPack : 0;
+    const int64_t first = static_cast<int64_t>(index) * (kPack * k.distance) + group - lead;
+    const Array* arrays[kArrays] = {&w.x, &w.y, &w.mask, &w.pixel_weight, &w.out};
+#pragma unroll
+    for (int a = 0; a < kArrays; ++a)
+      s.at[a] = static_cast<unsigned char*>(arrays[a]->data) + start(*arrays[a]) * k.element_bytes[a] +
+                first * k.step_bytes[a];
+    const int64_t last = k.pixels - 1 - first;
+    s.low = first < 0 ? static_cast<int>(-first) : 0;
+    s.high = last < kPack * k.distance ? static_cast<int>(last) : kPack * k.distance;
+    s.there = 0;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) s.there |= uint32_t(s.pixel(k, i) == i * k.distance) << i;
+    if (s.there == 15) {  // counted from the first one that has all
+      index -= lead > 0;
+      full = k.inner ? k.full_turns : static_cast<uint32_t>((k.pixels + lead) / kPack) - (lead > 0);
+    }
+    return s.there != 0;
+  }
+};
 
 }  // namespace fl_cuda

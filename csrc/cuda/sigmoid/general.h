@@ -8,10 +8,9 @@
 
 namespace fl_cuda {
 
-template <class T>
 constexpr int kGeneralThreads = 256;
 template <class T>
-constexpr int kGeneralBlocks = sizeof(T) == 4 ? 4 : 2;  // a multiprocessor
+constexpr int kGeneralBlocks = sizeof(T) == 4 ? 2 : 1;  // a multiprocessor; each register counts
 constexpr int kTurnsAsFloats = 8;                       // added up before they go to the sums in double
 
 enum Pass { kNoPass, kDigitPass, kSumPass, kGradPass, kBothPass, kValuePass };
@@ -31,6 +30,7 @@ struct Columns {
     recent = reinterpret_cast<T*>(memory + (kSplit ? slots * n * sizeof(double) : 0)) + threadIdx.x;
     on = reinterpret_cast<T*>(memory + slots * n * kBytesASlot) + threadIdx.x;
     scale = on + terms * n;
+#pragma unroll 1
     for (int i = 0; i < slots; ++i) {
       totals[i * n] = 0.0;
       if (kSplit) recent[i * n] = T(0);
@@ -40,6 +40,7 @@ struct Columns {
   __device__ __forceinline__ void add(int slot, const T (&v)[kPack]) { add(slot, (v[0] + v[1]) + (v[2] + v[3])); }
   __device__ __forceinline__ void flush(int slots) {
     const int n = blockDim.x;
+#pragma unroll 1
     for (int i = 0; kSplit && i < slots; ++i) totals[i * n] += static_cast<double>(recent[i * n]), recent[i * n] = T(0);
   }
   // The sums of the threads of each channel, c of `channels`, a warp for each.
@@ -47,9 +48,11 @@ struct Columns {
                                         int channels) {
     const double* first = totals - threadIdx.x;
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x / kWarp; i < slots * channels; i += blockDim.x / kWarp) {
       const int slot = i / channels, c = i % channels;
       double v = 0.0;
+#pragma unroll 1
       for (int t = c + threadIdx.x % kWarp * channels; t < k.threads; t += kWarp * channels)
         v += first[slot * blockDim.x + t];
       v = warp_sum(v);
@@ -61,13 +64,6 @@ struct Columns {
 
 // Hard labels without pixel weights: the margin orders the elements, and no transcendental is taken.
 __device__ __forceinline__ bool by_margin(const Work& w) { return !fl::is_float(w.y.dtype) && !w.pixel_weight.data; }
-
-template <class T>
-__device__ __forceinline__ T picked(const Work& w, int term, typename fl::KeyOf<T>::type key) {
-  const double* aux = w.aux + term * fl::kAuxColumns;
-  const auto threshold = fl::topk_key(static_cast<T>(aux[fl::kThreshold]));
-  return key > threshold ? T(1) : (key == threshold ? static_cast<T>(aux[fl::kTieWeight]) : T(0));
-}
 
 template <class X>
 struct General {
@@ -84,12 +80,12 @@ struct General {
   }
 
   // One turn.
-  __device__ __forceinline__ void turn(Pass pass, const Spot& at, int term, int level) {
+  __device__ __forceinline__ void turn(Pass pass, const Spot& s, int term, int level) {
     Four<T> e;
     uint32_t valid, bad;
-    load_labels(w, k, at, e.y, valid, bad);
-    load_four<X>(k, w.x, kXBit, at, offset_of(k, w.x, at), e.x);
-    if (w.pixel_weight.data) load_floats(k, w.pixel_weight, kWeightBit, at, e.weight);
+    load_labels(w, k, s, e.y, valid, bad);
+    load_four<X>(k, kXArray, s, e.x);
+    if (w.pixel_weight.data) load_floats(k, w.pixel_weight.dtype, kWeightArray, s, e.weight);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const bool counts = valid >> i & 1;
@@ -97,18 +93,17 @@ struct General {
       if (!w.pixel_weight.data) e.weight[i] = T(1);
       if (!counts) e.weight[i] = T(0);
     }
-    T slope[kPack];
     if (k.logs) {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         const fl::Sigmoid<T> a = fl::sigmoid<true>(e.x[i]);
-        e.p[i] = a.p, e.q[i] = a.q, slope[i] = a.slope, e.nlp[i] = a.nlp, e.nlq[i] = a.nlq;
+        e.p[i] = a.p, e.q[i] = a.q, e.nlp[i] = a.nlp, e.nlq[i] = a.nlq;
       }
     } else {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         const fl::Sigmoid<T> a = fl::sigmoid<false>(e.x[i]);
-        e.p[i] = a.p, e.q[i] = a.q, slope[i] = a.slope;
+        e.p[i] = a.p, e.q[i] = a.q;
       }
     }
     if (pass == kSumPass || pass == kBothPass) sum_region(e, valid, bad);
@@ -118,41 +113,50 @@ struct General {
       const fl::Term& t = w.spec.terms[n];
       if (t.kind == fl::kTversky || (pass == kDigitPass && n != term)) continue;
       const T on = t.kind == fl::kTopk ? T(1) : columns.on[n * blockDim.x];
+      const bool slopes = pass == kGradPass || pass == kBothPass, by_key = t.kind == fl::kTopk && !by_margin(w);
       T value[kPack], weight[kPack];
-      if (pass != kGradPass || (t.kind == fl::kTopk && !by_margin(w))) pointwise<false>(w, t, e, on, value);
-      if (pass == kDigitPass) {
-#pragma unroll
-        for (int i = 0; i < kPack; ++i) {
-          const Key key = key_of(e, i, value[i]);
-          if ((valid >> i & 1) && selection->has_prefix(key, level)) selection->count(key, level);
-        }
-        return;
-      }
 #pragma unroll
       for (int i = 0; i < kPack; ++i) weight[i] = e.weight[i];
-      if (t.kind == fl::kTopk) {
+      // First the values, then the slopes, whichever the pass needs.
+#pragma unroll 1
+      for (int slope = pass == kGradPass && !by_key; slope <= slopes; ++slope) {
+        pointwise(k, t, slope, e, on, value);
+        if (pass == kDigitPass) {
 #pragma unroll
-        for (int i = 0; i < kPack; ++i)
-          if (valid >> i & 1) weight[i] *= picked<T>(w, n, key_of(e, i, value[i]));
-      }
-      if (pass != kGradPass) {
-        T sum[kPack];
+          for (int i = 0; i < kPack; ++i) {
+            const Key key = key_of(e, i, value[i]);
+            if ((valid >> i & 1) && selection->has_prefix(key, level)) selection->count(key, level);
+          }
+          return;
+        }
+        if (t.kind == fl::kTopk && (slope == 0 || !by_key)) {
+          const double* aux = w.aux + n * fl::kAuxColumns;
+          const Key threshold = fl::topk_key(static_cast<T>(aux[fl::kThreshold]));
+          const T tie = static_cast<T>(aux[fl::kTieWeight]);
 #pragma unroll
-        for (int i = 0; i < kPack; ++i) sum[i] = weight[i] != T(0) ? weight[i] * value[i] : T(0);
+          for (int i = 0; i < kPack; ++i) {
+            const Key key = key_of(e, i, value[i]);
+            const T weighs = key > threshold ? T(1) : (key == threshold ? tie : T(0));
+            weight[i] = valid >> i & 1 ? e.weight[i] * weighs : T(0);
+          }
+        }
+        if (slope == 0 && pass == kGradPass) continue;
+        const T scale = slope ? columns.scale[n * blockDim.x] : T(1);
+#pragma unroll
+        for (int i = 0; i < kPack; ++i) {
+          if (slope) {
+            if (weight[i] != T(0)) grad[i] = fl::fma_(weight[i] * scale, value[i], grad[i]);
+          } else {
+            value[i] = weight[i] != T(0) ? weight[i] * value[i] : T(0);
+          }
+        }
         if (pass == kValuePass) {
 #pragma unroll
-          for (int i = 0; i < kPack; ++i) sum[i] = bad >> i & 1 ? static_cast<T>(NAN) : sum[i];
-          return store_four<T>(k, w.out, at, sum);
+          for (int i = 0; i < kPack; ++i)
+            if (bad >> i & 1) value[i] = static_cast<T>(NAN);
+          return store_four<T>(k, s, value);
         }
-        columns.add(w.slots.column[fl::kFixedSums + n], sum);
-      }
-      if (pass != kSumPass) {
-        const T scale = columns.scale[n * blockDim.x];
-        T s[kPack];
-        pointwise<true>(w, t, e, on, s);
-#pragma unroll
-        for (int i = 0; i < kPack; ++i)
-          if (weight[i] != T(0)) grad[i] = fl::fma_(weight[i] * scale, s[i], grad[i]);
+        if (slope == 0) columns.add(w.slots.column[fl::kFixedSums + n], value);
       }
     }
     if (pass != kGradPass && pass != kBothPass) return;
@@ -160,10 +164,10 @@ struct General {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         const T d = fl::region_slope<false, true>(e.p[i], e.y[i], inter, pred, square, diff);
-        if (valid >> i & 1) grad[i] = fl::fma_(slope[i], d, grad[i]);
+        if (valid >> i & 1) grad[i] = fl::fma_(e.p[i] * e.q[i], d, grad[i]);
       }
     }
-    store_four<X>(k, w.out, at, grad);
+    store_four<X>(k, s, grad);
   }
 
   __device__ __forceinline__ void sum_region(const Four<T>& e, uint32_t valid, uint32_t bad) {
@@ -194,19 +198,19 @@ struct General {
 };
 
 template <class X, class T = typename Real<X>::Type>
-__global__ void __launch_bounds__(kGeneralThreads<T>, kGeneralBlocks<T>)
+__global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
     sigmoid_general(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l, const FL_GRID_CONSTANT Walk k) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ Epilogue e;
   if (l.phase == kGradPhase && is_rescaled(w, l)) return;
   // Lanes are pixels of a channel, or (channels_last) channels of a pixel.
-  const uint32_t share = k.blocks.divide(blockIdx.x), self = blockIdx.x - share * k.blocks.d;
-  const uint32_t inner = k.inner, group = inner ? threadIdx.x / inner : 0;
-  const uint32_t first_sample = w.by_sample ? (inner ? share : k.rows.divide(share)) : 0;
-  Spot at;
-  at.channel = inner ? threadIdx.x - group * inner : share - first_sample * k.rows.d;
-  const uint32_t row = (w.groups > 1 ? first_sample * k.rows.d : 0) + at.channel;
-  const int distance = inner ? k.threads / inner : 1;  // of a thread's elements, in pixels
+  const uint32_t share = k.blocks.divide(blockIdx.x), inner = k.inner, group = inner ? threadIdx.x / inner : 0;
+  const uint32_t sample = w.by_sample ? (inner ? share : k.rows.divide(share)) : 0;
+  Route route{w,      l,
+              k,      blockIdx.x - share * k.blocks.d,
+              sample, inner ? threadIdx.x - group * inner : share - sample * k.rows.d,
+              group};
+  const uint32_t row = (w.groups > 1 ? sample * k.rows.d : 0) + route.channel;
   const bool takes_part = threadIdx.x < k.threads;
 
   const int slots = l.phase == kGradPhase || l.phase == kValuePhase ? 0 : k.partials;
@@ -241,44 +245,22 @@ __global__ void __launch_bounds__(kGeneralThreads<T>, kGeneralBlocks<T>)
         g.inter = static_cast<T>(slope(fl::kInter)), g.pred = static_cast<T>(slope(fl::kPred));
         g.square = static_cast<T>(2.0 * slope(fl::kPredSq)), g.diff = static_cast<T>(slope(fl::kAbsDiff));
       }
+#pragma unroll 1
       for (int n = 0; n < w.spec.n_terms && takes_part; ++n) {
         const fl::Term& t = w.spec.terms[n];
         if (t.kind == fl::kTversky) continue;
-        g.columns.on[n * blockDim.x] = static_cast<T>(vector_at(w, n, at.channel, 1.0));
+        g.columns.on[n * blockDim.x] = static_cast<T>(vector_at(w, n, route.channel, 1.0));
         double by = 0.0;
         if (pass == kGradPass) by = sums[fl::kFixedSums + n];
         if (pass == kBothPass) by = weight_of(w, n) * fl::pointwise_scale(t, w.known_valid);
         g.columns.scale[n * blockDim.x] = static_cast<T>(scale * by);
       }
     }
+    route.begin(reverse);
+    Spot spot;
 #pragma unroll 1
     for (int i = 0; i < k.turns && pass != kNoPass; ++i) {
-      const uint32_t turn = (reverse ? k.turns - 1 - i : i) * k.blocks.d + self;
-      const uint32_t index = inner ? turn : turn * blockDim.x + threadIdx.x;
-      if (index < l.tiles && takes_part) {
-        const uint32_t run = index < l.tiles_per_plane.d ? 0 : l.tiles_per_plane.divide(index);
-        uint32_t sample = run;
-        if (k.has_rows) {
-          sample = k.runs.divide(run);
-          const uint32_t rest = run - sample * k.runs.d;
-          at.row[0] = k.height.divide(rest), at.row[1] = rest - at.row[0] * k.height.d;
-        }
-        at.sample = first_sample + sample;
-        at.first = static_cast<int64_t>(index - run * l.tiles_per_plane.d) * (kPack * distance) + group;
-        if (k.whole & kXBit)
-          at.first -= static_cast<uint32_t>(offset_of(k, w.x, Spot{at.sample, 0, at.channel, {at.row[0], at.row[1]}}) +
-                                            k.lead) %
-                      kPack;
-        at.there = 0;
-#pragma unroll
-        for (int j = 0; j < kPack; ++j) {
-          const int64_t pixel = at.first + j * distance;
-          at.there |= uint32_t(pixel >= 0 && pixel < k.pixels) << j;
-          at.pixel[j] = pixel < 0 ? static_cast<int>(-at.first)
-                                  : static_cast<int>((pixel < k.pixels ? pixel : k.pixels - 1) - at.first);
-        }
-        if (at.there) g.turn(pass, at, term, level);
-      }
+      if (route.next(reverse ? k.turns - 1 - i : i, spot)) g.turn(pass, spot, term, level);
       if (slots && i % kTurnsAsFloats == kTurnsAsFloats - 1) g.columns.flush(slots);
     }
     if (selects) {
@@ -298,7 +280,7 @@ __global__ void __launch_bounds__(kGeneralThreads<T>, kGeneralBlocks<T>)
     }
     if (pass == kGradPass || pass == kValuePass) return;
     g.columns.flush(slots);
-    g.columns.leave(k, w.partials, inner ? share * inner : share, self, slots, inner ? inner : 1);
+    g.columns.leave(k, w.partials, inner ? share * inner : share, route.self, slots, inner ? inner : 1);
     if (!l.finishes) return;
     grid_barrier();
     if (l.phase != kAllPhases && blockIdx.x > 0 && !w.counts) return;

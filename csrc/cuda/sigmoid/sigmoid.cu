@@ -112,29 +112,32 @@ void plan_general(const Work& w, Plan& p) {
   int first = 0;  // axis of a run; the axes before it are rows
   for (const Array* a : arrays)
     while (a->data && !is_run(w, *a, first)) ++first;
-  k.axis = 2;
-  while (k.axis > first && w.space[k.axis] == 1) --k.axis;
+  int axis = 2;  // whose stride is the distance of a run's pixels
+  while (axis > first && w.space[axis] == 1) --axis;
   k.pixels = 1;
   for (int i = first; i < 3; ++i) k.pixels *= w.space[i];
   const int64_t runs = k.pixels > 0 ? w.pixels / k.pixels : 0;
-  k.has_rows = runs > 1, k.runs = FastDivisor(static_cast<uint32_t>(runs > 0 ? runs : 1));
+  k.runs = FastDivisor(static_cast<uint32_t>(runs > 0 ? runs : 1));
   k.height = FastDivisor(static_cast<uint32_t>(first == 2 && w.space[1] > 0 ? w.space[1] : 1));
   k.planes = static_cast<uint32_t>(w.planes * runs);
 
   // channels_last: lanes are channels where those lie side by side, and pixels do not.
-  const bool side_by_side = w.channels > 1 && w.x.channel == 1 && w.x.space[k.axis] != 1 && w.channels <= kMostInner;
+  const bool side_by_side = w.channels > 1 && w.x.channel == 1 && w.x.space[axis] != 1 && w.channels <= kMostInner;
   k.inner = side_by_side ? static_cast<uint32_t>(w.channels) : 0;
   for (int i = 0; i < 5; ++i) {  // the logits first: the others must agree with them
     const Array& a = *arrays[i];
     const auto agrees = [&](int64_t stride, int64_t other, int64_t size) {
       return size == 1 || (stride - other) % kPack == 0;
     };
-    if (!a.data || k.inner || (i > 0 && !(k.whole & kXBit)) || a.space[k.axis] != 1 || phase_of(a) != phase_of(w.x))
-      continue;
+    if (!a.data || k.inner || (i > 0 && !(k.whole & 1)) || a.space[axis] != 1 || phase_of(a) != phase_of(w.x)) continue;
     if (agrees(a.sample, w.x.sample, w.samples) && agrees(a.channel, w.x.channel, w.channels) &&
         agrees(a.space[0], w.x.space[0], first > 0 ? w.space[0] : 1) &&
         agrees(a.space[1], w.x.space[1], first > 1 ? w.space[1] : 1))
       k.whole |= 1 << i;
+  }
+  for (int i = 0; i < kArrays; ++i) {
+    k.element_bytes[i] = arrays[i]->data ? fl::bytes_of(arrays[i]->dtype) : 0;
+    k.step_bytes[i] = static_cast<int>(arrays[i]->space[axis] * k.element_bytes[i]);
   }
   k.lead = static_cast<int>(phase_of(w.x));
   k.region = w.spec.any_region(), k.logs = w.spec.any_pointwise();
@@ -181,9 +184,11 @@ Launch share_out_general(const Work& w, Plan& p, Phase phase, int64_t limit) {
     return general_instance<decltype(x)>(sums ? k.partials : 0, w.spec.n_terms, k.selecting > 0);
   });
   const int64_t threads = p.instance.threads, processors = device().processors;
-  k.threads = static_cast<int>(k.inner ? threads / k.inner * k.inner : threads);
-  const int64_t a_turn = kPack * (k.inner ? k.threads / k.inner : 1);
-  const int64_t tiles = (k.pixels + (k.whole & kXBit ? kPack - 1 : 0) + a_turn - 1) / a_turn;
+  k.threads = static_cast<uint32_t>(k.inner ? threads / k.inner * k.inner : threads);
+  k.distance = static_cast<int>(k.inner ? k.threads / k.inner : 1);
+  const int64_t a_turn = kPack * k.distance;
+  k.full_turns = static_cast<uint32_t>(k.pixels / a_turn);
+  const int64_t tiles = (k.pixels + (k.whole & 1 ? kPack - 1 : 0) + a_turn - 1) / a_turn;
   Launch l{};
   l.phase = phase;
   l.tiles_per_plane = FastDivisor(static_cast<uint32_t>(tiles > 0 ? tiles : 1));
@@ -255,7 +260,7 @@ cudaError_t start(const Plan& p, const Work& w, const Launch& l, size_t shared, 
 }
 
 int64_t blocks_at_once(const Plan& p, const Work& w) {
-  const int64_t blocks = p.general ? (w.wide ? 2 : 4) : p.instance.blocks;
+  const int64_t blocks = p.general ? (w.wide ? 1 : 2) : p.instance.blocks;
   return blocks * device().processors;
 }
 

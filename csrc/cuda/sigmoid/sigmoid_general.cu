@@ -6,7 +6,7 @@ namespace fl_cuda {
 template <class X>
 Instance general_instance(int slots, int terms, bool selecting) {
   using T = typename Real<X>::Type;
-  constexpr int kThreads = kGeneralThreads<T>;
+  constexpr int kThreads = kGeneralThreads;
   const int columns = slots * Columns<T>::kBytesASlot + terms * Columns<T>::kBytesATerm;
   const int shared = kThreads * columns + (selecting ? static_cast<int>(sizeof(Selection<T>)) : 0);
   return {sigmoid_general<X>, kThreads, kGeneralBlocks<T>, 1, 0, shared};

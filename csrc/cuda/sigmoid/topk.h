@@ -28,6 +28,7 @@ struct Selection {
   uint32_t bins[fl::kRadixBins];
 
   __device__ __forceinline__ void clear() {
+#pragma unroll 1
     for (int i = threadIdx.x; i < fl::kRadixBins; i += blockDim.x) bins[i] = 0;
   }
   // An element whose key has the prefix.
@@ -41,6 +42,7 @@ struct Selection {
   }
   __device__ __forceinline__ void flush(unsigned long long* histogram) {
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < fl::kRadixBins; i += blockDim.x)
       if (bins[i]) atomicAdd(&histogram[i], static_cast<unsigned long long>(bins[i]));
     __syncthreads();
@@ -52,8 +54,10 @@ struct Selection {
     const int own = fl::kRadixBins / blockDim.x, first = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * own;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     unsigned long long sum = 0;  // of this thread's bins, thread 0 has the highest
+#pragma unroll 1
     for (int i = 0; i < own; ++i) sum += __ldcg(histogram + first - i);
     unsigned long long above = sum;
+#pragma unroll 1
     for (int d = 1; d < kWarp; d *= 2) {
       const unsigned long long more = __shfl_up_sync(kAllLanes, above, d);
       if (lane >= d) above += more;
@@ -61,6 +65,7 @@ struct Selection {
     if (lane == kWarp - 1) warps[warp] = above;
     __syncthreads();
     unsigned long long before = above - sum, total = 0;
+#pragma unroll 1
     for (int i = 0; i < static_cast<int>(blockDim.x) / kWarp; ++i) {
       if (i < warp) before += warps[i];
       total += warps[i];
@@ -72,6 +77,7 @@ struct Selection {
     const Key found = level == 0 ? Key(0) : static_cast<Key>(prefix << Digit<T>(level).bits);
     __syncthreads();
     if (rank > 0 && before < rank && before + sum >= rank)
+#pragma unroll 1
       for (int i = 0; i < own; ++i) {
         const unsigned long long here = __ldcg(histogram + first - i);
         if (before < rank && before + here >= rank)
@@ -98,6 +104,7 @@ __device__ __forceinline__ unsigned long long* histogram_of(const Work& w, int n
 template <class T>
 __device__ __forceinline__ void clear_histograms(const Work& w, int terms) {
   const int n = (1 + terms * (kLevels<T> - 1)) * fl::kRadixBins, step = gridDim.x * blockDim.x;
+#pragma unroll 1
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) w.histogram[i] = 0;
 }
 

@@ -33,6 +33,8 @@ __device__ __forceinline__ X narrow(T v) {
     return __float2bfloat16_rn(v);
 }
 
+enum ArrayIndex { kXArray, kYArray, kMaskArray, kWeightArray, kOutArray, kArrays };
+
 // What the host adds to a launch of these kernels.
 struct Walk {
   int64_t pixels;            // of a plane; of the whole batch where its planes are one run
@@ -48,14 +50,14 @@ struct Walk {
   float tolerance;        // of soft labels
 
   // General kernels
-  uint32_t inner;              // channels that lie side by side in memory, which lanes then take; else 0
-  int threads;                 // of a block that take part
-  int axis;                    // whose stride is the distance of a run's pixels
-  bool has_rows;               // runs are not whole planes
-  FastDivisor runs, height;    // of a sample; slices of a volume
-  int whole;                   // arrays that can be read in packs
-  int lead;                    // pixels from a whole pack to the first run, in those arrays
-  bool region, logs;           // there are region terms, pointwise terms
+  uint32_t inner, threads;   // channels that lie side by side, which lanes then take, else 0; of a block, those used
+  int distance;              // of a thread's elements, in pixels
+  uint32_t full_turns;       // of a run that have all elements, where `inner`
+  FastDivisor runs, height;  // of a sample; slices of a volume
+  int whole;                 // bits of the arrays that can be read in packs
+  int lead;                  // pixels from a whole pack to the first run, in those arrays
+  int step_bytes[kArrays], element_bytes[kArrays];  // from one pixel of a run to the next
+  bool region, logs;                                // there are region terms, pointwise terms
   int selecting, term, level;  // terms of top-k; the digit that a launch counts, where blocks cannot meet
 };
 

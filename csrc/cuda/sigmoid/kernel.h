@@ -8,11 +8,11 @@
 namespace fl_cuda {
 
 // Threads of a block and blocks of a multiprocessor, each thread with four packs in flight: 2 x 512 and 3 x 256 were
-// measured best, and alike. The latter leave 80 registers to a thread.
+// measured best, and alike; the latter leave 80 registers to a thread. What needs more has two blocks.
 template <class Terms, class Inputs>
 struct Shape {
-  static constexpr bool kPlain = !Terms::kPointwise && !Inputs::kMasked;
-  static constexpr int kThreads = kPlain ? 512 : 256, kBlocks = kPlain || (Terms::kTopk && Inputs::kMasked) ? 2 : 3;
+  static constexpr bool kHeavy = Terms::kUnroll == 2 || Inputs::kMasked || (Terms::kPointwise && Inputs::kSoft);
+  static constexpr int kThreads = 256, kBlocks = kHeavy ? 2 : 3;
 };
 
 // What a thread has summed up.

@@ -286,8 +286,9 @@ cudaError_t sum_apart(Plan& p, const Work& w, Launch l, cudaStream_t stream) {
 
 }  // namespace
 
-const char* sigmoid_forward(Call& c) {
-  const Work& w = c.w;
+namespace {
+
+const char* forward_of(const Work& w, cudaStream_t stream) {
   Plan p = plan_of(w);
   const int64_t limit = blocks_at_once(p, w);
   const bool grad = w.out.data, once = grad && w.at_once;
@@ -297,15 +298,33 @@ const char* sigmoid_forward(Call& c) {
   cudaError_t error;
   if (l.finishes) {
     const size_t shared = l.phase == kAllPhases ? keep(p, w, l) : p.instance.shared;
-    error = start(p, w, l, shared, true, c.stream);
+    error = start(p, w, l, shared, true, stream);
     if (!refused(error)) return fault(error);
   }
   if (!once) l.phase = kSumPhase;
-  error = sum_apart(p, w, l, c.stream);
-  if (error == cudaSuccess) error = launch_epilogue(w, l, c.stream);
+  error = sum_apart(p, w, l, stream);
+  if (error == cudaSuccess) error = launch_epilogue(w, l, stream);
   if (error != cudaSuccess || !grad || once) return fault(error);
   l = share_out(w, p, kGradPhase, limit);
-  return fault(start(p, w, l, p.instance.shared, false, c.stream));
+  return fault(start(p, w, l, p.instance.shared, false, stream));
+}
+
+}  // namespace
+
+// Statistics change no bit of the rest: what is fast without them is done so, and they in a launch of their own.
+const char* sigmoid_forward(Call& c) {
+  Work rest = c.w;
+  rest.counting = false, rest.counts = nullptr, rest.by_sample = rest.groups != 1;
+  rest.parts = (rest.by_sample ? rest.samples : 1) * rest.channels, rest.planes = rest.by_sample ? 1 : rest.samples;
+  FastTerm term;
+  FastInput input;
+  int point;
+  if (!c.w.counting || !is_fast(rest, term, input, point)) return forward_of(c.w, c.stream);
+  Work counts = c.w;
+  counts.spec.n_terms = 0, counts.at_once = false;
+  counts.out = {}, counts.loss = nullptr, counts.values = counts.scale = nullptr;
+  const char* error = forward_of(counts, c.stream);
+  return error ? error : forward_of(rest, c.stream);
 }
 
 const char* sigmoid_backward(Call& c) {

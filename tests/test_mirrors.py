@@ -129,11 +129,12 @@ CHANGED = {
 
 def test_every_field_of_a_term_is_encoded():
     """A setting that does not cross the boundary would be ignored in silence."""
-    plain = spec.Term("tversky")
+    plain, smoothed = spec.Term("tversky"), spec.Term("ce")  # only some kinds take a smoothing
     assert set(CHANGED) == {field.name for field in dataclasses.fields(spec.Term)}
-    seen = [spec.Spec("multiclass", (plain,)).encode(3)]
+    seen = [spec.Spec("multiclass", (term,)).encode(3) for term in (plain, smoothed)]
     for name, value in CHANGED.items():
-        seen.append(spec.Spec("multiclass", (dataclasses.replace(plain, **{name: value}),)).encode(3))
+        term = dataclasses.replace(smoothed if name == "label_smoothing" else plain, **{name: value})
+        seen.append(spec.Spec("multiclass", (term,)).encode(3))
     seen.append(spec.Spec("multiclass", (plain,), ignore_index=0).encode(3))
     seen += [spec.Spec(mode, (plain,)).encode(3) for mode in ("binary", "multilabel")]
     assert len({(tuple(ints), tuple(floats)) for ints, floats in seen}) == len(seen)

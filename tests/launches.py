@@ -14,6 +14,7 @@ import fastloss as fl
 TOPK, IOU = fl.TopKLoss("multiclass", k=0.3), fl.IoULoss("multiclass")
 ENTROPY, FOCAL = fl.CrossEntropyLoss(), fl.FocalLoss("multiclass")
 FEW = (2, 5, 33, 31)
+MANY = "multilabel"
 CALLS = {
     "pointwise": (ENTROPY + FOCAL, FEW),
     "region": (IOU, FEW),
@@ -23,11 +24,15 @@ CALLS = {
     "region, more than fits": (IOU, (1, 9, 200, 200)),
     "topk, more than fits": (TOPK, (1, 9, 200, 200)),
     "topk of many classes": (TOPK, (2, 20, 33, 31)),
+    "multilabel, pointwise": (fl.BCEWithLogitsLoss(MANY), FEW),
+    "multilabel, region": (fl.DiceLoss(MANY), FEW),
+    "multilabel, any other": (fl.DiceLoss(MANY, squared=True), FEW),
+    "multilabel, topk": (fl.DiceLoss(MANY) + fl.TopKLoss(MANY, k=0.3), FEW),
 }
 
 
 def count(loss: fl.CompoundLoss, shape: tuple[int, ...], grads: bool) -> int:
-    x, y = logits(shape).requires_grad_(grads), target("multiclass", shape)
+    x, y = logits(shape).requires_grad_(grads), target(MANY if loss.mode == MANY else "multiclass", shape)
     launches = ctypes.CDLL(os.environ["FASTLOSS_EMULATED"]).fastloss_emulator_launches
     before = launches()
     with fl.backends.use("cuda"):

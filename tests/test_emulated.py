@@ -61,7 +61,7 @@ def test_a_refused_cooperative_launch_falls_to_two_phases(answer):
     assert run("test_parity.py", chosen, FASTLOSS_EMULATOR_COOPERATIVE=answer, FASTLOSS_CUDA_PATH="resident") > 5
 
 
-# Multiclass calls: launches of forward with a gradient and without one, where blocks can meet; where they cannot.
+# Launches of forward with a gradient and without one, where blocks can meet; where they cannot.
 LAUNCHES = {
     "pointwise": ([1, 1], [2, 2]),
     "region": ([1, 1], [3, 2]),
@@ -71,6 +71,10 @@ LAUNCHES = {
     "region, more than fits": ([2, 1], [3, 2]),
     "topk, more than fits": ([2, 1], [6, 5]),
     "topk of many classes": ([2, 1], [6, 5]),
+    "multilabel, pointwise": ([1, 1], [2, 2]),
+    "multilabel, region": ([1, 1], [3, 2]),
+    "multilabel, any other": ([1, 1], [3, 2]),
+    "multilabel, topk": ([1, 1], [6, 5]),
 }
 
 

@@ -39,7 +39,8 @@ struct FastLaunch {
   static constexpr auto kernel = softmax_fast<F>;
   static constexpr int kLast = kLevels<float>;
   static bool both(const Plan& p) { return p.smooth < 0; }
-  static int threads(const Plan& p) { return p.slices > 8 ? 512 : F::kThreads; }
+  // Statistics take three more rows of each class and thread.
+  static int threads(const Plan& p) { return p.slices > 8 ? 512 : (p.counting ? 256 : F::kThreads); }
   static int64_t blocks(const Plan& p) { return (p.slices > 8 ? 1 : F::kBlocks) * device().processors; }
 
   static bool prepare(const Work& w, Phase phase, Launch& l, Plan& p, int64_t& shared) {

@@ -22,6 +22,7 @@ struct Plan {
   bool region = false, slots = false;  // whether sums of p, and those by the target's class, are wanted
   bool picks = false, flats = false;   // top-k; parts of the gradient that all pixels share
   bool brain = false, ignoring = false, dense = false;
+  bool counting = false;                   // statistics
   bool vectors = false;                    // all that the loops of the fast kernels read and write are
   bool in_shared = false, staged = false;  // the block's sums; the classes of the general kernels
   int label_bytes = 1;

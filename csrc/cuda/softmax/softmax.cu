@@ -34,7 +34,8 @@ bool is_fast(const Work& w) {
   int smoothed = 0;
   for (int i = 0; i < w.spec.n_terms; ++i)
     smoothed += w.spec.terms[i].kind != fl::kTversky && w.spec.terms[i].label_smoothing != 0.0;
-  return !w.wide && w.class_indices && !w.spec.any_squared() && smoothed <= 1 && w.channels <= kMostClasses;
+  return !w.wide && w.class_indices && !w.spec.any_squared() && smoothed <= 1 &&
+         w.channels <= (w.counting || w.spec.n_terms > 4 ? kMostClasses / 2 : kMostClasses);
 }
 
 const char* run(Call& c, Errand errand) {
@@ -62,7 +63,7 @@ Plan plan_of(const Work& w) {
     ++p.terms;
   }
   ++p.histograms;
-  p.flats = p.smooth >= 0;
+  p.flats = p.smooth >= 0, p.counting = w.counting;
   p.region = w.slots.column[fl::kPred] >= 0;
   p.slots = p.region || w.slots.column[fl::kTarget] >= 0;
   p.brain = w.x.dtype == fl::kBF16, p.dense = !w.class_indices;

@@ -169,9 +169,10 @@ def test_writing_leaves_the_old_file_if_it_fails(tmp_path):
         file.write(b"ne")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CommandError, match="file could not be written: disk full"):
         checkpoint.write_atomically(path, fail)
     assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_log_forgets_what_its_checkpoint_does_not_know(tmp_path):

@@ -202,13 +202,16 @@ def case_values(stats: fl.Stats, case: Case) -> list[float]:
 
 
 def own_error(case: Case, upstream: float) -> tuple[float, float]:
-    """How far plain PyTorch in the type of the logits is from the oracle: what the numbers themselves allow."""
-    x = case.x.detach().clone().requires_grad_()
+    """How far plain PyTorch in the type of the logits is from the oracle: what the numbers themselves allow. Of float64,
+    which the oracle has itself, by how far float32 is: both lose the same number of digits, give or take the luck of one rounding."""
+    double = case.x.dtype == torch.float64
+    x = (case.x.float() if double else case.x.clone()).detach().requires_grad_()
     with fl.backends.use("reference"):
         value = case.loss(x, *case.args[1:])
     grad = torch.autograd.grad(value, x, torch.full_like(value, upstream))[0]
     truth, true_grad, *_ = oracle(case, upstream)
-    return abs(value.double() - truth).item(), (grad.double() - true_grad).abs().max().item() if grad.numel() else 0.0
+    errors = abs(value.double() - truth).item(), (grad.double() - true_grad).abs().max().item() if grad.numel() else 0.0
+    return (errors[0] * 2.0**-26, errors[1] * 2.0**-26) if double else errors
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -202,8 +202,11 @@ def case_values(stats: fl.Stats, case: Case) -> list[float]:
 
 
 def own_error(case: Case, upstream: float) -> tuple[float, float]:
-    """How far plain PyTorch in the type of the logits is from the oracle: what the numbers themselves allow. Of float64,
-    which the oracle has itself, by how far float32 is: both lose the same number of digits, give or take the luck of one rounding."""
+    """How far plain PyTorch in the type of the logits is from the oracle: what the numbers themselves allow.
+
+    Of float64, which the oracle has itself, by how far float32 is: both lose the same number of digits, give or take
+    the luck of one rounding.
+    """
     double = case.x.dtype == torch.float64
     x = (case.x.float() if double else case.x.clone()).detach().requires_grad_()
     with fl.backends.use("reference"):

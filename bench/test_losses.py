@@ -8,9 +8,10 @@ from functools import lru_cache
 import pytest
 
 from fastloss import backends
-from fastloss.bench import cases, parity, providers
-from fastloss.bench.cases import CASES, Case
-from fastloss.bench.peers import PEERS
+from fastloss.bench import parity
+from fastloss.measure import cases, providers
+from fastloss.measure.cases import CASES, Case
+from fastloss.measure.peers import PEERS
 
 CONTENDERS = [providers.OURS] + [name for peer in PEERS for name in (peer, f"{peer} compiled")]
 

@@ -10,21 +10,15 @@ import torch
 
 from fastloss.bench import (
     bars,
-    cases,
     chart,
     cli,
-    formula,
-    measure,
-    memory,
     parity,
-    peers,
-    plain,
-    providers,
     record,
     render,
 )
 from fastloss.bench.regimes import BARS, REGIMES
 from fastloss.cli import main
+from fastloss.measure import cases, formula, memory, peers, plain, providers, timing
 
 SMALL = {c.name: replace(c, shape=formula.small(c).shape) for c in cases.CASES if c.group != "overhead"}
 
@@ -111,9 +105,9 @@ def test_kept_bytes_see_what_autograd_hooks_do_not():
 def test_interleave_pairs_rounds_and_finds_the_ratio():
     busy = torch.ones(200_000)
     works = {"memcpy": lambda: busy.clone(), "one": lambda: busy.exp(), "two": lambda: (busy.exp(), busy.exp())}
-    timings, faults = measure.interleave(works, ("memcpy", "one"), clock="cpu", rounds=5, seconds=1.0)
+    timings, faults = timing.interleave(works, ("memcpy", "one"), clock="cpu", rounds=5, seconds=1.0)
     assert {len(t.rounds) for t in timings.values()} == {5}
-    assert 1.3 < measure.ratio(timings["two"], timings["one"]).median < 3
+    assert 1.3 < timing.ratio(timings["two"], timings["one"]).median < 3
     assert set(faults) == set(works)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastloss.bench import formula, parity
+from fastloss.bench import parity
 from fastloss.bench.gpu import cases, clock, lane, lanes, run, smoke, ways
+from fastloss.measure import formula
 
 ROOT = Path(__file__).parent.parent
 TOPK = cases._problem("c14", "topk", dry=True)

@@ -74,7 +74,8 @@ before = set(sys.modules)
 import fastloss
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names) - {"torch"}
 new = {name for name in new if not name.startswith("_sysconfigdata")}  # what sysconfig reads
-parts = {name for name in sys.modules if name.startswith(("fastloss.train", "fastloss.bench", "fastloss.triton."))}
+optional = ("fastloss.train", "fastloss.bench", "fastloss.measure", "fastloss.triton.")
+parts = {name for name in sys.modules if name.startswith(optional)}
 print(sorted(new), sorted(parts), torch.cuda.is_initialized())
 """
     assert python(code).split("\n")[0] == "['fastloss'] [] False"

@@ -1,1 +1,1 @@
-"""Benchmarks: `fastloss bench`. Cases, peers, parity, timing and memory, shared by bench/ and tests/."""
+"""Benchmarks: `fastloss bench`. Jobs, parity, targets and tables; cases, peers and clocks are in fastloss.measure."""

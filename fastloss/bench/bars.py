@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .providers import OURS
+from fastloss.measure.providers import OURS
+
 from .regimes import BARS
 
 BIG = 2_000_000  # pixels

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from fastloss.measure.providers import OURS
+
 from .bars import fastest
-from .providers import OURS
 from .regimes import BARS
 
 COLOURS = {"fastloss": "#1b7f5c", "smp": "#c2603c", "monai": "#4a6fa5", "exacta": "#8d6bab", "torch": "#8a8a8a"}

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 from fastloss.cli import CommandError, user_path
+from fastloss.measure import cases, providers
+from fastloss.measure.peers import PEERS
 
-from . import bars, cases, chart, compat, live, providers, record, regimes, render, warm
-from .peers import PEERS
+from . import bars, chart, compat, live, record, regimes, render, warm
 from .regimes import BARS, FULL, REGIMES, Job
 
 

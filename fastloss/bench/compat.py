@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import measure, record
+from fastloss.measure.timing import interleave, ratio
+
+from . import record
 from .compat_cases import CASES, ORIGINALS, SIZES, CompatCase
 
 OURS, THEIRS = "fastloss", "original"
@@ -68,14 +70,14 @@ def measure_case(case: CompatCase, size: str, *, compiled: bool, rounds: int, se
     if not row["parity"] <= VALUE:
         return row | {"refused": f"differs by {row['parity']:.1e}"}
     often = tuple(n for n in works if n.startswith(OURS))
-    timings, _ = measure.interleave(works, often, clock="cpu", rounds=rounds, seconds=seconds)
+    timings, _ = interleave(works, often, clock="cpu", rounds=rounds, seconds=seconds)
     row["ms"] = {name: 1e3 * timing.median for name, timing in timings.items()}
     best = min(often, key=lambda name: timings[name].median)
     row["ratio"] = {}
     for name in works:
         if name.startswith(THEIRS):
             own = timings[best if name.endswith("compiled") else OURS]
-            found = measure.ratio(timings[name], own)
+            found = ratio(timings[name], own)
             row["ratio"][name] = [found.median, found.low, found.high]
     return row
 

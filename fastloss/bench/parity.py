@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import plain
-from .cases import Case
-from .formula import Truth, Verdict, compare, evaluate, signs, tie_band
-from .providers import Contender, ours
+from fastloss.measure import plain
+from fastloss.measure.cases import Case
+from fastloss.measure.formula import Truth, Verdict, compare, evaluate, signs, tie_band
+from fastloss.measure.providers import Contender, ours
 
 # (value relative, gradient relative L2). bfloat16: the gradient's own rounding is 2^-9 of each element.
 LIMITS = {"float32": (1e-5, 1e-4), "bfloat16": (1e-4, 4e-3)}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .peers import PACKAGES
+from fastloss.measure.peers import PACKAGES
 
 SCHEMA = 1
 ISA = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "amx_bf16", "neon", "asimd", "sve")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastloss.measure.providers import OURS
+
 from . import bars, record
-from .providers import OURS
 from .regimes import BARS, REGIMES
 
 PEERS = ("torch", "smp", "monai", "exacta")

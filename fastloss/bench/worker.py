@@ -11,10 +11,13 @@ from dataclasses import asdict
 
 import torch
 
-from . import cases as case_list
-from . import measure, memory, parity, providers
-from .cases import Case
-from .providers import Contender
+from fastloss.measure import cases as case_list
+from fastloss.measure import memory, providers
+from fastloss.measure.cases import Case
+from fastloss.measure.providers import Contender
+from fastloss.measure.timing import NOISE, Memcpy, Timing, interleave, ratio
+
+from . import parity
 from .regimes import REGIMES, Job
 
 MEMCPY = "memcpy"
@@ -81,16 +84,16 @@ def measure_case(case: Case, job: Job, say: Callable[..., None]) -> dict:
     if providers.OURS not in {c.key for c in sound}:
         row["refused"] = entries[providers.OURS]["refused"]
         return row
-    copy = measure.Memcpy(case.least_bytes(), regime.thread_count)
+    copy = Memcpy(case.least_bytes(), regime.thread_count)
     works: dict[str, Callable[[], object]] = {MEMCPY: copy.call}
     works |= {c.key: _work(c, x) for c in sound}
     for attempt in (1, 2):  # a noisy machine gets a second chance
         say(doing=f"timing {len(works)} contenders" + (f" again ({attempt})" if attempt > 1 else ""))
-        timings, faults = measure.interleave(
+        timings, faults = interleave(
             works, (MEMCPY, providers.OURS), clock=regime.clock, rounds=job.rounds, seconds=job.seconds, seed=attempt
         )
         noise = max(timings[MEMCPY].spread, timings[providers.OURS].spread)
-        if noise <= measure.NOISE:
+        if noise <= NOISE:
             break
     _write_times(row, timings, faults, copy.how, noise)
     return row
@@ -109,9 +112,9 @@ def _weigh(case: Case, sound: list[Contender], entries: dict[str, dict], x, say:
             entries[contender.key]["memory"]["no_grad_peak"] = memory.in_logits(case, memory.no_grad_peak(contender, x))
 
 
-def _write_times(row: dict, timings: dict[str, measure.Timing], faults: dict[str, int], how: str, noise: float) -> None:
+def _write_times(row: dict, timings: dict[str, Timing], faults: dict[str, int], how: str, noise: float) -> None:
     mine, floor = timings[providers.OURS], timings[MEMCPY]
-    row |= {"rounds": len(mine.rounds), "noise": noise, "noisy": noise > measure.NOISE}
+    row |= {"rounds": len(mine.rounds), "noise": noise, "noisy": noise > NOISE}
     row["memcpy"] = {
         "how": how,
         "seconds": floor.median,
@@ -126,10 +129,10 @@ def _write_times(row: dict, timings: dict[str, measure.Timing], faults: dict[str
             "seconds": timing.median,
             "spread": timing.spread,
             "faults": faults[key],
-            "of_memcpy": measure.ratio(floor, timing).median,
+            "of_memcpy": ratio(floor, timing).median,
         }
         if key != providers.OURS:
-            entry["ratio"] = asdict(measure.ratio(timing, mine))
+            entry["ratio"] = asdict(ratio(timing, mine))
 
 
 def compile_case(case: Case, job: Job, say: Callable[..., None]) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from fastloss.bench import measure, memory
-from fastloss.bench.cases import Case, inputs, select
-from fastloss.bench.providers import OURS, Contender, contenders
+from fastloss.measure import memory
+from fastloss.measure.cases import Case, inputs, select
+from fastloss.measure.providers import OURS, Contender, contenders
+from fastloss.measure.timing import interleave, ratio
 
 from .report import size_of, table
 
@@ -37,10 +38,10 @@ def _rows(case: Case, seconds: float) -> list[dict]:
     rows = [_row(case, c, x, float(value.detach()), gradient) for c in found]
     sound = [c for c, row in zip(found, rows) if not row["refused"]]
     works = {c.name: (lambda c=c: c.step(x)) for c in sound}
-    timings, _ = measure.interleave(works, (OURS,), clock="wall", rounds=ROUNDS, seconds=seconds)
+    timings, _ = interleave(works, (OURS,), clock="wall", rounds=ROUNDS, seconds=seconds)
     for row in rows:
         if timing := timings.get(row["library"]):
-            row |= {"seconds": timing.median, "ratio": measure.ratio(timing, timings[OURS]).median}
+            row |= {"seconds": timing.median, "ratio": ratio(timing, timings[OURS]).median}
     return rows
 
 

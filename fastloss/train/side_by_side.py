@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastloss.bench import memory
-from fastloss.bench.providers import Contender
 from fastloss.compound import Criterion
+from fastloss.measure import memory
+from fastloss.measure.providers import Contender
 from fastloss.spec import Term
 
 Loss = Callable[[Tensor, Tensor], Tensor]

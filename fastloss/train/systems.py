@@ -176,7 +176,7 @@ def _peak(network: nn.Module, x: Tensor) -> int:
 
 def _peak_cpu(network: nn.Module, x: Tensor) -> int:
     """Of what a forward allocates."""
-    from fastloss.bench import memory
+    from fastloss.measure import memory
 
     result, changes = memory.allocations(lambda: network(x))
     del result

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import cases
-from ..cases import BCE, CE, DICE, DTYPES, FOCAL, IGNORED, IOU, TARGETS, Case, Term
-from ..plain import split
+from fastloss.measure import cases
+from fastloss.measure.cases import BCE, CE, DICE, DTYPES, FOCAL, IGNORED, IOU, TARGETS, Case, Term
+from fastloss.measure.plain import split
 
 TOPK = Term("topk", k=0.1)
 SUMS = {

@@ -17,8 +17,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fastloss.measure.formula import Truth, compare
+
 from .. import parity
-from ..formula import Truth, compare
 from ..worker import _reason
 from . import cases, clock, smoke, ways
 from .cases import Problem

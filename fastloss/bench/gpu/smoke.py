@@ -10,8 +10,7 @@ from torch import Tensor
 
 import fastloss as fl
 from fastloss import backends
-
-from ..formula import Truth, compare, evaluate
+from fastloss.measure.formula import Truth, compare, evaluate
 
 SHAPES = {
     "binary": [(2, 1, 33, 31), (3, 1, 70_001)],

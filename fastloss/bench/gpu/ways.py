@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fastloss.deep import halving
+from fastloss.measure import peers as cpu_peers
+from fastloss.measure import plain
+from fastloss.measure.cases import DTYPES, Case, Term
+from fastloss.measure.formula import same_formula
+from fastloss.measure.peers import Loss, NotOffered, Offer, natural
+from fastloss.measure.providers import ours
 
-from .. import peers as cpu_peers
-from .. import plain
-from ..cases import DTYPES, Case, Term
-from ..formula import same_formula
-from ..peers import Loss, NotOffered, Offer, natural
-from ..providers import ours
 from .cases import COMPILED, Problem, own_target
 
 FORCED = ("cuda resident", "cuda split")

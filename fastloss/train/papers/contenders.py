@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import fastloss
-from fastloss.bench.cases import Case, Term
-from fastloss.bench.formula import same_formula
-from fastloss.bench.peers import PEERS, NotOffered
 from fastloss.compound import Criterion
+from fastloss.measure.cases import Case, Term
+from fastloss.measure.formula import same_formula
+from fastloss.measure.peers import PEERS, NotOffered
 
 OURS = "fastloss"
 FEW_CLASSES = 14

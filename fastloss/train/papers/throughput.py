@@ -20,8 +20,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from fastloss.bench import memory, providers
 from fastloss.cli import CommandError
+from fastloss.measure import memory, providers
 
 from ..checkpoint import read_json, write_json
 from ..datasets import Store

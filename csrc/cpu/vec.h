@@ -21,6 +21,7 @@ constexpr int kLanes = 4;
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Unsigned __attribute__((vector_size(kLanes * 4)));
 
 struct Vec {
   Floats v;
@@ -170,19 +171,41 @@ FL_HD Vec load_vec(const float* p) {
 }
 FL_HD void store_vec(Vec a, float* p) { memcpy(p, &a.v, sizeof(a.v)); }
 
-typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
-typedef uint32_t Unsigned __attribute__((vector_size(kLanes * 4)));
-
+// bfloat16 is the upper half of a float. The compiler's own conversions cross the halves of a register on the way.
 FL_HD Vec load_vec(const BFloat16* p) {
-  Halves h;
-  memcpy(&h, p, sizeof(h));
-  return reinterpret_cast<Floats>(__builtin_convertvector(h, Unsigned) << 16);
+#if defined(__AVX512F__)
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return of_bits((Words)_mm512_maskz_cvtepu16_epi32(0xffff, h) << 16);
+#elif defined(__AVX2__)
+  return of_bits((Words)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))) << 16);
+#elif defined(__SSE2__)
+  return of_bits((Words)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = widen(p[i]);
+  return r;
+#endif
 }
+// Rounds to even. Only a NaN with payload in its lowest bits could overflow, and none comes from bfloat16 logits.
 FL_HD void store_vec(Vec a, BFloat16* p) {
-  const Unsigned bits = reinterpret_cast<Unsigned>(a.v);
-  const Unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Halves h = __builtin_convertvector(a.v == a.v ? rounded : 0x7fc0u - Unsigned{}, Halves);
-  memcpy(p, &h, sizeof(h));
+  const Words bits = bits_of(a);
+#if defined(__AVX512F__)
+  const __m512i up = (__m512i)(bits + 0x7fff);
+  const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
+  const Words rounded = (Words)_mm512_mask_sub_epi32(up, odd, up, _mm512_set1_epi32(-1)) >> 16;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)rounded));
+#else
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#if defined(__AVX2__)
+  const __m256i pairs = _mm256_packs_epi32((__m256i)rounded, (__m256i)rounded);
+  const __m256i h = _mm256_permute4x64_epi64(pairs, 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(h));
+#elif defined(__SSE2__)
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32((__m128i)rounded, (__m128i)rounded));
+#else
+  for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(rounded[i]);
+#endif
+#endif
 }
 FL_HD Vec load_vec(const Half* p) {
 #if defined(__AVX512F__)

@@ -29,6 +29,11 @@ ENVIRONMENT := $(if $(ACTIVE),$(wildcard $(PREFIX)/pyvenv.cfg),.venv/pyvenv.cfg)
 PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT = $$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format
 SOURCES := $(shell find csrc -type f 2>/dev/null)
+# Where there is no GPU the demo needs no CUDA kernels, most of the time of a build; FASTLOSS_CUDA=1 makes them.
+BUILD := $(STAMPS)/build
+ifeq ($(MAKECMDGOALS)$(FASTLOSS_CUDA)$(wildcard /dev/nvidiactl /dev/dxg $(STAMPS)/build),demo)
+  BUILD := $(STAMPS)/build-cpu
+endif
 
 .PHONY: help setup demo test test-slow test-triton test-torch bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean
 .DELETE_ON_ERROR:
@@ -38,7 +43,7 @@ help: ## say what there is to make
 
 setup: $(STAMPS)/build ## the environment and the compiled extension, without extras
 
-demo: $(STAMPS)/extras-demo ## the main job on real images
+demo: $(STAMPS)/extras-demo $(BUILD) ## the main job on real images
 	$(PY) -m fastloss demo $(DEMO_ARGS)
 
 test: $(STAMPS)/extras-test,bench,demo,papers ## the tests, without the slow ones
@@ -140,14 +145,16 @@ $(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
 	$(PIP) install -c $(CONSTRAINTS) 'torch>=2.11' 'setuptools>=77' ninja 'pybind11>=2.13' numpy
 	@touch $@
 
-$(STAMPS)/build: $(STAMPS)/base pyproject.toml setup.py setup_cuda.py fastloss/_version.py $(SOURCES)
+$(STAMPS)/build-cpu: export FASTLOSS_CUDA = 0
+# `compat` puts the checkout on the path: fastloss is found from every folder, its parent too, and by editors.
+$(STAMPS)/build $(STAMPS)/build-cpu: $(STAMPS)/base pyproject.toml setup.py setup_cuda.py fastloss/_version.py $(SOURCES)
 	@echo "--- compiling the extension (minutes the first time); fastloss/_build.json keeps the record"
 	$(PY) setup.py -q build_ext --inplace
-	$(PIP) install -q --no-build-isolation --no-deps -e .
+	$(PIP) install -q --no-build-isolation --no-deps -C editable_mode=compat -e .
 	@touch $@
 
 # The extras come from the installed metadata, so that fastloss itself is not built a second time.
-$(STAMPS)/extras-%: $(STAMPS)/base pyproject.toml | $(STAMPS)/build
+$(STAMPS)/extras-%: $(STAMPS)/base pyproject.toml | $(BUILD)
 	$(PY) -c 'import importlib.metadata as m, sys; extras = [f"extra == \"{e}\"" for e in sys.argv[1].split(",")]; \
 	  print(*sorted({r.split(";")[0] for r in m.requires("fastloss") if r.endswith(tuple(extras))}), sep="\n")' $* \
 	  > $(STAMPS)/requirements-$*.txt

@@ -232,3 +232,17 @@ def test_what_cannot_be_built_stops_with_one_sentence(tmp_path, variables, words
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("fastloss: ") and all(word in last for word in words), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not in a source tree")
+def test_windows_gets_a_package_without_the_extension(tmp_path):
+    code = f"""
+import runpy, setuptools.command.build_ext, setuptools.command.build_py, sys
+sys.platform, sys.argv = "win32", ["setup.py", "-q", "build", "--build-lib", {str(tmp_path / "lib")!r}]
+sys.argv += ["--build-base", {str(tmp_path)!r}]
+runpy.run_path({str(ROOT / "setup.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "not built on Windows" in done.stderr, done.stderr
+    built = [path.name for path in (tmp_path / "lib" / "fastloss").iterdir()]
+    assert "losses.py" in built and not [name for name in built if name.startswith("_C")]

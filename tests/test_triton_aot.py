@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from cases import DEVICES, build, logits, target
+from cases import CHANNELS, DEVICES, LOSSES, build, logits, target
 
 pytest.importorskip("triton")
 if DEVICES["triton"] == "cpu":
@@ -52,11 +52,12 @@ def compiled(monkeypatch, capability, criterion, dtype, channels, layout):
     y = target(criterion.mode, x.shape, torch.int64 if criterion.mode == "multiclass" else torch.uint8)
     inputs = x, y, None, None
     ints, floats = criterion.spec.encode(channels)
+    weights = [torch.ones(()) for _ in {term.weight_index for term in criterion.spec.terms if term.weight_index >= 0}]
     guess = torch.ones((), dtype=torch.float64)
 
     def run():
         want = _ops.WANT_COUNTS | (0 if dtype is F16 else _ops.WANT_GRAD)
-        value, state, grad = ops.loss(*inputs, [], ints, floats, want, 0.5, 1.0, guess)
+        value, state, grad = ops.loss(*inputs, weights, ints, floats, want, 0.5, 1.0, guess)
         if dtype is F16:
             ops.backward(value, state, *inputs, ints, floats)
         else:
@@ -87,6 +88,13 @@ def test_machine_code_without_spills(name, channels, layout, capability, monkeyp
             if kernel.metadata.name.endswith("_pass") and dtype is F32 and layout == "contiguous":
                 # Four logits a load, whatever is masked; the upstream gradient is a load of its own.
                 assert "ld.global.v4.b32" in ptx and len(re.findall(r"ld\.global\.[bf]32", ptx)) <= 1, what
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_compiles(monkeypatch, name):
+    """What the parity tests compute, a term over the batch beside one over samples among it, is code for a GPU too."""
+    criterion = build(name)
+    assert compiled(monkeypatch, 90, criterion, F32, CHANNELS[criterion.mode], "contiguous")
 
 
 def test_a_schedule_compiles_nothing_new(monkeypatch):

@@ -164,9 +164,10 @@ def finalize(
             for t in tl.static_range(len(terms)):
                 if terms[t][1] == TVERSKY and not terms[t][7]:
                     weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
-                    group = region_group(terms, t, numbers, tile, c[None, :], channels, weight * shares[t])
-                    d = (d[0] + group[1], d[1] + group[2], d[2] + group[3], d[3] + group[4])
-                    more = more + (values[t] + tl.sum(tl.where(g < groups, group[0], 0.0)) * shares[t],)
+                    # Not the name of the term over the batch: the loop would carry that, in another shape.
+                    rows = region_group(terms, t, numbers, tile, c[None, :], channels, weight * shares[t])
+                    d = (d[0] + rows[1], d[1] + rows[2], d[2] + rows[3], d[3] + rows[4])
+                    more = more + (values[t] + tl.sum(tl.where(g < groups, rows[0], 0.0)) * shares[t],)
                 else:
                     more = more + (values[t],)
             values = more

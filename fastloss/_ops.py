@@ -16,26 +16,8 @@ from torch import Tensor
 
 from . import _library, triton
 from ._modes import hidden
-from ._registry import (
-    AUX_COLUMNS,
-    BACKENDS,
-    BACKWARD,
-    BATCH_FIELD,
-    FAKES,
-    FIXED_SUMS,
-    HEADER_INTS,
-    LOSS,
-    REGISTERED,
-    SCHEMAS,
-    SETTLE_OPS,
-    TERM_INTS,
-    WANT_COUNTS,
-    WANT_GRAD,
-    layout,
-)
-from .spec import Spec, Term, encode
-
-__all__ = ["AUX_COLUMNS", "BACKENDS", "BATCH_FIELD", "FAKES", "FIXED_SUMS", "HEADER_INTS", "SCHEMAS", "TERM_INTS"]
+from ._registry import BACKWARD, LOSS, REGISTERED, SETTLE_OPS
+from .spec import COUNTS, WANT_COUNTS, WANT_GRAD, Header, Spec, Term, encode, layout_of
 
 _compiling = torch.compiler.is_compiling
 _below_autograd = torch._C._AutoDispatchBelowAutograd
@@ -197,13 +179,12 @@ def loss(
             value, state, _ = LOSS[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None)
     if not want_stats:
         return value, None, None
-    return value, state[: ints[5]], _counts(x, ints, state)
+    return value, state[: ints[Header.TERMS]], _counts(x, ints, state)
 
 
 def _counts(x: Tensor, ints: list[int], state: Tensor) -> Tensor:
-    groups, channels, columns, terms = layout(x, ints)
-    begin = terms * (1 + AUX_COLUMNS) + groups * channels * columns
-    return state[begin:-1].reshape(x.shape[0], channels, 4).to(torch.int64)
+    layout = layout_of(x.shape, ints)
+    return state[layout.counts_at : -1].reshape(x.shape[0], layout.channels, COUNTS).to(torch.int64)
 
 
 def sums(
@@ -215,7 +196,7 @@ def sums(
     mask: Tensor | None,
     pixel_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(sums [G, C, 7 + T], aux [T, 4]), differentiable in x."""
+    """Return (sums [G, C, FIXED_SUMS + T], aux [T, AUX_COLUMNS]) in float64; the sums are differentiable in x."""
     return REGISTERED[backend][1].sums.default(x, y, mask, pixel_weight, ints, floats)
 
 

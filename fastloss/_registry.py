@@ -11,66 +11,58 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
 from . import _library, triton
+from .spec import AUX_COLUMNS, COUNTS, FIXED_SUMS, WANT_COUNTS, WANT_GRAD, Header, layout_of
 
 BACKENDS = ("cpu", "cuda", "triton")  # those with ops; "reference" is plain PyTorch
 INPUTS = "Tensor x, Tensor y, Tensor? mask, Tensor? pixel_weight"
 SPEC = "int[] ints, float[] floats"
-# state = [values of the terms | aux | d loss / d sums | counts | scale of the gradient], float64; csrc/math/sums.h
-# names the columns. `predicted`, on the gradient's device, takes the place of the number `upstream`.
+# `state`: spec.Layout. `predicted`, on the gradient's device, takes the place of the number `grad_output`.
 SCHEMAS = {
-    "loss": f"({INPUTS}, Tensor[] weights, {SPEC}, int want, float threshold, float upstream, Tensor? predicted=None)"
-    " -> (Tensor loss, Tensor state, Tensor grad)",
-    "backward": f"(Tensor upstream, Tensor state, {INPUTS}, {SPEC}) -> Tensor",
+    "loss": f"({INPUTS}, Tensor[] weights, {SPEC}, int want, float threshold, float grad_output, "
+    "Tensor? predicted=None) -> (Tensor loss, Tensor state, Tensor grad)",
+    "backward": f"(Tensor grad_output, Tensor state, {INPUTS}, {SPEC}) -> Tensor",
     "sums": f"({INPUTS}, {SPEC}) -> (Tensor sums, Tensor aux)",
     "elementwise": f"({INPUTS}, {SPEC}) -> Tensor",
 }
 # Below autograd, of the device backends only: makes `grad`, which forward wrote for the scale in `state`, the gradient
-# for `upstream`, and remembers that in `predicted`.
-SETTLE = f"(Tensor upstream, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
-WANT_GRAD, WANT_COUNTS = 1, 2
-FIXED_SUMS, AUX_COLUMNS, HEADER_INTS, TERM_INTS = 7, 4, 6, 12
-BATCH_FIELD = 7  # of a term's integers
-
-
-def layout(x: Tensor, ints: list[int]) -> tuple[int, int, int, int]:
-    """(groups, channels, columns, terms) of the small tensors."""
-    terms = ints[5]
-    channels = 1 if ints[4] and x.dim() == 3 and x.shape[1] != 1 else x.shape[1]
-    per_sample = any([ints[HEADER_INTS + i * TERM_INTS] == 4 and not ints[HEADER_INTS + i * TERM_INTS + BATCH_FIELD]
-                      for i in range(terms)])  # fmt: skip
-    return x.shape[0] if per_sample else 1, channels, FIXED_SUMS + terms, terms
+# for `grad_output`, and remembers that in `predicted`.
+SETTLE = f"(Tensor grad_output, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
 
 
 def _value_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _fake_loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, upstream, predicted=None):
-    groups, channels, columns, terms = layout(x, ints)
-    size = terms * (1 + AUX_COLUMNS) + groups * channels * columns + 1
+def _fake_loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, grad_output, predicted=None):
+    layout = layout_of(x.shape, ints)
+    size = layout.counts_at + 1
     if want & WANT_COUNTS:
-        size = size + x.shape[0] * channels * 4
+        size = size + x.shape[0] * layout.channels * COUNTS
     grad = torch.empty_like(x) if want & WANT_GRAD else x.new_empty((0,))
     return x.new_empty((), dtype=_value_dtype(x)), x.new_empty((size,), dtype=torch.float64), grad
 
 
-def _fake_backward(upstream, state, x, y, mask, pixel_weight, ints, floats):
+def _fake_backward(grad_output, state, x, y, mask, pixel_weight, ints, floats):
     return torch.empty_like(x)
 
 
 def _fake_sums(x, y, mask, pixel_weight, ints, floats):
-    groups, channels, columns, terms = layout(x, ints)
-    return x.new_empty((groups, channels, columns), dtype=torch.float64), x.new_empty(
-        (terms, AUX_COLUMNS), dtype=torch.float64
-    )
+    groups, channels, columns, terms, *_ = layout_of(x.shape, ints)
+    sums = x.new_empty((groups, channels, columns), dtype=torch.float64)
+    return sums, x.new_empty((terms, AUX_COLUMNS), dtype=torch.float64)
 
 
 def _fake_elementwise(x, y, mask, pixel_weight, ints, floats):
-    shape = (x.shape[0], *x.shape[2:]) if ints[1] else x.shape
+    shape = (x.shape[0], *x.shape[2:]) if ints[Header.ACTIVATION] else x.shape
     return x.new_empty(shape, dtype=_value_dtype(x))
 
 
 FAKES = {"loss": _fake_loss, "backward": _fake_backward, "sums": _fake_sums, "elementwise": _fake_elementwise}
+
+
+def state_of(aux: Tensor, grad_sums: Tensor) -> Tensor:
+    """Make a `state` for the op `backward` from aux [T, AUX_COLUMNS] and the gradients of the sums [G, C, columns]."""
+    return torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), grad_sums.reshape(-1).to(torch.float64)])
 
 
 class _Gradients:
@@ -86,9 +78,11 @@ class _Gradients:
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
 
-    def loss(self, ctx: Any, upstream: Tensor | None, *_: Any) -> tuple:
-        *inputs, state = ctx.saved_tensors
-        grad = None if upstream is None else self.ops.backward.default(upstream, state, *inputs, ctx.ints, ctx.floats)
+    def loss(self, ctx: Any, grad_output: Tensor | None, *_: Any) -> tuple:
+        grad = None
+        if grad_output is not None:
+            *inputs, state = ctx.saved_tensors
+            grad = self.ops.backward.default(grad_output, state, *inputs, ctx.ints, ctx.floats)
         grads = grad, None, None, None, [None] * ctx.weights, *(None,) * 6
         return grads[: len(ctx.needs_input_grad)]  # the dispatcher drops a last input that has its default
 
@@ -99,30 +93,30 @@ class _Gradients:
         if aux is not None:
             ctx.mark_non_differentiable(aux)
 
-    def sums(self, ctx: Any, dsums: Tensor, _: Any) -> tuple:
+    def sums(self, ctx: Any, grad_sums: Tensor, _: Any) -> tuple:
         x, y, mask, pixel_weight, aux = ctx.saved_tensors
-        state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), dsums.reshape(-1).to(torch.float64)])
+        state = state_of(aux, grad_sums)
         one = x.new_ones((), dtype=torch.float64)
         return self.ops.backward.default(one, state, x, y, mask, pixel_weight, ctx.ints, ctx.floats), *(None,) * 5
 
-    def elementwise(self, ctx: Any, upstream: Tensor) -> tuple:
-        # An upstream gradient for each element is a pixel weight.
+    def elementwise(self, ctx: Any, grad_output: Tensor) -> tuple:
+        # A gradient of each element is a pixel weight.
         x, y, mask, pixel_weight, _ = ctx.saved_tensors
         if pixel_weight is not None:
-            if pixel_weight.dim() < upstream.dim():
+            if pixel_weight.dim() < grad_output.dim():
                 pixel_weight = pixel_weight.unsqueeze(1)
-            elif pixel_weight.dim() > upstream.dim():
+            elif pixel_weight.dim() > grad_output.dim():
                 pixel_weight = pixel_weight.squeeze(1)
-            upstream = upstream * pixel_weight
-        groups, channels, columns, terms = layout(x, ctx.ints)
-        dsums = x.new_zeros((groups, channels, columns), dtype=torch.float64)
-        dsums[..., FIXED_SUMS:] = 1.0
-        state = torch.cat([dsums.new_zeros(terms * (1 + AUX_COLUMNS)), dsums.reshape(-1)])
+            grad_output = grad_output * pixel_weight
+        groups, channels, columns, terms, *_ = layout_of(x.shape, ctx.ints)
+        grad_sums = x.new_zeros((groups, channels, columns), dtype=torch.float64)
+        grad_sums[..., FIXED_SUMS:] = 1.0
+        state = state_of(grad_sums.new_zeros((terms, AUX_COLUMNS)), grad_sums)
         one = x.new_ones((), dtype=torch.float64)
-        return self.ops.backward.default(one, state, x, y, mask, upstream, ctx.ints, ctx.floats), *(None,) * 5
+        return self.ops.backward.default(one, state, x, y, mask, grad_output, ctx.ints, ctx.floats), *(None,) * 5
 
     def batched(self, info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        """The gradients of a batch of upstream gradients, one after the other."""
+        """The gradients for a batch of gradients of the loss, one after the other."""
 
         def one(index: int) -> Tensor:
             return self.ops.backward.default(

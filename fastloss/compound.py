@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from . import _arguments as check
 from .plan import plan
-from .spec import Spec, Term
+from .spec import MAX_TERMS, Spec, Term
 from .stats import Stats
 
-MAX_TERMS = 16  # kMaxTerms of csrc/math/spec.h
 SETTINGS = {"backend", "spec", "weights"}  # and the arguments of every loss: names that cannot be assigned later
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import reference
 from .reference.topk import topk_count
-from .spec import Spec, Term
+from .spec import AUX_COLUMNS, FIXED_SUMS, AuxColumn, Spec, Term
 
 DIGIT_BITS = 11  # kRadixBits of csrc/math/topk.h
 
@@ -83,9 +83,13 @@ def put_topk(
             share, count = _shares(elements.detach(), valid.expand_as(elements), partial(topk_count, term.k), group)
             column = (elements * share).sum(-1, dtype=sums.dtype)
             column = torch.nn.functional.pad(column, (0, sums.shape[1] - column.shape[1]))
-            spoilt = columns[7 + index].detach() * 0  # NaN where a label is out of range
-            columns[7 + index] = spoilt + (column if len(sums) == len(column) else column.sum(0, keepdim=True))
-            aux[index] = torch.stack([count if first else count * 0, *[count * 0] * 2, count])
+            at = FIXED_SUMS + index
+            spoilt = columns[at].detach() * 0  # NaN where a label is out of range
+            columns[at] = spoilt + (column if len(sums) == len(column) else column.sum(0, keepdim=True))
+            row = [count * 0] * AUX_COLUMNS
+            row[AuxColumn.TOP_COUNT] = count
+            row[AuxColumn.DENOMINATOR] = count if first else count * 0
+            aux[index] = torch.stack(row)
     return torch.stack(columns, -1), aux
 
 

@@ -125,9 +125,10 @@ class Plan:
     def sums(
         self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(sums [G, C, 7 + T], aux [T, 4]) in float64, differentiable in x: for losses that finish them themselves.
+        """Return (sums [G, C, FIXED_SUMS + T], aux [T, AUX_COLUMNS]) in float64, the sums differentiable in x: for
+        losses that finish them themselves.
 
-        The columns are those of `reference.sums`; G is N if a term works per sample, else 1.
+        Columns: `spec.SumColumn` and `spec.AuxColumn`. G is N if a term takes each sample by itself, else 1.
         """
         x, (backend, _, ints, floats) = self._begin(x, y, mask, pixel_weight, [])
         if backend == "reference":

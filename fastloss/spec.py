@@ -1,20 +1,131 @@
 """What a loss is, as data: the one thing that crosses every boundary (C++, Triton, reference).
 
 A `Spec` is a mode and a tuple of `Term`s. It is immutable and hashable, holds no tensors, and is encoded as two flat
-lists of numbers for the kernels. A new kind of term is one row in `KINDS`; a new parameter is one field with a default.
+lists of numbers for the kernels. A new kind of term is one row in `KINDS`; a new parameter is one field with a default
+and one name in `TermInt` or `TermFloat`. csrc/math/spec.h and sums.h have the same layouts; tests/test_mirrors.py
+compares them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 ENCODING_VERSION = 1
+MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
 KINDS = ("bce", "ce", "focal", "topk", "tversky")
+REGION_KINDS = ("tversky",)  # functions of the sums of a class; the others are pointwise
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = ("zero", "skip", "score")
+WANT_GRAD, WANT_COUNTS = 1, 2  # flags of the op `loss`
+
+
+# Layouts by name. Plain integers and no enums, which not every torch.compile traces.
+class SumColumn:
+    """Columns of the sums of a class and of their gradients, [G, C, FIXED_SUMS + T]; p is the activation, y the target.
+
+    Column FIXED_SUMS + i holds the sum of the elements of term i, if that is pointwise.
+    """
+
+    VALID = 0  # number of valid elements
+    INTER = 1  # sum of p y
+    PRED = 2  # of p
+    TARGET = 3  # of y
+    PRED_SQ = 4  # of p^2
+    TARGET_SQ = 5  # of y^2
+    ABS_DIFF = 6  # of |p - y|
+
+
+class AuxColumn:
+    """Columns of `aux` [T, AUX_COLUMNS]: what a pointwise term needs besides its sum."""
+
+    DENOMINATOR = 0  # of its mean
+    THRESHOLD = 1  # of top-k: the smallest selected element,
+    TIE_WEIGHT = 2  # the weight of the elements that equal it,
+    TOP_COUNT = 3  # and the number of selected elements
+
+
+class Header:
+    """Integers at the head of an encoded spec."""
+
+    VERSION = 0
+    ACTIVATION = 1  # 0 sigmoid, 1 softmax
+    HAS_IGNORE = 2
+    IGNORE_INDEX = 3
+    BINARY = 4
+    TERMS = 5
+
+
+class TermInt:
+    """Integers of an encoded term, TERM_INTS of them."""
+
+    KIND = 0
+    WEIGHT_INDEX = 1
+    REDUCTION = 2
+    LOG_LOSS = 3
+    SQUARED = 4
+    L1 = 5
+    EMPTY = 6
+    BATCH = 7
+    K_NUM = 8
+    K_DEN = 9
+    VECTOR_BEGIN = 10  # in the pool, which follows the floats of all terms
+    VECTOR_LENGTH = 11
+
+
+class TermFloat:
+    """Floats of an encoded term, TERM_FLOATS of them."""
+
+    WEIGHT = 0
+    GAMMA = 1
+    ALPHA = 2
+    BETA = 3
+    SMOOTH = 4
+    EPS = 5
+    LABEL_SMOOTHING = 6
+    MARGIN = 7
+
+
+def names_of(layout: type) -> list[str]:
+    """The names of a layout, in order."""
+    return [name for name in vars(layout) if name.isupper()]
+
+
+FIXED_SUMS, AUX_COLUMNS = len(names_of(SumColumn)), len(names_of(AuxColumn))
+HEADER_INTS, TERM_INTS, TERM_FLOATS = len(names_of(Header)), len(names_of(TermInt)), len(names_of(TermFloat))
+COUNTS = 4  # tp, fp, fn, tn
+_REGION_CODES = tuple([KINDS.index(kind) for kind in REGION_KINDS])
+
+
+class Layout(NamedTuple):
+    """Sizes of the small float64 tensors of a call, and where the parts of its `state` begin.
+
+    state = [values [T] | aux [T, AUX_COLUMNS] | grad_sums [G, C, columns] | counts [N, C, COUNTS] or nothing | scale].
+    G is N if some term takes each sample by itself, else 1; scale is what forward multiplied the gradient by.
+    """
+
+    groups: int
+    channels: int
+    columns: int
+    terms: int
+    aux_at: int
+    grad_sums_at: int
+    counts_at: int
+
+
+def layout_of(shape: Sequence[int], ints: Sequence[int]) -> Layout:
+    """The layout of a call with logits of that shape ([N, C, *S], binary also [N, H, W]) and an encoded spec."""
+    terms = ints[Header.TERMS]
+    channels = 1 if ints[Header.BINARY] and len(shape) == 3 and shape[1] != 1 else shape[1]
+    first = range(HEADER_INTS, HEADER_INTS + terms * TERM_INTS, TERM_INTS)
+    per_sample = any([ints[i + TermInt.KIND] in _REGION_CODES and not ints[i + TermInt.BATCH] for i in first])
+    groups, columns = shape[0] if per_sample else 1, FIXED_SUMS + terms
+    grad_sums_at = terms * (1 + AUX_COLUMNS)
+    return Layout(groups, channels, columns, terms, terms, grad_sums_at, grad_sums_at + groups * channels * columns)
 
 
 @dataclass(frozen=True)
@@ -48,7 +159,7 @@ class Term:
 
     @property
     def region(self) -> bool:
-        return self.kind == "tversky"
+        return self.kind in REGION_KINDS
 
     def weighted(self, weight: float, weight_index: int = -1) -> Term:
         return replace(self, weight=float(weight), weight_index=weight_index)
@@ -102,10 +213,11 @@ def _ratio(k: Fraction | None) -> tuple[int, int]:
 
 
 def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
+    """See `Spec.encode`; the order is that of `Header`, `TermInt` and `TermFloat`."""
     has_ignore = spec.ignore_index is not None
     ints = [ENCODING_VERSION, int(spec.softmax), int(has_ignore), spec.ignore_index if has_ignore else 0]
     ints += [int(spec.mode == "binary"), len(spec.terms)]
-    floats: list[float] = []  # first 8 a term, then the pool of vectors
+    floats: list[float] = []
     pool: list[float] = []
     for t in spec.terms:
         vector = t.per_class(channels)

@@ -17,7 +17,7 @@ import torch
 from fuzz_cases import Case, bad, draw, relaid
 
 import fastloss as fl
-from fastloss import _ops
+from fastloss import _registry
 
 TOLERANCE = {torch.float64: (1e-11, 1e-10), torch.float32: (5e-6, 1e-4), torch.float16: (5e-6, 2e-3)}
 TOLERANCE[torch.bfloat16] = (5e-6, 1.6e-2)
@@ -251,7 +251,7 @@ def fuzz(backend: str, seed: int, calls: int, seconds: float, keep_going: bool, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="cpu", choices=_ops.BACKENDS)
+    parser.add_argument("--backend", default="cpu", choices=_registry.BACKENDS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calls", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=1e9)

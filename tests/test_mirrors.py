@@ -2,7 +2,6 @@
 and the numbers that both sides of a boundary rely on are the same."""
 
 import dataclasses
-import importlib
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from cases import LOSSES, build
 
-from fastloss import _library, _ops, compound, spec
+from fastloss import _library, _registry, spec
 from fastloss.reference import activation, label, pointwise, region, topk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +39,11 @@ def functions(name):
 def public(module):
     """Functions that a module defines itself."""
     return {n for n, f in vars(module).items() if getattr(f, "__module__", "") == module.__name__ and n[0] != "_"}
+
+
+def positions(field):
+    """{name of a term's setting: its position} as parse_spec reads them from the integers `a` or the floats `f`."""
+    return {name: int(at) for name, at in re.findall(rf"t\.(\w+) = [^;,]*?\b{field}\[(\d+)\]", text("spec.h"))}
 
 
 def camel(*words):
@@ -92,29 +96,60 @@ def test_kinds_and_settings_have_the_same_numbers():
 
 def test_layouts_have_the_same_sizes():
     assert constant("spec.h", "kEncodingVersion") == spec.ENCODING_VERSION
-    assert constant("spec.h", "kMaxTerms") == compound.MAX_TERMS
-    assert constant("spec.h", "kHeaderInts") == _ops.HEADER_INTS
-    assert constant("spec.h", "kTermInts") == _ops.TERM_INTS
+    assert constant("spec.h", "kMaxTerms") == spec.MAX_TERMS
+    assert constant("spec.h", "kHeaderInts") == spec.HEADER_INTS
+    assert constant("spec.h", "kTermInts") == spec.TERM_INTS
+    assert constant("spec.h", "kTermFloats") == spec.TERM_FLOATS
     ints, floats = build("binary:dice+focal").spec.encode(1)
-    assert len(ints) == _ops.HEADER_INTS + 2 * _ops.TERM_INTS
-    assert len(floats) == 2 * constant("spec.h", "kTermFloats")
-    columns = enum("sums.h", "SumColumn")
-    assert columns.index("kFixedSums") == _ops.FIXED_SUMS == len(columns) - 1
-    assert enum("sums.h", "AuxColumn").index("kAuxColumns") == _ops.AUX_COLUMNS
-    names = {"kValid": "VALID", "kInter": "PY", "kPred": "P", "kTarget": "Y", "kPredSq": "PP", "kTargetSq": "YY"}
-    names["kAbsDiff"] = "L1"
-    for position, column in enumerate(columns[:-1]):
-        assert getattr(region, names[column]) == position
-    assert re.search(rf"t\.batch = a\[{_ops.BATCH_FIELD}\]", text("spec.h"))
+    assert len(ints) == spec.HEADER_INTS + 2 * spec.TERM_INTS and len(floats) == 2 * spec.TERM_FLOATS
     wants = (ROOT / "csrc" / "ops" / "ops.h").read_text(encoding="utf-8")
-    assert f"kWantGrad = {_ops.WANT_GRAD}, kWantCounts = {_ops.WANT_COUNTS}" in wants
+    assert f"kWantGrad = {spec.WANT_GRAD}, kWantCounts = {spec.WANT_COUNTS}" in wants
+
+
+@pytest.mark.parametrize(
+    "layout,values,size", [(spec.SumColumn, "SumColumn", "kFixedSums"), (spec.AuxColumn, "AuxColumn", "kAuxColumns")]
+)
+def test_columns_have_the_same_names(layout, values, size):
+    names = spec.names_of(layout)
+    assert enum("sums.h", values) == [*[camel(*name.split("_")) for name in names], size]
+    assert [getattr(layout, name) for name in names] == list(range(len(names)))
+
+
+@pytest.mark.parametrize("layout,field", [(spec.TermInt, "a"), (spec.TermFloat, "f")])
+def test_fields_of_a_term_have_the_same_places(layout, field):
+    ours = {name.lower(): getattr(layout, name) for name in spec.names_of(layout)}
+    theirs = positions(field)
+    if field == "a":
+        del theirs["vector"]  # an address, from where the vector begins in the pool
+        theirs["vector_begin"] = int(re.search(r"kTermFloats \+ a\[(\d+)\]", text("spec.h")).group(1))
+    assert theirs == ours and sorted(ours.values()) == list(range(len(ours)))
+
+
+def test_a_term_is_encoded_in_the_order_of_its_fields():
+    term = spec.Term(
+        "tversky", 2.0, 3, "sum", 4.0, 5.0, 6.0, 7.0, 8.0, k=Fraction(1, 3), vector=(1.0, 2.0), empty="skip"
+    )
+    first = spec.Term("ce", vector=(1.0,))
+    ints, floats = spec.encode(spec.Spec("multiclass", (first, term), ignore_index=-9), 2)
+    assert [ints[place] for place in (spec.Header.VERSION, spec.Header.ACTIVATION)] == [spec.ENCODING_VERSION, 1]
+    assert ints[spec.Header.HAS_IGNORE] == 1 and ints[spec.Header.IGNORE_INDEX] == -9
+    assert ints[spec.Header.BINARY] == 0 and ints[spec.Header.TERMS] == 2
+    own = ints[spec.HEADER_INTS + spec.TERM_INTS :]
+    found = {name: own[getattr(spec.TermInt, name)] for name in spec.names_of(spec.TermInt)}
+    assert found == {
+        "KIND": spec.KINDS.index("tversky"), "WEIGHT_INDEX": 3, "REDUCTION": 1, "LOG_LOSS": 0, "SQUARED": 0, "L1": 0,
+        "EMPTY": 1, "BATCH": 1, "K_NUM": 1, "K_DEN": 3, "VECTOR_BEGIN": 1, "VECTOR_LENGTH": 2,
+    }  # fmt: skip
+    own = floats[spec.TERM_FLOATS : 2 * spec.TERM_FLOATS]
+    found = [own[getattr(spec.TermFloat, name)] for name in ("WEIGHT", "GAMMA", "ALPHA", "BETA", "SMOOTH", "EPS")]
+    assert found == [2.0, 4.0, 5.0, 6.0, 7.0, 8.0]
 
 
 @pytest.mark.skipif(_library.load() is None, reason=f"no extension: {_library.reason()}")
 def test_the_built_extension_is_of_this_source():
     extension = _library.load()
     assert extension.encoding_version == spec.ENCODING_VERSION
-    assert extension.max_terms == compound.MAX_TERMS
+    assert extension.max_terms == spec.MAX_TERMS
     for name in public(pointwise):
         assert {f"{name}_f32", f"{name}_f64"} <= set(dir(extension.terms)), f"no test hook for {name}"
 
@@ -146,17 +181,7 @@ def test_every_kind_is_among_the_tested_losses():
 
 
 def test_every_backend_of_the_ops_table_has_all_ops():
-    for backend in _ops.BACKENDS:
-        for name in _ops.SCHEMAS:
+    for backend in _registry.BACKENDS:
+        for name in _registry.SCHEMAS:
             assert hasattr(getattr(torch.ops, f"fastloss_{backend}"), name)
-    assert set(_ops.FAKES) == set(_ops.SCHEMAS)
-
-
-def test_the_core_never_imports_the_trainer():
-    core = [file for file in (ROOT / "fastloss").glob("*.py") if file.name not in ("cli.py", "__main__.py")]
-    for file in [*core, *(ROOT / "fastloss" / "reference").glob("*.py")]:
-        imports = re.findall(r"^\s*(?:from|import) (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        # fuse is public, and imports no peer
-        outer = "train|bench" if file.name == "__init__.py" else "train|bench|compat"
-        assert not [line for line in imports if re.search(rf"\b({outer})\b", line)], file.name
-    assert importlib.import_module("fastloss").__all__ == sorted(importlib.import_module("fastloss").__all__)
+    assert set(_registry.FAKES) == set(_registry.SCHEMAS)

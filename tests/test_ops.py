@@ -5,6 +5,7 @@ import torch
 from cases import LOSSES, MODES, SHAPES, build, logits, target
 
 from fastloss import _ops
+from fastloss.spec import HEADER_INTS, TERM_FLOATS, WANT_COUNTS, WANT_GRAD, Header, TermInt
 
 SAMPLES = [f"{m}:{n}" for m in MODES for n in ("dice+focal", "everything", "dice-sample-skip")]
 VARIANTS = ("plain", "masked", "half", "channels_last")
@@ -34,7 +35,7 @@ def check(op, args):
 def test_loss_and_backward(name, variant, compiled):
     given, ints, floats = arguments(name, variant)
     loss = op(compiled, "loss")
-    for want in (0, _ops.WANT_COUNTS, _ops.WANT_GRAD):
+    for want in (0, WANT_COUNTS, WANT_GRAD):
         check(loss, (*given, [], ints, floats, want, 0.5, 1.0))
     _, state, _ = loss(*given, [], ints, floats, 0, 0.5, 1.0)
     check(op(compiled, "backward"), (torch.tensor(2.0), state, *given, ints, floats))
@@ -75,12 +76,16 @@ def test_predictions_are_kept_for_a_bounded_number_of_specs():
     assert _ops._prediction(encodings[-1], x) is last
 
 
+def put(place, value):
+    return lambda ints: [*ints[:place], value, *ints[place + 1 :]]
+
+
 BROKEN = {
-    "another version": lambda ints: [99, *ints[1:]],
-    "too many terms": lambda ints: [*ints[:5], 17, *ints[6:]],
+    "another version": put(Header.VERSION, 99),
+    "too many terms": put(Header.TERMS, 17),
     "cut off": lambda ints: ints[:-3],
-    "unknown kind": lambda ints: [*ints[:6], 77, *ints[7:]],
-    "a weight that is not there": lambda ints: [*ints[:7], 3, *ints[8:]],
+    "unknown kind": put(HEADER_INTS + TermInt.KIND, 77),
+    "a weight that is not there": put(HEADER_INTS + TermInt.WEIGHT_INDEX, 3),
 }
 
 
@@ -99,8 +104,9 @@ VECTORS = [(1, 3), (-1, 3), (0, 4), (0, 2**63 - 1), (2**63 - 1, 3), (1, 2**63 - 
 @pytest.mark.parametrize("name", ("ce-weights", "focal-alphas", "dice-weights"))
 def test_a_direct_call_with_a_vector_elsewhere_raises(name, begin, length, compiled):
     given, ints, floats = arguments(f"multiclass:{name}", "plain")
-    spoiled = [*ints[:16], begin, length]
-    assert ints[16:] == [0, 3] and len(floats) == 8 + 3
+    vector = HEADER_INTS + TermInt.VECTOR_BEGIN
+    spoiled = [*ints[:vector], begin, length]
+    assert ints[vector:] == [0, 3] and len(floats) == TERM_FLOATS + 3
     for call in ("loss", "sums"):
         with pytest.raises((ValueError, RuntimeError)):
             rest = ([], spoiled, floats, 0, 0.5, 1.0) if call == "loss" else (spoiled, floats)
@@ -155,7 +161,7 @@ def test_a_direct_call_of_settle_never_writes_elsewhere(wrong, compiled):
         pytest.skip("the CPU has no such op")
     (x, y, *_), ints, floats = arguments("binary:dice+focal", "plain")
     predicted = torch.ones((), dtype=torch.float64)
-    _, state, grad = op(compiled, "loss")(x, y, None, None, [], ints, floats, _ops.WANT_GRAD, 0.5, 1.0, predicted)
+    _, state, grad = op(compiled, "loss")(x, y, None, None, [], ints, floats, WANT_GRAD, 0.5, 1.0, predicted)
     settle, inputs = op(compiled, "settle"), (x, y, None, None, ints, floats)
     given = {"grad": grad, "predicted": predicted, "state": state}
     settle(torch.tensor(2.0), grad, predicted, state, *inputs)

@@ -14,7 +14,7 @@ if DEVICES["triton"] == "cpu":
 import aot
 
 import fastloss as fl
-from fastloss import _ops
+from fastloss.spec import WANT_COUNTS, WANT_GRAD
 from fastloss.triton import ops
 
 CAPABILITIES = (80, 90, 100)
@@ -56,7 +56,7 @@ def compiled(monkeypatch, capability, criterion, dtype, channels, layout):
     guess = torch.ones((), dtype=torch.float64)
 
     def run():
-        want = _ops.WANT_COUNTS | (0 if dtype is F16 else _ops.WANT_GRAD)
+        want = WANT_COUNTS | (0 if dtype is F16 else WANT_GRAD)
         value, state, grad = ops.loss(*inputs, weights, ints, floats, want, 0.5, 1.0, guess)
         if dtype is F16:
             ops.backward(value, state, *inputs, ints, floats)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._modes import hidden, transformed
+from .._registry import state_of
 from ..plan import Plan, plan
 from ..reference.inputs import signed
 from ..spec import Spec, Term
@@ -17,7 +18,6 @@ from ._base import TargetError
 from ._linear import Call, Linear, Pending, pending
 
 TINY = 1e-300  # smallest denominator where the original has none
-VALID, PY, P, Y, PP, YY, L1, FIRST = range(8)  # columns of the sums; FIRST is the first pointwise term's
 
 
 def prepared(mode: str, *terms: Term, ignore_index: int | None = None) -> Plan:
@@ -47,7 +47,7 @@ def finished(
     slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
     counted: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """finish(sums [N or 1, C, 7 + T]), differentiable in x; the sums are float64.
+    """finish(sums [N or 1, C, FIXED_SUMS + T]), differentiable in x; the sums are float64.
 
     `slopes` gives the same value and writes its derivatives by the sums into its second argument, zeros of their shape,
     where these are known in closed form: much less work for a small input. No term is pointwise then. A loss that is no
@@ -85,15 +85,15 @@ class _Sloped(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, grad_output):
         x, y, mask, state = ctx.saved_tensors
-        if upstream.ndim:
-            state = state + torch.zeros_like(upstream).sum()  # a copy, of as many as upstream may be (vmap)
+        if grad_output.ndim:
+            state = state + torch.zeros_like(grad_output).sum()  # a copy, of as many as grad_output may be (vmap)
             classes = ctx.counted(state[-ctx.shape.numel() :].view(ctx.shape))
-            classes *= _detached(upstream).reshape(*classes.shape[:-2], -1, 1)
-            upstream = state.new_ones(())
-        call = ctx.ops.backward.default, (upstream, state, x, y, mask, None, ctx.ints, ctx.floats)
-        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
+            classes *= _detached(grad_output).reshape(*classes.shape[:-2], -1, 1)
+            grad_output = state.new_ones(())
+        call = ctx.ops.backward.default, (grad_output, state, x, y, mask, None, ctx.ints, ctx.floats)
+        if torch.is_grad_enabled() or hidden(grad_output):  # create_graph: the op's own gradient raises
             return call[0](*call[1]), *(None,) * 7
         with torch._C._AutoDispatchBelowAutograd():
             return call[0](*call[1]), *(None,) * 7
@@ -114,20 +114,20 @@ class _Finished(torch.autograd.Function):
         return ctx.loss.detach()
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, grad_output):
         x, y, mask, aux = ctx.saved_tensors
         with torch.enable_grad():
-            (dsums,) = torch.autograd.grad(ctx.loss, ctx.table, _detached(upstream), retain_graph=True)
-        state = torch.cat([aux.new_zeros(aux.shape[0]), aux.reshape(-1), dsums.reshape(-1)])
+            (grad_sums,) = torch.autograd.grad(ctx.loss, ctx.table, _detached(grad_output), retain_graph=True)
+        state = state_of(aux, grad_sums)
         call = ctx.ops.backward.default, (aux.new_ones(()), state, x, y, mask, None, ctx.ints, ctx.floats)
-        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
+        if torch.is_grad_enabled() or hidden(grad_output):  # create_graph: the op's own gradient raises
             return call[0](*call[1]), *(None,) * 6
         with torch._C._AutoDispatchBelowAutograd():
             return call[0](*call[1]), *(None,) * 6
 
 
-def _detached(upstream: Tensor) -> Tensor:
-    return upstream.detach() if upstream.requires_grad else upstream
+def _detached(grad_output: Tensor) -> Tensor:
+    return grad_output.detach() if grad_output.requires_grad else grad_output
 
 
 def value_of(loss: Tensor, x: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from .._modes import unknown
-from ..compound import MAX_TERMS
 from ..plan import Plan, plan
-from ..spec import Spec, Term
+from ..spec import MAX_TERMS, Spec, Term
 
 
 @dataclass(frozen=True)

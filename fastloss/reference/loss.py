@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..spec import Spec, Term
+from ..spec import AUX_COLUMNS, FIXED_SUMS, AuxColumn, Spec, SumColumn, Term
 from . import pointwise, region, topk
 from .inputs import Inputs, per_pixel, prepare, select, signed
 
@@ -58,35 +58,36 @@ def denominator(spec: Spec, term: Term, inputs: Inputs, n: Tensor) -> Tensor:
 def sums(
     spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(sums [G, C, 7 + T], aux [T, 4]) in float64; G is N if a term works per sample, else 1.
+    """Read the inputs once; return (sums [G, C, FIXED_SUMS + T], aux [T, AUX_COLUMNS]) in float64.
 
-    Columns: valid elements, sums of p y, p, y, p^2, y^2, |p - y|, then of each pointwise term's elements.
-    aux rows: denominator of the mean, tau, weight of a tie, count of top-k.
+    G is N if a term takes each sample by itself, else 1; columns: `spec.SumColumn` and `spec.AuxColumn`.
     """
     i = prepare(spec, x, y, mask, pixel_weight)
     dtype = accumulator(x)
     regions = [term for term in spec.terms if term.region]
     valid = i.valid.expand_as(i.x)
     zero = torch.zeros(i.x.shape[:2], dtype=dtype, device=x.device)
-    columns = [valid.sum(-1).to(dtype)]
-    wanted = [
-        (any(not t.l1 for t in regions), lambda: i.p * i.y),
-        (len(regions) > 0, lambda: i.p),
-        (len(regions) > 0, lambda: i.y),
-        (any(t.squared for t in regions), lambda: i.p * i.p),
-        (any(t.squared for t in regions), lambda: i.y * i.y),
-        (any(t.l1 for t in regions), lambda: (i.p - i.y).abs()),
-    ]
-    columns += [make().sum(-1, dtype=dtype) if needed else zero for needed, make in wanted]
+    columns = [zero] * FIXED_SUMS
+    columns[SumColumn.VALID] = valid.sum(-1).to(dtype)
+    if any([not t.l1 for t in regions]):
+        columns[SumColumn.INTER] = (i.p * i.y).sum(-1, dtype=dtype)
+    if regions:
+        columns[SumColumn.PRED], columns[SumColumn.TARGET] = i.p.sum(-1, dtype=dtype), i.y.sum(-1, dtype=dtype)
+    if any([t.squared for t in regions]):
+        columns[SumColumn.PRED_SQ] = (i.p * i.p).sum(-1, dtype=dtype)
+        columns[SumColumn.TARGET_SQ] = (i.y * i.y).sum(-1, dtype=dtype)
+    if any([t.l1 for t in regions]):
+        columns[SumColumn.ABS_DIFF] = (i.p - i.y).abs().sum(-1, dtype=dtype)
     n = (i.valid if spec.softmax else valid).sum().to(dtype)
     aux = []
     for term in spec.terms:
-        row = [n, n * 0, n * 0, n * 0]
+        row = [n * 0] * AUX_COLUMNS
+        row[AuxColumn.DENOMINATOR] = n
         if term.region:
             columns.append(zero)
         else:
             value = elements(spec, term, i)
-            row[0] = denominator(spec, term, i, n)
+            row[AuxColumn.DENOMINATOR] = denominator(spec, term, i, n)
             if term.kind == "topk":
                 assert term.k is not None
                 share, tau, tie, count = topk.topk_select(
@@ -102,7 +103,7 @@ def sums(
     if not spec.terms:  # every weight was 0: the loss still has a gradient, of 0
         table = table + torch.where(torch.zeros_like(valid), i.x, torch.zeros_like(i.x)).sum()
     table = torch.where(i.bad, torch.full_like(table, torch.nan), table)
-    return table, torch.stack(aux).detach() if aux else n.new_zeros((0, 4))
+    return table, torch.stack(aux).detach() if aux else n.new_zeros((0, AUX_COLUMNS))
 
 
 def finalise(
@@ -118,22 +119,26 @@ def finalise(
     and their number) to its total.
     """
     pooled = table.sum(0)
-    samples = [region.region_term(table, t) if t.region and not t.batch else (aux[0, 0] * 0,) * 2 for t in spec.terms]
+    denominators = aux[:, AuxColumn.DENOMINATOR]
+    samples = [
+        region.region_term(table, term) if term.region and not term.batch else (denominators[0] * 0,) * 2
+        for term in spec.terms
+    ]
     if reduce is not None:
-        flat = [pooled.reshape(-1), aux[:, 0], *[part.reshape(1) for pair in samples for part in pair]]
+        flat = [pooled.reshape(-1), denominators, *[part.reshape(1) for pair in samples for part in pair]]
         total = reduce(torch.cat(flat))
         head = pooled.numel()
         pooled, rest = total[:head].reshape(pooled.shape), total[head:]
         count = len(spec.terms)
-        aux = torch.cat([rest[:count, None], aux[:, 1:]], 1)
+        denominators = rest[:count]
         samples = [(rest[count + 2 * i], rest[count + 2 * i + 1]) for i in range(count)]
     values = []
     for index, term in enumerate(spec.terms):
         if term.region:
             value, count = region.region_term(pooled[None], term) if term.batch else samples[index]
         else:
-            value = pooled[:, 7 + index].sum()
-            count = aux[index, 0] if term.reduction == "mean" else torch.ones_like(value)
+            value = pooled[:, FIXED_SUMS + index].sum()
+            count = denominators[index] if term.reduction == "mean" else torch.ones_like(value)
         safe = torch.where(count == 0, torch.ones_like(count), count)
         values.append(torch.where(count == 0, value * 0, value / safe))
     loss = pooled.sum() * 0 if not values else values[0].new_zeros(())

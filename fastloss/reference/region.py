@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..spec import Term
-
-# Columns of the sums [G, C, 7 + T]; column 7 + i is the sum of the elements of pointwise term i.
-VALID, PY, P, Y, PP, YY, L1 = range(7)
+from ..spec import SumColumn, Term
 
 
 def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -35,19 +32,21 @@ def region_loss(score: Tensor, term: Term) -> Tensor:
 
 
 def class_loss(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
-    """(loss, whether it counts in the mean) of each group and class, [G, C] each, from sums [G, C, 7 + T]."""
-    total_p, total_y = (sums[..., PP], sums[..., YY]) if term.squared else (sums[..., P], sums[..., Y])
-    tp = (sums[..., P] + sums[..., Y] - sums[..., L1]) * 0.5 if term.l1 else sums[..., PY]
-    loss = region_loss(tversky_score(tp, total_p - tp, total_y - tp, term), term)
-    present = sums[..., Y].detach() != 0
+    """(loss, whether it counts in the mean) of each group and class, [G, C] each, from sums [G, C, FIXED_SUMS + T]."""
+    pred, target = sums[..., SumColumn.PRED], sums[..., SumColumn.TARGET]
+    tp = (pred + target - sums[..., SumColumn.ABS_DIFF]) * 0.5 if term.l1 else sums[..., SumColumn.INTER]
+    present = target.detach() != 0
+    if term.squared:
+        pred, target = sums[..., SumColumn.PRED_SQ], sums[..., SumColumn.TARGET_SQ]
+    loss = region_loss(tversky_score(tp, pred - tp, target - tp, term), term)
     counts = present if term.empty == "skip" else torch.ones_like(present)
-    scored = (sums[..., VALID].detach() > 0) if term.empty == "score" else present
+    scored = (sums[..., SumColumn.VALID].detach() > 0) if term.empty == "score" else present
     loss = torch.where(scored, loss, torch.zeros_like(loss))
     return loss, counts
 
 
 def region_term(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
-    """(sum over groups of the class mean, number of groups that count), 0-d each, from sums [G, C, 7 + T]."""
+    """(sum over groups of the class mean, number of groups that count), 0-d each, from sums [G, C, FIXED_SUMS + T]."""
     loss, counts = class_loss(sums, term)
     weights = torch.ones_like(loss)
     vector = term.per_class(loss.shape[1])

@@ -7,87 +7,87 @@ import math
 import torch
 from torch import Tensor
 
+from ..spec import AUX_COLUMNS, COUNTS, layout_of
 from . import finalize, sigmoid, softmax, topk, tune
+from .kernel_spec import AUX, SUM_COLUMNS, KernelTerm, kernel_spec_of
 from .launch import launch, value_type
-from .layout import AUX_COLUMNS, FLOATS, INTEGERS, MOST_LOOPS, geometry_of, plan_of, require
+from .layout import FLOATS, INTEGERS, MOST_LOOPS, geometry_of, require
 
 KEY_BLOCK = 2048
 COMBINE_TILE = 64
 FINALIZE_TILE = 512  # groups x classes
 
 
-class Call:
+class KernelCall:
     """The inputs of an op."""
 
     def __init__(self, x, y, mask, pixel_weight, ints, floats, out=None, merge=True, out_channels=True):
-        self.plan = plan = plan_of(tuple(ints), tuple(floats))
+        self.spec = spec = kernel_spec_of(tuple(ints), tuple(floats))
         require(x.dtype in FLOATS, "logits must be floating point")
         require(y.dtype in FLOATS or y.dtype in INTEGERS, "a tensor has a dtype that the kernels do not read")
         require(mask is None or mask.dtype is torch.bool, "mask must be bool")
         require(pixel_weight is None or pixel_weight.dtype in FLOATS, "pixel_weight must be floating point")
-        self.ids = plan.softmax and y.dtype in INTEGERS
+        self.indices = spec.softmax and y.dtype in INTEGERS
         tensors = (x, y, mask, pixel_weight, out)
-        needs = (True, not self.ids, False, False, out_channels)
+        needs = (True, not self.indices, False, False, out_channels)
         arrays = tuple(
             [(None, (), False) if t is None else (t.shape, t.stride(), need) for t, need in zip(tensors, needs)]
         )
-        self.geometry = geometry_of(x.shape, plan.binary, arrays, merge and not plan.per_sample)
+        self.geometry = geometry_of(x.shape, spec.binary, arrays, merge and not spec.per_sample)
         self.arrays = [(t, *strides) for t, strides in zip(tensors, self.geometry.strides)]
-        shape = geometry_of(x.shape, plan.binary, arrays, False)
+        shape = geometry_of(x.shape, spec.binary, arrays, False)
         self.samples, self.channels = shape.samples, shape.channels
-        require(plan.vector in (0, self.channels), "a term's vector has another length than the logits have channels")
-        self.elements = self.samples * shape.pixels * (1 if plan.softmax else self.channels)
-        self.groups = self.samples if plan.per_sample else 1
+        require(spec.vector in (0, self.channels), "a term's vector has another length than the logits have channels")
+        self.elements = self.samples * shape.pixels * (1 if spec.softmax else self.channels)
+        self.layout = layout_of(x.shape, ints)
         self.device, self.wide, self.hard = x.device, x.dtype is torch.float64, y.dtype in INTEGERS
-        self.ignore = plan.has_ignore and not (plan.softmax and not self.ids) and _holds(y.dtype, plan.ignore_index)
+        self.ignore = spec.has_ignore and not (spec.softmax and not self.indices) and _holds(y.dtype, spec.ignore_index)
         self.masked = self.ignore or mask is not None
         self.margin = self.hard and pixel_weight is None
-        self.dense = plan.softmax and (not self.ids or plan.smoothing)
+        self.dense = spec.softmax and (not self.indices or spec.smoothing)
         self.type = value_type(self.wide)
-        self.planes = 1 if plan.softmax else self.channels  # of one sample, each walked by programs of its own
-        self.candidates = tune.SOFTMAX if plan.softmax else tune.SIGMOID
+        self.planes = 1 if spec.softmax else self.channels  # of one sample, each walked by programs of its own
+        self.candidates = tune.SOFTMAX if spec.softmax else tune.SIGMOID
         self.cut(self.candidates[0][0])
 
     def cut(self, pixels: int) -> None:
         """Into programs that walk over tiles of so many pixels."""
         g = self.geometry
         self.block = pixels // (2 if self.wide else 1)
-        self.blocks, self.loops = g.blocks(g.samples * self.planes, self.block, 1 if self.plan.softmax else MOST_LOOPS)
+        self.blocks, self.loops = g.blocks(g.samples * self.planes, self.block, 1 if self.spec.softmax else MOST_LOOPS)
         self.programs = g.samples * self.planes * self.blocks
 
     def doubles(self, *sizes: int) -> Tensor:
         return torch.empty(sizes, dtype=torch.float64, device=self.device)
 
-    @property
-    def size(self) -> int:
-        return self.groups * self.channels * self.plan.columns
-
     def walk(self) -> tuple:
         """What every kernel over pixels starts with."""
         return (*self.arrays, self.geometry.space, self.channels, self.blocks)
 
-    def run_pass(self, state, aux_at, dsums_at, weights=(), upstream=None, before=None, predicted=None, partial=None):
+    def run_pass(
+        self, state, aux_at, grad_sums_at, weights=(), grad_output=None, before=None, predicted=None, partial=None
+    ):
         """sigmoid_pass or softmax_pass; sums into `partial` if given, the gradient if there is an `out`."""
-        plan, sums = self.plan, partial is not None
+        spec, sums = self.spec, partial is not None
         constants = {
-            "terms": plan.pixel_terms, "SUMS": sums, "GRAD": self.arrays[4][0] is not None, "REGION": plan.region,
-            "EXTRA": plan.extra, "IGNORE": self.ignore, "PER_SAMPLE": plan.per_sample, "COLUMNS": plan.columns,
-            "WIDTH": plan.width, "T": self.type,
+            "terms": spec.pixel_terms, "columns": SUM_COLUMNS, "SUMS": sums, "GRAD": self.arrays[4][0] is not None,
+            "REGION": spec.region, "EXTRA": spec.extra, "IGNORE": self.ignore, "PER_SAMPLE": spec.per_sample,
+            "COLUMNS": spec.columns, "WIDTH": spec.width, "T": self.type,
         }  # fmt: skip
-        if plan.softmax:
-            constants |= {"IDS": self.ids, "DENSE": self.dense, "TARGETS": plan.weighted and self.ids}
-            constants["VALUES"] = sums or bool(plan.topk)
+        if spec.softmax:
+            constants |= {"INDICES": self.indices, "DENSE": self.dense, "TARGETS": spec.weighted and self.indices}
+            constants["VALUES"] = sums or bool(spec.topk)
         else:
             constants |= {"HARD": self.hard, "MARGIN": self.margin}
-        kernel = softmax.softmax_pass if plan.softmax else sigmoid.sigmoid_pass
-        numbers = plan.numbers(self.device)
+        kernel = softmax.softmax_pass if spec.softmax else sigmoid.sigmoid_pass
+        numbers = spec.numbers(self.device)
 
         def run(candidate: tuple[int, int]) -> None:
             self.cut(candidate[0])
             launch(
                 kernel, self.programs, self.device,
-                (*self.walk(), self.loops, plan.ignore_index, numbers, weights, state, aux_at, dsums_at, upstream,
-                 before, predicted, self.elements, partial),
+                (*self.walk(), self.loops, spec.ignore_index, numbers, weights, state, aux_at, grad_sums_at,
+                 grad_output, before, predicted, self.elements, partial),
                 constants | {"BLOCK": self.block}, candidate[1],
             )  # fmt: skip
 
@@ -101,40 +101,40 @@ class Call:
     def combine(self, partial: Tensor, out: Tensor, out_at: int, columns: int, groups: int) -> None:
         """Rows of programs to rows of groups and channels."""
         g = self.geometry
-        rows = self.channels if self.plan.softmax else 1
-        steps = (self.planes * self.blocks * rows * columns, (1 if self.plan.softmax else self.blocks) * columns)
+        rows = self.channels if self.spec.softmax else 1
+        steps = (self.planes * self.blocks * rows * columns, (1 if self.spec.softmax else self.blocks) * columns)
         launch(
             finalize.combine, groups * self.channels, self.device,
             (partial, out, out_at, g.samples // groups, self.channels, self.blocks, *steps, rows * columns),
-            {"COLUMNS": columns, "WIDTH": 4 if columns == 4 else self.plan.width, "TILE": COMBINE_TILE},
+            {"COLUMNS": columns, "WIDTH": COUNTS if columns == COUNTS else self.spec.width, "TILE": COMBINE_TILE},
         )  # fmt: skip
 
-    def finalize(self, sums, state, aux, aux_at, loss=None, weights=(), upstream=None) -> None:
+    def finalize(self, sums, state, aux, aux_at, loss=None, weights=(), grad_output=None) -> None:
         channels = _power_of_two(self.channels)
-        groups = min(_power_of_two(self.groups), max(1, FINALIZE_TILE // channels))
-        plan = self.plan
+        spec, layout = self.spec, self.layout
+        groups = min(_power_of_two(layout.groups), max(1, FINALIZE_TILE // channels))
         size = 0 if state is None else state.numel()
         launch(
             finalize.finalize, 1, self.device,
-            (sums, plan.numbers(self.device), weights, state, aux, aux_at, plan.count * (1 + AUX_COLUMNS), size - 1,
-             loss, upstream, self.groups, self.channels),
-            {"terms": plan.terms, "WEIGHTED": plan.weighted and self.ids, "SOFTMAX": plan.softmax,
-             "COLUMNS": plan.columns, "CHANNELS": channels, "GROUPS": groups},
+            (sums, spec.numbers(self.device), weights, state, aux, aux_at, layout.grad_sums_at, size - 1,
+             loss, grad_output, layout.groups, self.channels),
+            {"terms": spec.terms, "columns": SUM_COLUMNS, "WEIGHTED": spec.weighted and self.indices,
+             "SOFTMAX": spec.softmax, "COLUMNS": spec.columns, "CHANNELS": channels, "GROUPS": groups},
         )  # fmt: skip
 
     def select(self, aux: Tensor, aux_at: int) -> None:
         """Threshold, tie weight and count of every top-k term, into its row of aux."""
-        plan = self.plan
-        if not plan.topk:
+        spec = self.spec
+        if not spec.topk:
             return
         digits = 8 if self.wide else 4
         keys = torch.empty(self.elements, dtype=torch.int64 if self.wide else torch.int32, device=self.device)
-        room = 1 + len(plan.topk) * (digits - 1)
+        room = 1 + len(spec.topk) * (digits - 1)
         work = torch.zeros((room + 1, 256), dtype=torch.int64, device=self.device)  # histograms, then cursors
         self.keys(keys, work[0])
         free = iter(work[1:room])
-        kind = {"T": self.type}
-        for position, (i, k_num, k_den) in enumerate(plan.topk):
+        constants = {"aux": AUX, "T": self.type}
+        for position, (i, k_num, k_den) in enumerate(spec.topk):
             cursor, row, histogram = work[room, 2 * position :], aux[aux_at + AUX_COLUMNS * i :], work[0]
             for digit in range(digits):
                 if digit:
@@ -148,21 +148,19 @@ class Call:
                     )  # fmt: skip
                 launch(
                     topk.topk_select, 1, self.device, (histogram, cursor, row, k_num, k_den),
-                    {"FIRST": digit == 0, "LAST": digit == digits - 1, **kind},
+                    constants | {"FIRST": digit == 0, "LAST": digit == digits - 1},
                 )  # fmt: skip
 
     def keys(self, keys: Tensor, histogram: Tensor) -> None:
-        # The element of every top-k term: BCE or cross-entropy as it is.
-        term = (self.plan.topk[0][0], 0, 3, 0, 0, 1, -1)
-        self.elements_into(keys, histogram, term)
+        self.elements_into(keys, histogram, self.spec.topk_elements)
 
-    def elements_into(self, keys: Tensor | None, histogram: Tensor | None, term: tuple) -> None:
-        plan = self.plan
+    def elements_into(self, keys: Tensor | None, histogram: Tensor | None, term: KernelTerm) -> None:
+        spec = self.spec
         constants = {"terms": (term,), "IGNORE": self.ignore, "T": self.type, "BLOCK": self.block}
-        tail = (plan.ignore_index, plan.numbers(self.device), keys, histogram)
-        if plan.softmax:
-            dense = not self.ids or (keys is None and plan.smoothing)
-            kernel, constants = softmax.softmax_elements, constants | {"IDS": self.ids, "DENSE": dense}
+        tail = (spec.ignore_index, spec.numbers(self.device), keys, histogram)
+        if spec.softmax:
+            dense = not self.indices or (keys is None and spec.smoothing)
+            kernel, constants = softmax.softmax_elements, constants | {"INDICES": self.indices, "DENSE": dense}
             arguments = (*self.walk(), *tail)
         else:
             kernel, constants = sigmoid.sigmoid_elements, constants | {"HARD": self.hard, "MARGIN": self.margin}
@@ -170,18 +168,18 @@ class Call:
         launch(kernel, self.programs, self.device, arguments, constants)
 
     def counts(self, state: Tensor, at: int, threshold: float) -> None:
-        partial = self.doubles(self.programs * (self.channels if self.plan.softmax else 1) * 4)
+        partial = self.doubles(self.programs * (self.channels if self.spec.softmax else 1) * COUNTS)
         x, y, mask, *_ = self.arrays
         walk = (x, y, mask, self.geometry.space, self.channels, self.blocks)
         constants = {"IGNORE": self.ignore, "T": self.type, "BLOCK": self.block}
-        if self.plan.softmax:
-            arguments = (*walk, self.plan.ignore_index, partial)
-            launch(softmax.softmax_counts, self.programs, self.device, arguments, constants | {"IDS": self.ids})
+        if self.spec.softmax:
+            arguments = (*walk, self.spec.ignore_index, partial)
+            launch(softmax.softmax_counts, self.programs, self.device, arguments, constants | {"INDICES": self.indices})
         else:
-            cut = torch.full((), _probability_cut(threshold, self.wide), dtype=torch.float64, device=self.device)
-            arguments = (*walk, self.loops, self.plan.ignore_index, cut, partial)
+            smallest = torch.full((), _logit_threshold(threshold, self.wide), dtype=torch.float64, device=self.device)
+            arguments = (*walk, self.loops, self.spec.ignore_index, smallest, partial)
             launch(sigmoid.sigmoid_counts, self.programs, self.device, arguments, constants)
-        self.combine(partial, state, at, 4, self.samples)
+        self.combine(partial, state, at, COUNTS, self.samples)
 
 
 def _power_of_two(n: int) -> int:
@@ -196,13 +194,13 @@ def _holds(dtype: torch.dtype, value: int) -> bool:
     return low <= value <= high
 
 
-def _probability_cut(threshold: float, wide: bool) -> float:
+def _logit_threshold(threshold: float, wide: bool) -> float:
     """The smallest logit, in the type of the computation, whose sigmoid reaches the threshold."""
     if not 0.0 < threshold < 1.0:
         return math.copysign(math.inf, threshold - 0.5)
-    cut = math.log(threshold / (1.0 - threshold))
+    exact = math.log(threshold / (1.0 - threshold))
     if wide:
-        return cut
-    rounded = torch.tensor(cut, dtype=torch.float32)
+        return exact
+    rounded = torch.tensor(exact, dtype=torch.float32)
     above = torch.nextafter(rounded, torch.tensor(math.inf))
-    return (above if rounded.double() < cut else rounded).item()
+    return (above if rounded.double() < exact else rounded).item()

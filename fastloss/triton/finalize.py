@@ -1,4 +1,4 @@
-"""sums -> loss, the value of each term, and the cotangents of the sums: mirrors csrc/math/finalize.h.
+"""From the sums to the loss, the value of each term, and the gradients of the sums: mirrors csrc/math/finalize.h.
 
 Programs leave one row of sums each; `combine` adds them in the order of the partition, `finalize`, a single program,
 puts the terms together, groups and classes side by side.
@@ -8,8 +8,6 @@ import triton
 import triton.language as tl
 
 from .region import counted_weight, effective_weight, region_group
-
-TVERSKY, TOPK, CE, FIXED_SUMS = tl.constexpr(4), tl.constexpr(3), tl.constexpr(1), tl.constexpr(7)
 
 
 @triton.jit
@@ -72,6 +70,7 @@ def kept_groups(
     c,
     groups,
     channels,
+    columns: tl.constexpr,
     COLUMNS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
@@ -80,32 +79,35 @@ def kept_groups(
     for begin in range(0, groups, GROUPS):
         g = begin + tl.arange(0, GROUPS)
         tile = sums_tile(sums, g, c, groups, channels, COLUMNS)
-        some = (counted_weight(terms, t, numbers, tile, c[None, :], channels) > 0.0) & (g < groups)
+        some = (counted_weight(terms, t, numbers, tile, columns, c[None, :], channels) > 0.0) & (g < groups)
         kept += tl.sum(some.to(tl.float64))
     return kept
 
 
 @triton.jit
 def pointwise_denominator(
-    terms: tl.constexpr, t: tl.constexpr, numbers, total, c, channels, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr
-):
-    """Valid elements; for cross-entropy on ids with class weights the weights of the classes of the valid pixels."""
-    if WEIGHTED and terms[t][1] == CE and terms[t][8] != 0:
-        w = tl.load(numbers + terms[t][9] + (c if terms[t][8] == 2 else c * 0), mask=c < channels, other=0.0)
-        return tl.sum(tl.where(c < channels, w * total[3], 0.0))
+    terms: tl.constexpr, t: tl.constexpr, numbers, total, columns: tl.constexpr, c, channels, WEIGHTED: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+):  # fmt: skip
+    """Number of valid elements; for cross-entropy on class indices with class weights the sum of the weights of the
+    classes of the valid pixels."""
+    if WEIGHTED and terms[t].weighted_mean:
+        own = numbers + terms[t].vector_at + (c if terms[t].vector == 2 else c * 0)
+        w = tl.load(own, mask=c < channels, other=0.0)
+        return tl.sum(tl.where(c < channels, w * total[columns.target], 0.0))
     elif SOFTMAX:
-        return tl.sum(tl.where(c == 0, total[0], 0.0))
+        return tl.sum(tl.where(c == 0, total[columns.valid], 0.0))
     else:
-        return tl.sum(total[0])
+        return tl.sum(total[columns.valid])
 
 
-@triton.jit(do_not_specialize=["groups", "aux_at", "dsums_at", "scale_at"])
+@triton.jit(do_not_specialize=["groups", "aux_at", "grad_sums_at", "scale_at"])
 def finalize(
-    sums, numbers, weights, state, aux, aux_at, dsums_at, scale_at, loss, upstream, groups, channels,
-    terms: tl.constexpr, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr, COLUMNS: tl.constexpr,
+    sums, numbers, weights, state, aux, aux_at, grad_sums_at, scale_at, loss, grad_output, groups, channels,
+    terms: tl.constexpr, columns: tl.constexpr, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr, COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """One program. Without `loss` only aux is written; state = [values | aux | dsums | counts | scale]."""
+    """One program. Without `loss` only aux is written; the parts of `state`: fastloss.spec.Layout."""
     c = tl.arange(0, CHANNELS)
     zero = tl.zeros([1, CHANNELS], tl.float64)
     total = (zero,) * COLUMNS
@@ -116,77 +118,81 @@ def finalize(
             more = more + (total[k] + tile[k],)
         total = more
     for t in tl.static_range(len(terms)):
-        if terms[t][1] != TOPK:  # those are written by topk_select
-            row = aux + aux_at + 4 * t
-            tl.store(row, 0.0)
-            if terms[t][1] != TVERSKY:
-                tl.store(row, pointwise_denominator(terms, t, numbers, total, c[None, :], channels, WEIGHTED, SOFTMAX))
-            for k in tl.static_range(1, 4):
-                tl.store(row + k, 0.0)
+        if terms[t].topk == 0:  # those are written by topk_select
+            row = aux + aux_at
+            tl.store(row + terms[t].denominator_at, 0.0)
+            if terms[t].region == 0:
+                denominator = pointwise_denominator(
+                    terms, t, numbers, total, columns, c[None, :], channels, WEIGHTED, SOFTMAX
+                )
+                tl.store(row + terms[t].denominator_at, denominator)
+            tl.store(row + terms[t].threshold_at, 0.0)
+            tl.store(row + terms[t].tie_at, 0.0)
+            tl.store(row + terms[t].top_count_at, 0.0)
     if loss is not None:
         tl.debug_barrier()
         scale = tl.full([], 1.0, tl.float64)
-        if upstream is not None:
-            scale = tl.load(upstream).to(tl.float64)
+        if grad_output is not None:
+            scale = tl.load(grad_output).to(tl.float64)
         tl.store(state + scale_at, scale)
 
-        # Terms over the whole batch; the slopes of pointwise terms
-        values, shares, slopes = (), (), ()
+        # Terms over the whole batch; the gradients of the sums of pointwise terms
+        values, shares, pointwise = (), (), ()
         d_batch = (zero,) * 4
         for t in tl.static_range(len(terms)):
-            weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
-            value, share, slope = weight * 0.0, weight * 0.0, weight * 0.0
-            if terms[t][1] != TVERSKY:
-                slope = weight
-                if terms[t][2]:
-                    below = tl.load(aux + aux_at + 4 * t)
+            weight = effective_weight(terms, t, numbers, weights)
+            value, share, grad = weight * 0.0, weight * 0.0, weight * 0.0
+            if terms[t].region == 0:
+                grad = weight
+                if terms[t].mean:
+                    below = tl.load(aux + aux_at + terms[t].denominator_at)
                     some = (below > 0.0) | (below < 0.0)
-                    slope = tl.where(some, 1.0 / tl.where(some, below, 1.0), 0.0)
-                    value = tl.sum(total[FIXED_SUMS + t]) * slope
-                    slope = weight * slope
+                    grad = tl.where(some, 1.0 / tl.where(some, below, 1.0), 0.0)
+                    value = tl.sum(total[terms[t].sum_at]) * grad
+                    grad = weight * grad
                 else:
-                    value = tl.sum(total[FIXED_SUMS + t])
-            elif terms[t][7]:
-                group = region_group(terms, t, numbers, total, c[None, :], channels, weight)
+                    value = tl.sum(total[terms[t].sum_at])
+            elif terms[t].batch:
+                group = region_group(terms, t, numbers, total, columns, c[None, :], channels, weight)
                 value = tl.sum(group[0])
                 d_batch = (d_batch[0] + group[1], d_batch[1] + group[2], d_batch[2] + group[3], d_batch[3] + group[4])
             else:
-                kept = kept_groups(terms, t, numbers, sums, c, groups, channels, COLUMNS, GROUPS)
+                kept = kept_groups(terms, t, numbers, sums, c, groups, channels, columns, COLUMNS, GROUPS)
                 share = tl.where(kept > 0.0, 1.0 / tl.where(kept > 0.0, kept, 1.0), 0.0)
-            values, shares, slopes = values + (value,), shares + (share,), slopes + (slope,)
+            values, shares, pointwise = values + (value,), shares + (share,), pointwise + (grad,)
 
-        # Terms over samples; cotangents
+        # Terms over samples; the gradients of the sums
         for begin in range(0, groups, GROUPS):
             g = begin + tl.arange(0, GROUPS)
             tile = sums_tile(sums, g, c, groups, channels, COLUMNS)
             d = d_batch
             more = ()
             for t in tl.static_range(len(terms)):
-                if terms[t][1] == TVERSKY and not terms[t][7]:
-                    weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
+                if terms[t].region and not terms[t].batch:
+                    weight = effective_weight(terms, t, numbers, weights)
                     # Not the name of the term over the batch: the loop would carry that, in another shape.
-                    rows = region_group(terms, t, numbers, tile, c[None, :], channels, weight * shares[t])
+                    rows = region_group(terms, t, numbers, tile, columns, c[None, :], channels, weight * shares[t])
                     d = (d[0] + rows[1], d[1] + rows[2], d[2] + rows[3], d[3] + rows[4])
                     more = more + (values[t] + tl.sum(tl.where(g < groups, rows[0], 0.0)) * shares[t],)
                 else:
                     more = more + (values[t],)
             values = more
-            at = state + dsums_at + (g[:, None] * channels + c[None, :]) * COLUMNS
+            at = state + grad_sums_at + (g[:, None] * channels + c[None, :]) * COLUMNS
             inside = (g[:, None] < groups) & (c[None, :] < channels)
             none = tl.zeros([GROUPS, CHANNELS], tl.float64)
-            tl.store(at, none, mask=inside)
-            tl.store(at + 1, none + d[0], mask=inside)
-            tl.store(at + 2, none + d[1], mask=inside)
-            tl.store(at + 3, none, mask=inside)
-            tl.store(at + 4, none + d[2], mask=inside)
-            tl.store(at + 5, none, mask=inside)
-            tl.store(at + 6, none + d[3], mask=inside)
+            tl.store(at + columns.valid, none, mask=inside)
+            tl.store(at + columns.inter, none + d[0], mask=inside)
+            tl.store(at + columns.pred, none + d[1], mask=inside)
+            tl.store(at + columns.target, none, mask=inside)
+            tl.store(at + columns.pred_sq, none + d[2], mask=inside)
+            tl.store(at + columns.target_sq, none, mask=inside)
+            tl.store(at + columns.abs_diff, none + d[3], mask=inside)
             for t in tl.static_range(len(terms)):
-                tl.store(at + FIXED_SUMS + t, none + slopes[t], mask=inside)
+                tl.store(at + terms[t].sum_at, none + pointwise[t], mask=inside)
 
         result = tl.full([], 0.0, tl.float64)
         for t in tl.static_range(len(terms)):
-            weight = effective_weight(terms[t][0], terms[t][10], numbers, weights)
+            weight = effective_weight(terms, t, numbers, weights)
             tl.store(state + t, values[t])
             result += tl.where(weight != 0.0, weight * values[t], 0.0)
         tl.store(loss, result.to(loss.dtype.element_ty))

@@ -90,8 +90,8 @@ def labels(y, mask, n, c, place, inside, ignore, IGNORE: tl.constexpr, T: tl.con
 
 
 @triton.jit
-def class_ids(y, mask, n, place, inside, channels, ignore, IGNORE: tl.constexpr, T: tl.constexpr):
-    """(id, valid, bad): ids are -1 where not valid or out of range."""
+def class_indices(y, mask, n, place, inside, channels, ignore, IGNORE: tl.constexpr, T: tl.constexpr):
+    """(class index, valid, bad): indices are -1 where not valid or out of range."""
     raw = tl.load(address(y, n, 0, place), mask=inside, other=0)
     valid = masked_in(mask, n, 0, place, inside)
     if IGNORE:
@@ -138,15 +138,15 @@ def store_rounded(array, n, c, place, value, inside):
 @triton.jit
 def vector_at(terms: tl.constexpr, t: tl.constexpr, numbers, c, T: tl.constexpr):
     """The entry of a term's vector for channel c (a number or a tile): pos_weight, class weight or alpha; 1 if none."""
-    if terms[t][3] == 0:
+    if terms[t].vector == 0:
         return tl.full([], 1.0, T)
-    elif terms[t][3] == 1:
-        return tl.load(numbers + terms[t][4]).to(T)
+    elif terms[t].vector == 1:
+        return tl.load(numbers + terms[t].vector_at).to(T)
     else:
-        return tl.load(numbers + terms[t][4] + c).to(T)
+        return tl.load(numbers + terms[t].vector_at + c).to(T)
 
 
 @triton.jit
-def columns_of(row, k: tl.constexpr, value):
+def with_column(row, k: tl.constexpr, value):
     """`row` with column k set: rows of sums are written as one small vector."""
     return tl.where(tl.arange(0, row.shape[0]) == k, value.to(tl.float64), row)

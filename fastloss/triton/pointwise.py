@@ -55,8 +55,9 @@ def focal_binary(b, u, y, alpha_on, alpha_off, gamma, POWER: tl.constexpr):
 
 
 @triton.jit
-def focal_slope(b, u, pt, gamma, POWER: tl.constexpr):
-    """1 + gamma p_t b / u, times the power: b / u -> 1 as u -> 0, so no negative power of u is ever taken."""
+def focal_factor(b, u, pt, gamma, POWER: tl.constexpr):
+    """u^gamma (1 + gamma p_t b / u), the derivative of u^gamma b by b. b / u -> 1 as u -> 0, so no negative power of u
+    is ever taken."""
     if POWER == 0:
         return tl.full(u.shape, 1.0, u.dtype)
     elif POWER == 1:
@@ -71,7 +72,7 @@ def focal_slope(b, u, pt, gamma, POWER: tl.constexpr):
 @triton.jit
 def focal_binary_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.constexpr):
     """b_grad = d BCE / dx"""
-    return (alpha_on * y + alpha_off * (1.0 - y)) * b_grad * focal_slope(b, u, 1.0 - u, gamma, POWER)
+    return (alpha_on * y + alpha_off * (1.0 - y)) * b_grad * focal_factor(b, u, 1.0 - u, gamma, POWER)
 
 
 @triton.jit
@@ -113,4 +114,4 @@ def focal_multiclass(nll, u, alpha, gamma, POWER: tl.constexpr):
 @triton.jit
 def focal_multiclass_grad(nll, u, alpha, gamma, POWER: tl.constexpr):
     """h, as of ce_grad."""
-    return -alpha * focal_slope(nll, u, exp_minus(tl.abs(nll)), gamma, POWER)  # 1 - u would lose a small p_t
+    return -alpha * focal_factor(nll, u, exp_minus(tl.abs(nll)), gamma, POWER)  # 1 - u would lose a small p_t

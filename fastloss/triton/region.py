@@ -1,48 +1,40 @@
 """Region terms as functions of a class's sums: mirrors csrc/math/region.h, over tiles [groups, classes] of float64.
 
-A term is (index, kind, whether it is a mean, log_loss, squared, l1, empty, batch, length class of its vector, where it
-starts, index of its weight tensor). Settings are read from `numbers`, eight numbers a term.
+`terms` are `KernelTerm`s, `columns` is a `Columns`; s is the tuple of a tile's sums in that order.
 """
 
 import triton
 import triton.language as tl
 
-SKIP, SCORE = tl.constexpr(1), tl.constexpr(2)  # of `empty`
-
 
 @triton.jit
-def setting(terms: tl.constexpr, t: tl.constexpr, field: tl.constexpr, numbers):
-    """1 gamma, 2 alpha, 3 beta, 4 smooth, 5 eps"""
-    return tl.load(numbers + 8 * terms[t][0] + field)
-
-
-@triton.jit
-def effective_weight(index: tl.constexpr, weight_index: tl.constexpr, numbers, weights):
-    weight = tl.load(numbers + 8 * index)
-    if weight_index >= 0:
-        weight = weight * tl.load(weights[weight_index]).to(tl.float64)
+def effective_weight(terms: tl.constexpr, t: tl.constexpr, numbers, weights):
+    """The number of the spec times the weight tensor, if there is one."""
+    weight = tl.load(numbers + terms[t].weight_at)
+    if terms[t].weight_index >= 0:
+        weight = weight * tl.load(weights[terms[t].weight_index]).to(tl.float64)
     return weight
 
 
 @triton.jit
 def region_vector(terms: tl.constexpr, t: tl.constexpr, numbers, c, channels):
     """Class weights, 0 beyond the last class."""
-    if terms[t][8] == 0:
+    if terms[t].vector == 0:
         return tl.where(c < channels, 1.0, 0.0).to(tl.float64)
-    elif terms[t][8] == 1:
-        return tl.where(c < channels, tl.load(numbers + terms[t][9]), 0.0)
+    elif terms[t].vector == 1:
+        return tl.where(c < channels, tl.load(numbers + terms[t].vector_at), 0.0)
     else:
-        return tl.load(numbers + terms[t][9] + c, mask=c < channels, other=0.0)
+        return tl.load(numbers + terms[t].vector_at + c, mask=c < channels, other=0.0)
 
 
 @triton.jit
-def tversky_score(terms: tl.constexpr, t: tl.constexpr, numbers, s):
-    """(score, its derivatives by the sums inter, pred, pred_sq, abs_diff); s = (valid, inter, pred, target, …)."""
-    alpha, beta = setting(terms, t, 2, numbers), setting(terms, t, 3, numbers)
-    smooth, eps = setting(terms, t, 4, numbers), setting(terms, t, 5, numbers)
-    tp = 0.5 * (s[2] + s[3] - s[6]) if terms[t][5] else s[1]
-    pred = s[4] if terms[t][4] else s[2]
-    target = s[5] if terms[t][4] else s[3]
+def tversky_score(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.constexpr):
+    """(score, its derivatives by the sums inter, pred, pred_sq, abs_diff)."""
+    alpha, beta = tl.load(numbers + terms[t].alpha_at), tl.load(numbers + terms[t].beta_at)
+    smooth, eps = tl.load(numbers + terms[t].smooth_at), tl.load(numbers + terms[t].eps_at)
+    tp = 0.5 * (s[columns.pred] + s[columns.target] - s[columns.abs_diff]) if terms[t].l1 else s[columns.inter]
+    pred = s[columns.pred_sq] if terms[t].squared else s[columns.pred]
+    target = s[columns.target_sq] if terms[t].squared else s[columns.target]
     own = 1.0 - alpha - beta  # TP's share of its own denominator
     num = tp + smooth
     den = own * tp + alpha * pred + beta * target + smooth
@@ -52,22 +44,22 @@ def tversky_score(terms: tl.constexpr, t: tl.constexpr, numbers, s):
     d_den = tl.where(clamped, 0.0, -score * inv)
     d_tp = inv + own * d_den
     none = tl.zeros(d_tp.shape, tl.float64)
-    d_inter = none if terms[t][5] else d_tp
-    d_abs = -0.5 * d_tp if terms[t][5] else none
-    d_pred = (0.5 * d_tp if terms[t][5] else none) + (none if terms[t][4] else alpha * d_den)
-    d_pred_sq = alpha * d_den if terms[t][4] else none
+    d_inter = none if terms[t].l1 else d_tp
+    d_abs = -0.5 * d_tp if terms[t].l1 else none
+    d_pred = (0.5 * d_tp if terms[t].l1 else none) + (none if terms[t].squared else alpha * d_den)
+    d_pred_sq = alpha * d_den if terms[t].squared else none
     return score, d_inter, d_pred, d_pred_sq, d_abs
 
 
 @triton.jit
-def region_loss(terms: tl.constexpr, t: tl.constexpr, numbers, s):
+def region_loss(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.constexpr):
     """(loss, d_inter, d_pred, d_pred_sq, d_abs) of each group and class."""
-    score, d_inter, d_pred, d_pred_sq, d_abs = tversky_score(terms, t, numbers, s)
-    gamma, eps = setting(terms, t, 1, numbers), setting(terms, t, 5, numbers)
+    score, d_inter, d_pred, d_pred_sq, d_abs = tversky_score(terms, t, numbers, s, columns)
+    gamma, eps = tl.load(numbers + terms[t].gamma_at), tl.load(numbers + terms[t].eps_at)
     known = score == score
-    if terms[t][3]:
+    if terms[t].log_loss:
         loss = -tl.log(tl.where(score > eps, score, tl.where(known, eps, float("nan"))))
-        slope = tl.where(score > eps, -1.0 / score, 0.0)
+        grad = tl.where(score > eps, -1.0 / score, 0.0)
     else:
         base = 1.0 - score
         base = tl.where(base < 0.0, 0.0, base)
@@ -75,36 +67,37 @@ def region_loss(terms: tl.constexpr, t: tl.constexpr, numbers, s):
         log = tl.log(tl.where(some, base, 1.0))
         plain = gamma == 1.0
         loss = tl.where(plain, 1.0 - score, tl.where(some, tl.exp(gamma * log), base))
-        slope = tl.where(plain, -1.0, tl.where(some, -gamma * tl.exp((gamma - 1.0) * log), 0.0))
-    slope = tl.where(known, slope, score)
-    return loss, d_inter * slope, d_pred * slope, d_pred_sq * slope, d_abs * slope
+        grad = tl.where(plain, -1.0, tl.where(some, -gamma * tl.exp((gamma - 1.0) * log), 0.0))
+    grad = tl.where(known, grad, score)
+    return loss, d_inter * grad, d_pred * grad, d_pred_sq * grad, d_abs * grad
 
 
 @triton.jit
-def class_role(terms: tl.constexpr, t: tl.constexpr, s):
+def class_role(terms: tl.constexpr, t: tl.constexpr, s, columns: tl.constexpr):
     """(counted, scored): whether a class enters the loss of its group, and whether with its own loss or with zero."""
-    present = (s[3] > 0.0) | (s[3] != s[3])
-    counted = present if terms[t][6] == SKIP else present | (s[3] == s[3])
-    scored = (s[0] > 0.0) & (present | (s[3] == s[3]) if terms[t][6] == SCORE else present)
+    valid, target = s[columns.valid], s[columns.target]
+    present = (target > 0.0) | (target != target)
+    counted = present if terms[t].skip else present | (target == target)
+    scored = (valid > 0.0) & (present | (target == target) if terms[t].score else present)
     return counted, scored
 
 
 @triton.jit
-def counted_weight(terms: tl.constexpr, t: tl.constexpr, numbers, s, c, channels):
+def counted_weight(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.constexpr, c, channels):
     """Sum of the weights of the classes that count, by group."""
-    counted, _ = class_role(terms, t, s)
+    counted, _ = class_role(terms, t, s, columns)
     return tl.sum(tl.where(counted, region_vector(terms, t, numbers, c, channels), 0.0), 1)
 
 
 @triton.jit
-def region_group(terms: tl.constexpr, t: tl.constexpr, numbers, s, c, channels, scale):
+def region_group(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.constexpr, c, channels, scale):
     """(class-weighted mean of each group, d_inter, d_pred, d_pred_sq, d_abs times scale)."""
-    total = counted_weight(terms, t, numbers, s, c, channels)
+    total = counted_weight(terms, t, numbers, s, columns, c, channels)
     some = total > 0.0
-    counted, scored = class_role(terms, t, s)
+    counted, scored = class_role(terms, t, s, columns)
     w = region_vector(terms, t, numbers, c, channels) / tl.where(some, total, 1.0)[:, None]
     used = (w != 0.0) & counted & scored & some[:, None]
-    loss, d_inter, d_pred, d_pred_sq, d_abs = region_loss(terms, t, numbers, s)
+    loss, d_inter, d_pred, d_pred_sq, d_abs = region_loss(terms, t, numbers, s, columns)
     value = tl.sum(tl.where(used, w * loss, 0.0), 1)
     w = w * scale
     return (

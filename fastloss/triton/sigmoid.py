@@ -1,14 +1,14 @@
 """Binary and multilabel kernels. One program walks over `loops` tiles of one plane (a sample's channel), so that every
 tile reads its logits and labels once, whatever the number of terms.
 
-A term is (index, kind, power, length class of its vector, where the vector starts, whether it is a mean).
+`terms` are the pointwise `KernelTerm`s, `columns` is a `Columns`.
 """
 
 import triton
 import triton.language as tl
 
 from .elementary import sigmoid, sign_
-from .inputs import columns_of, coordinates, labels, logits, pixel_weights, store_rounded, vector_at
+from .inputs import coordinates, labels, logits, pixel_weights, store_rounded, vector_at, with_column
 from .pointwise import (
     bce,
     bce_grad,
@@ -23,20 +23,17 @@ from .pointwise import (
 from .region import effective_weight
 from .topk import add_digits, topk_key, topk_margin
 
-FOCAL, TOPK, FIXED_SUMS = tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
-FOCAL_MARGIN = tl.constexpr(5)  # focal whose soft labels are read by the margin (Term.margin)
-
 
 @triton.jit
 def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, numbers, c, aux, T: tl.constexpr):
     """What a term needs in each tile: (on, off, gamma, smoothing, threshold key, weight of a tie)."""
     on = vector_at(terms, t, numbers, c, T)
-    off = on if terms[t][3] == 0 else 1.0 - on
-    gamma = tl.load(numbers + 8 * terms[t][0] + 1).to(T)
-    smoothing = tl.load(numbers + 8 * terms[t][0] + 6).to(T)
-    if terms[t][1] == TOPK:
-        key = topk_key(tl.load(aux + 4 * terms[t][0] + 1).to(T))
-        return on, off, gamma, smoothing, key, tl.load(aux + 4 * terms[t][0] + 2).to(T)
+    off = on if terms[t].vector == 0 else 1.0 - on
+    gamma = tl.load(numbers + terms[t].gamma_at).to(T)
+    smoothing = tl.load(numbers + terms[t].smoothing_at).to(T)
+    if terms[t].topk:
+        key = topk_key(tl.load(aux + terms[t].threshold_at).to(T))
+        return on, off, gamma, smoothing, key, tl.load(aux + terms[t].tie_at).to(T)
     else:
         return on, off, gamma, smoothing, gamma, gamma
 
@@ -44,25 +41,25 @@ def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, numbers, c, aux, T: t
 @triton.jit
 def sigmoid_value(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constexpr):
     """The element of a term; a = (p, q, -log p, -log q)."""
-    if terms[t][1] == FOCAL:
-        b, u = sigmoid_cost(a, y, HARD)
-        return focal_binary(b, u, y, s[0], s[1], s[2], terms[t][2])
-    elif terms[t][1] == FOCAL_MARGIN:
+    if terms[t].margin:
         b, u = bce(a[2], a[3], y, 1.0), margin_miss(a[0], a[1], a[2], a[3], y)
-        return focal_margin(b, u, y, s[0], s[1], s[2], terms[t][2])
+        return focal_margin(b, u, y, s[0], s[1], s[2], terms[t].power)
+    elif terms[t].focal:
+        b, u = sigmoid_cost(a, y, HARD)
+        return focal_binary(b, u, y, s[0], s[1], s[2], terms[t].power)
     else:
         return bce(a[2], a[3], smooth_label(y, s[3]), s[0])
 
 
 @triton.jit
-def sigmoid_slope(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constexpr):
+def sigmoid_grad(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constexpr):
     """Its derivative with respect to the logit."""
-    if terms[t][1] == FOCAL:
-        b, u = sigmoid_cost(a, y, HARD)
-        return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t][2])
-    elif terms[t][1] == FOCAL_MARGIN:
+    if terms[t].margin:
         b, u = bce(a[2], a[3], y, 1.0), margin_miss(a[0], a[1], a[2], a[3], y)
-        return focal_margin_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t][2])
+        return focal_margin_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t].power)
+    elif terms[t].focal:
+        b, u = sigmoid_cost(a, y, HARD)
+        return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t].power)
     else:
         return bce_grad(a[0], a[1], smooth_label(y, s[3]), s[0])
 
@@ -88,7 +85,7 @@ def sigmoid_key(terms: tl.constexpr, t: tl.constexpr, s, x, a, y, w, HARD: tl.co
 @triton.jit
 def sigmoid_share(terms: tl.constexpr, t: tl.constexpr, s, x, a, y, w, valid, HARD: tl.constexpr, MARGIN: tl.constexpr):
     """What multiplies the element: its pixel weight, and in a top-k term its share."""
-    if terms[t][1] == TOPK:
+    if terms[t].topk:
         key = sigmoid_key(terms, t, s, x, a, y, w, HARD, MARGIN)
         share = tl.where(key > s[4], 1.0, tl.where(key == s[4], s[5], 0.0)).to(w.dtype)
         return tl.where(valid, share * w, 0.0)
@@ -106,47 +103,48 @@ def sigmoid_plane(programs, channels, blocks, REVERSED: tl.constexpr):
     return (row // channels).to(tl.int64), (row % channels).to(tl.int64), (task % blocks).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements"])
 def sigmoid_pass(
-    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, dsums_at,
-    upstream, before, predicted, elements, partial,
-    terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
-    HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, grad_sums_at,
+    grad_output, before, predicted, elements, partial,
+    terms: tl.constexpr, columns: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr,
+    EXTRA: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums of the plane's tiles into `partial`, or the gradient into `out`, or (where the denominators are known) both.
 
-    The gradient is times `upstream`. With `before` nothing is done if that has the same value; `predicted` then takes
-    the value over.
+    The gradient is times `grad_output`. With `before` nothing is done if that has the same value; `predicted` then
+    takes the value over.
     """
     n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, GRAD and not SUMS)
     start = block * loops * BLOCK
-    d = state + dsums_at + (n * PER_SAMPLE * channels + c) * COLUMNS
+    d = state + grad_sums_at + (n * PER_SAMPLE * channels + c) * COLUMNS
     aux = state + aux_at
-    up = tl.full([], 1.0, tl.float64)
-    if upstream is not None:
-        up = tl.load(upstream).to(tl.float64)
+    loss_grad = tl.full([], 1.0, tl.float64)
+    if grad_output is not None:
+        loss_grad = tl.load(grad_output).to(tl.float64)
     if before is not None:
-        loops = tl.where(up == tl.load(before), 0, loops)
+        loops = tl.where(loss_grad == tl.load(before), 0, loops)
         if predicted is not None:
-            tl.store(predicted, up)
+            tl.store(predicted, loss_grad)
     settings = ()
     scales = ()
     for t in tl.static_range(len(terms)):
         settings = settings + (sigmoid_settings(terms, t, numbers, c, aux, T),)
         if GRAD and SUMS:
-            scale = up * effective_weight(terms[t][0], terms[t][6], numbers, weights)
-            scales = scales + ((scale / elements.to(tl.float64) if terms[t][5] else scale).to(T),)
+            scale = loss_grad * effective_weight(terms, t, numbers, weights)
+            scales = scales + ((scale / elements.to(tl.float64) if terms[t].mean else scale).to(T),)
         elif GRAD:
-            scales = scales + ((up * tl.load(d + FIXED_SUMS + terms[t][0])).to(T),)
+            scales = scales + ((loss_grad * tl.load(d + terms[t].sum_at)).to(T),)
     if GRAD and REGION:
-        inter, pred = (up * tl.load(d + 1)).to(T), (up * tl.load(d + 2)).to(T)
+        inter, pred = (loss_grad * tl.load(d + columns.inter)).to(T), (loss_grad * tl.load(d + columns.pred)).to(T)
         if EXTRA:
-            square, diff = (2.0 * up * tl.load(d + 4)).to(T), (up * tl.load(d + 6)).to(T)
+            square = (2.0 * loss_grad * tl.load(d + columns.pred_sq)).to(T)
+            diff = (loss_grad * tl.load(d + columns.abs_diff)).to(T)
 
     zero = tl.zeros([BLOCK], T)
     counted: tl.constexpr = IGNORE or mask[0] is not None
-    region: tl.constexpr = 3 * REGION + 3 * EXTRA
+    region: tl.constexpr = 3 * REGION + 3 * EXTRA  # sums from inter on, in the order of the columns
     sums = (zero,) * (counted + region + len(terms) if SUMS else 0)
     for i in range(loops):
         pixel = start + i * BLOCK + tl.arange(0, BLOCK)
@@ -171,13 +169,13 @@ def sigmoid_pass(
                 value = share * sigmoid_value(terms, t, settings[t], a, label, HARD)
                 new = new + (sums[region + t] + (tl.where(share != 0, value, 0.0) + fault),)
             if GRAD:
-                g = tl.fma(share * scales[t], sigmoid_slope(terms, t, settings[t], a, label, HARD), g)
+                g = tl.fma(share * scales[t], sigmoid_grad(terms, t, settings[t], a, label, HARD), g)
         if GRAD:
             if REGION:
-                slope = tl.fma(inter, label, pred)
+                by_p = tl.fma(inter, label, pred)
                 if EXTRA:
-                    slope = tl.fma(square, a[0], slope) + diff * sign_(a[0] - label)
-                g = tl.fma(a[0] * a[1], tl.where(valid, slope, 0.0), g)
+                    by_p = tl.fma(square, a[0], by_p) + diff * sign_(a[0] - label)
+                g = tl.fma(a[0] * a[1], tl.where(valid, by_p, 0.0), g)
             store_rounded(out, n, c, place, g, inside)
         if SUMS and counted:
             new = new + (sums[region + len(terms)] + valid.to(T),)
@@ -185,13 +183,13 @@ def sigmoid_pass(
     if SUMS:
         row = tl.zeros([WIDTH], tl.float64)
         if counted:
-            row = columns_of(row, 0, tl.sum(sums[region + len(terms)]))
+            row = with_column(row, columns.valid, tl.sum(sums[region + len(terms)]))
         else:
-            row = columns_of(row, 0, tl.minimum(space[0] - start, loops * BLOCK))
+            row = with_column(row, columns.valid, tl.minimum(space[0] - start, loops * BLOCK))
         for k in tl.static_range(region):
-            row = columns_of(row, 1 + k, tl.sum(sums[k]))
+            row = with_column(row, columns.inter + k, tl.sum(sums[k]))
         for t in tl.static_range(len(terms)):
-            row = columns_of(row, FIXED_SUMS + terms[t][0], tl.sum(sums[region + t]))
+            row = with_column(row, terms[t].sum_at, tl.sum(sums[region + t]))
         lane = tl.arange(0, WIDTH)
         tl.store(partial + tl.program_id(0).to(tl.int64) * COLUMNS + lane, row, mask=lane < COLUMNS)
 
@@ -226,12 +224,12 @@ def sigmoid_elements(
 
 @triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
 def sigmoid_counts(
-    x, y, mask, space, channels, blocks, loops, ignore, cut, partial,
+    x, y, mask, space, channels, blocks, loops, ignore, logit_threshold, partial,
     IGNORE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """tp, fp, fn, tn of the plane's tiles; `cut` holds the smallest logit that counts as positive."""
+    """tp, fp, fn, tn of the plane's tiles; `logit_threshold` is the smallest logit that counts as positive."""
     n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
-    limit = tl.load(cut).to(T)
+    limit = tl.load(logit_threshold).to(T)
     row = tl.zeros([4], tl.float64)
     for i in range(loops):
         pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
@@ -242,5 +240,5 @@ def sigmoid_counts(
         truth = label >= 0.5
         cell = tl.where(on, tl.where(truth, 0, 1), tl.where(truth, 2, 3))
         for k in tl.static_range(4):
-            row += columns_of(tl.zeros([4], tl.float64), k, tl.sum((valid & (cell == k)).to(tl.int32)))
+            row += with_column(tl.zeros([4], tl.float64), k, tl.sum((valid & (cell == k)).to(tl.int32)))
     tl.store(partial + tl.program_id(0).to(tl.int64) * 4 + tl.arange(0, 4), row)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .inputs import columns_of, coordinates, pixel_weights, store_rounded
+from .inputs import coordinates, pixel_weights, store_rounded, with_column
 from .region import effective_weight
 from .softmax_steps import (
     activation,
@@ -16,8 +16,6 @@ from .softmax_steps import (
 )  # fmt: skip
 from .topk import add_digits, topk_key
 
-TOPK, FIXED_SUMS = tl.constexpr(3), tl.constexpr(7)
-
 
 @triton.jit
 def softmax_tile(blocks, REVERSED: tl.constexpr):
@@ -28,68 +26,69 @@ def softmax_tile(blocks, REVERSED: tl.constexpr):
     return (task // blocks).to(tl.int64), (task % blocks).to(tl.int64), task.to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "dsums_at", "elements"])
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements"])
 def softmax_pass(
-    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, dsums_at,
-    upstream, before, predicted, elements, partial,
-    terms: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr,
-    IDS: tl.constexpr, DENSE: tl.constexpr, TARGETS: tl.constexpr, VALUES: tl.constexpr, IGNORE: tl.constexpr,
-    PER_SAMPLE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, grad_sums_at,
+    grad_output, before, predicted, elements, partial,
+    terms: tl.constexpr, columns: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr,
+    EXTRA: tl.constexpr, INDICES: tl.constexpr, DENSE: tl.constexpr, TARGETS: tl.constexpr, VALUES: tl.constexpr,
+    IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sigmoid_pass, for tiles of pixels with all their classes."""
     n, block, task = softmax_tile(blocks, GRAD and not SUMS)
-    d = state + dsums_at + n * PER_SAMPLE * channels * COLUMNS
-    up = tl.full([], 1.0, tl.float64)
-    if upstream is not None:
-        up = tl.load(upstream).to(tl.float64)
+    d = state + grad_sums_at + n * PER_SAMPLE * channels * COLUMNS
+    loss_grad = tl.full([], 1.0, tl.float64)
+    if grad_output is not None:
+        loss_grad = tl.load(grad_output).to(tl.float64)
     if before is not None:
-        loops = tl.where(up == tl.load(before), 0, loops)
+        loops = tl.where(loss_grad == tl.load(before), 0, loops)
         if predicted is not None:
-            tl.store(predicted, up)
+            tl.store(predicted, loss_grad)
     for i in range(loops):
         pixel = (block + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
         place = coordinates(pixel, space)
-        label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+        label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, INDICES, IGNORE, T)
         keep = (inside, valid)
         w = pixel_weights(weight, n, 0, place, keep, T)
         a = activation(x, n, place, keep, label, channels, T)
         values = (w,) * len(terms)
         if VALUES:
-            values = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, IDS, DENSE, T)
+            values = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, INDICES, DENSE, T)
         scales = ()
         weighted = ()
         for t in tl.static_range(len(terms)):
             share = softmax_share(terms, t, state + aux_at, values[t], w, valid, T)
             if SUMS:
                 value = values[t]
-                if terms[t][1] == TOPK:  # the pixel weight is in there already
+                if terms[t].topk:  # the pixel weight is in there already
                     part = softmax_share(terms, t, state + aux_at, values[t], valid.to(T), valid, T)
                     value = tl.where(part != 0, part * values[t], 0.0)
                 weighted = weighted + (value,)
             if GRAD and SUMS:
-                scale = up * effective_weight(terms[t][0], terms[t][6], numbers, weights)
-                scale = (scale / elements.to(tl.float64) if terms[t][5] else scale).to(T)
+                scale = loss_grad * effective_weight(terms, t, numbers, weights)
+                scale = (scale / elements.to(tl.float64) if terms[t].mean else scale).to(T)
                 scales = scales + (share * scale,)
             elif GRAD:
-                scales = scales + (share * (up * tl.load(d + FIXED_SUMS + terms[t][0])).to(T),)
+                scales = scales + (share * (loss_grad * tl.load(d + terms[t].sum_at)).to(T),)
         if SUMS:
             rows = partial + task * channels * COLUMNS
             softmax_sums(
-                x, y, n, place, keep, bad, label, a, weighted, rows, channels, terms, REGION, EXTRA, TARGETS, IDS,
-                COLUMNS, WIDTH, T,
+                x, y, n, place, keep, bad, label, a, weighted, rows, channels, terms, columns, REGION, EXTRA,
+                TARGETS, INDICES, COLUMNS, WIDTH, T,
             )  # fmt: skip
         if GRAD:
             softmax_gradient(
-                x, y, out, n, place, keep, label, a, numbers, scales, d, up, channels, terms, REGION, EXTRA,
-                IDS, DENSE, COLUMNS, T,
+                x, y, out, n, place, keep, label, a, numbers, scales, d, loss_grad, channels, terms, columns, REGION,
+                EXTRA, INDICES, DENSE, COLUMNS, T,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["blocks", "ignore"])
 def softmax_elements(
     x, y, mask, weight, out, space, channels, blocks, ignore, numbers, keys, histogram,
-    terms: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
+    terms: tl.constexpr, INDICES: tl.constexpr, DENSE: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sigmoid_elements, for pixels."""
@@ -97,11 +96,11 @@ def softmax_elements(
     pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < space[0]
     place = coordinates(pixel, space)
-    label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+    label, valid, bad = softmax_labels(y, mask, n, place, inside, channels, ignore, INDICES, IGNORE, T)
     keep = (inside, valid)
     w = pixel_weights(weight, n, 0, place, keep, T)
     a = activation(x, n, place, keep, label, channels, T)
-    value = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, IDS, DENSE, T)[0]
+    value = element_values(terms, numbers, x, y, n, place, keep, label, w, a, channels, INDICES, DENSE, T)[0]
     if keys is None:
         store_rounded(out, n, 0, place, tl.where(bad, float("nan"), value), inside)
     else:
@@ -114,7 +113,7 @@ def softmax_elements(
 
 @triton.jit(do_not_specialize=["blocks", "ignore"])
 def softmax_counts(
-    x, y, mask, space, channels, blocks, ignore, partial, IDS: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
+    x, y, mask, space, channels, blocks, ignore, partial, INDICES: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """tp, fp, fn, tn of each class by argmax; of probabilities the largest is the truth."""
@@ -122,13 +121,13 @@ def softmax_counts(
     pixel = block * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < space[0]
     place = coordinates(pixel, space)
-    label, valid, _ = softmax_labels(y, mask, n, place, inside, channels, ignore, IDS, IGNORE, T)
+    label, valid, _ = softmax_labels(y, mask, n, place, inside, channels, ignore, INDICES, IGNORE, T)
     keep = (inside, valid)
     _, _, _, said = softmax_walk(x, n, place, keep, label, channels, T)
-    truth = label if IDS else softmax_walk(y, n, place, keep, label, channels, T)[3]
+    truth = label if INDICES else softmax_walk(y, n, place, keep, label, channels, T)[3]
     for c in range(channels):
         cell = tl.where(said == c, tl.where(truth == c, 0, 1), tl.where(truth == c, 2, 3))
         row = tl.zeros([4], tl.float64)
         for k in tl.static_range(4):
-            row = columns_of(row, k, tl.sum((valid & (cell == k)).to(tl.int32)))
+            row = with_column(row, k, tl.sum((valid & (cell == k)).to(tl.int32)))
         tl.store(partial + (task * channels + c) * 4 + tl.arange(0, 4), row)

@@ -2,8 +2,8 @@
 the classes, as often as needed: the first walk finds the maximum and the sum of exponentials on line, later ones find
 the logits in cache. Nothing is padded to a power of two but the tile. `keep` is (inside the image, valid).
 
-Two forms: class ids, where only the target class has a pointwise gradient of its own, and dense (probabilities, label
-smoothing), where every class has a label. Terms are those of sigmoid.py.
+Two forms: class indices, where only the target class has a pointwise gradient of its own, and dense (probabilities,
+label smoothing), where every class has a label. `terms` are the pointwise `KernelTerm`s, `columns` is a `Columns`.
 """
 
 import triton
@@ -11,36 +11,34 @@ import triton.language as tl
 
 from .elementary import exp_minus, log_, relu, sign_, softmax_shift
 from .inputs import (
-    class_ids,
-    columns_of,
+    class_indices,
     logits,
     masked_in,
     probability,
     store_rounded,
     vector_at,
+    with_column,
 )  # fmt: skip
 from .pointwise import ce, ce_grad, focal_multiclass, focal_multiclass_grad
 from .topk import topk_key
 
-CE, FOCAL, TOPK, FIXED_SUMS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3), tl.constexpr(7)
-
 
 @triton.jit
 def softmax_labels(
-    y, mask, n, place, inside, channels, ignore, IDS: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr
+    y, mask, n, place, inside, channels, ignore, INDICES: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr
 ):
-    """(id, valid, bad); probabilities have no id, and as in torch any number is one."""
-    if IDS:
-        return class_ids(y, mask, n, place, inside, channels, ignore, IGNORE, T)
+    """(class index, valid, bad); probabilities have no index, and as in torch any number is one."""
+    if INDICES:
+        return class_indices(y, mask, n, place, inside, channels, ignore, IGNORE, T)
     else:
         valid = masked_in(mask, n, 0, place, inside)
         return valid.to(tl.int32), valid, valid & (valid == 0)
 
 
 @triton.jit
-def label_of(y, label, n, c, place, keep, IDS: tl.constexpr, T: tl.constexpr):
-    """The label of channel c: an id compared, or the probability."""
-    if IDS:
+def label_of(y, label, n, c, place, keep, INDICES: tl.constexpr, T: tl.constexpr):
+    """The label of channel c: whether the class index is c, or the probability."""
+    if INDICES:
         return (label == c).to(T)
     else:
         return probability(y, n, c, place, keep, T)
@@ -74,16 +72,16 @@ def activation(x, n, place, keep, label, channels, T: tl.constexpr):
 
 @triton.jit
 def softmax_value(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
-    if terms[t][1] == FOCAL:
-        return focal_multiclass(nll, u, w, tl.load(numbers + 8 * terms[t][0] + 1).to(T), terms[t][2])
+    if terms[t].focal:
+        return focal_multiclass(nll, u, w, tl.load(numbers + terms[t].gamma_at).to(T), terms[t].power)
     else:
         return ce(nll, w)
 
 
 @triton.jit
-def softmax_slope(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
-    if terms[t][1] == FOCAL:
-        return focal_multiclass_grad(nll, u, w, tl.load(numbers + 8 * terms[t][0] + 1).to(T), terms[t][2])
+def softmax_grad(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
+    if terms[t].focal:
+        return focal_multiclass_grad(nll, u, w, tl.load(numbers + terms[t].gamma_at).to(T), terms[t].power)
     else:
         return ce_grad(w)
 
@@ -96,13 +94,13 @@ def class_weight(terms: tl.constexpr, t: tl.constexpr, numbers, label, T: tl.con
 
 @triton.jit
 def smoothed(terms: tl.constexpr, t: tl.constexpr, numbers, y, channels, T: tl.constexpr):
-    e = tl.load(numbers + 8 * terms[t][0] + 6)
+    e = tl.load(numbers + terms[t].smoothing_at)
     return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
 
 
 @triton.jit
 def element_values(
-    terms: tl.constexpr, numbers, x, y, n, place, keep, label, w, a, channels, IDS: tl.constexpr,
+    terms: tl.constexpr, numbers, x, y, n, place, keep, label, w, a, channels, INDICES: tl.constexpr,
     DENSE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The element of each pointwise term, times the pixel weight: one tile for each. a is that of `activation`."""
@@ -116,7 +114,7 @@ def element_values(
     if DENSE and len(terms) > 0:
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
-            yc = label_of(y, label, n, c, place, keep, IDS, T)
+            yc = label_of(y, label, n, c, place, keep, INDICES, T)
             u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
             more = ()
             for t in tl.static_range(len(terms)):
@@ -130,103 +128,106 @@ def element_values(
 @triton.jit
 def softmax_share(terms: tl.constexpr, t: tl.constexpr, aux, value, w, valid, T: tl.constexpr):
     """What multiplies the element of a term: its pixel weight, and in a top-k term its share."""
-    if terms[t][1] == TOPK:
+    if terms[t].topk:
         key = topk_key(value)
-        threshold = topk_key(tl.load(aux + 4 * terms[t][0] + 1).to(T))
-        tie = tl.load(aux + 4 * terms[t][0] + 2).to(T)
+        threshold = topk_key(tl.load(aux + terms[t].threshold_at).to(T))
+        tie = tl.load(aux + terms[t].tie_at).to(T)
         return tl.where(valid, tl.where(key > threshold, 1.0, tl.where(key == threshold, tie, 0.0)).to(T) * w, 0.0)
     else:
         return w
 
 
 @triton.jit
-def region_slope(d, up, c, p, yc, COLUMNS: tl.constexpr, EXTRA: tl.constexpr, T: tl.constexpr):
-    """dL/dp_c of the region terms."""
+def region_grad(
+    d, loss_grad, c, p, yc, columns: tl.constexpr, COLUMNS: tl.constexpr, EXTRA: tl.constexpr, T: tl.constexpr
+):
+    """dL/dp_c of the region terms; d points to the gradients of the sums of class 0."""
     d += c * COLUMNS
-    slope = tl.fma((up * tl.load(d + 1)).to(T), yc, (up * tl.load(d + 2)).to(T))
+    grad = tl.fma((loss_grad * tl.load(d + columns.inter)).to(T), yc, (loss_grad * tl.load(d + columns.pred)).to(T))
     if EXTRA:
-        slope = tl.fma((2.0 * up * tl.load(d + 4)).to(T), p, slope)
-        slope += (up * tl.load(d + 6)).to(T) * sign_(p - yc)
-    return slope
+        grad = tl.fma((2.0 * loss_grad * tl.load(d + columns.pred_sq)).to(T), p, grad)
+        grad += (loss_grad * tl.load(d + columns.abs_diff)).to(T) * sign_(p - yc)
+    return grad
 
 
 @triton.jit
-def dense_slopes(
-    terms: tl.constexpr, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS: tl.constexpr,
+def dense_grads(
+    terms: tl.constexpr, numbers, scales, y, n, c, place, keep, label, a, z, channels, INDICES: tl.constexpr,
     T: tl.constexpr,
 ):  # fmt: skip
     """h_c = y_c p_c dL/dp_c of the pointwise terms; scales holds a tile for each."""
-    yc = label_of(y, label, n, c, place, keep, IDS, T)
+    yc = label_of(y, label, n, c, place, keep, INDICES, T)
     u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
     h = tl.zeros(keep[1].shape, T)
     for t in tl.static_range(len(terms)):
         share = smoothed(terms, t, numbers, yc, channels, T)
-        slope = softmax_slope(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T)
-        h += share * slope * scales[t]
+        grad = softmax_grad(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T)
+        h += share * grad * scales[t]
     return h
 
 
 @triton.jit
 def softmax_gradient(
-    x, y, out, n, place, keep, label, a, numbers, scales, d, up, channels, terms: tl.constexpr,
-    REGION: tl.constexpr, EXTRA: tl.constexpr, IDS: tl.constexpr, DENSE: tl.constexpr, COLUMNS: tl.constexpr,
-    T: tl.constexpr,
+    x, y, out, n, place, keep, label, a, numbers, scales, d, loss_grad, channels, terms: tl.constexpr,
+    columns: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr, INDICES: tl.constexpr, DENSE: tl.constexpr,
+    COLUMNS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """g_c = p_c (dL/dp_c - dot - slope) + h_c with dot the sum of p_c dL/dp_c and slope that of h_c."""
-    slope, dot = tl.zeros(keep[1].shape, T), tl.zeros(keep[1].shape, T)
+    """g_c = p_c (dL/dp_c - dot - total) + h_c with dot the sum of p_c dL/dp_c and total that of h_c."""
+    total, dot = tl.zeros(keep[1].shape, T), tl.zeros(keep[1].shape, T)
     if not DENSE:
         for t in tl.static_range(len(terms)):
             cw = class_weight(terms, t, numbers, label, T)
-            slope = tl.fma(scales[t], softmax_slope(terms, t, numbers, a[3], a[4], cw, T), slope)
+            total = tl.fma(scales[t], softmax_grad(terms, t, numbers, a[3], a[4], cw, T), total)
     if REGION or (DENSE and len(terms) > 0):
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
             if REGION:
                 p = exp_minus(tl.abs(z)) * a[1]
-                yc = label_of(y, label, n, c, place, keep, IDS, T)
-                dot = tl.fma(p, region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T), dot)
+                yc = label_of(y, label, n, c, place, keep, INDICES, T)
+                dot = tl.fma(p, region_grad(d, loss_grad, c, p, yc, columns, COLUMNS, EXTRA, T), dot)
             if DENSE:
-                slope += dense_slopes(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS, T)
+                total += dense_grads(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, INDICES, T)
     for c in range(channels):
         z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
         p = exp_minus(tl.abs(z)) * a[1]
-        yc = label_of(y, label, n, c, place, keep, IDS, T)
-        inner = -slope
+        yc = label_of(y, label, n, c, place, keep, INDICES, T)
+        inner = -total
         if REGION:
-            inner += tl.where(keep[1], region_slope(d, up, c, p, yc, COLUMNS, EXTRA, T) - dot, 0.0)
+            by_p = region_grad(d, loss_grad, c, p, yc, columns, COLUMNS, EXTRA, T)
+            inner += tl.where(keep[1], by_p - dot, 0.0)
         if DENSE:
-            h = dense_slopes(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, IDS, T)
+            h = dense_grads(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, INDICES, T)
         else:
-            h = tl.where(yc != 0, slope, 0.0)
+            h = tl.where(yc != 0, total, 0.0)
         store_rounded(out, n, c, place, tl.where(keep[1], tl.fma(p, inner, h), 0.0), keep[0])
 
 
 @triton.jit
 def softmax_sums(
-    x, y, n, place, keep, bad, label, a, values, partial, channels, terms: tl.constexpr, REGION: tl.constexpr,
-    EXTRA: tl.constexpr, TARGETS: tl.constexpr, IDS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
-    T: tl.constexpr,
+    x, y, n, place, keep, bad, label, a, values, partial, channels, terms: tl.constexpr,
+    columns: tl.constexpr, REGION: tl.constexpr, EXTRA: tl.constexpr, TARGETS: tl.constexpr, INDICES: tl.constexpr,
+    COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """One row for each class; those of the pointwise terms stand with class 0."""
     lane = tl.arange(0, WIDTH)
     poison = tl.sum(tl.where(bad, float("nan"), 0.0)).to(tl.float64)
-    fixed = columns_of(tl.zeros([WIDTH], tl.float64), 0, tl.sum(keep[1].to(T)))
+    fixed = with_column(tl.zeros([WIDTH], tl.float64), columns.valid, tl.sum(keep[1].to(T)))
     totals = tl.zeros([WIDTH], tl.float64)
     for t in tl.static_range(len(terms)):
-        totals = columns_of(totals, FIXED_SUMS + terms[t][0], tl.sum(values[t]) + poison)
+        totals = with_column(totals, terms[t].sum_at, tl.sum(values[t]) + poison)
     for c in range(channels):
-        row = tl.where(lane < FIXED_SUMS, fixed, tl.where(c == 0, totals, 0.0))
+        row = tl.where(lane < columns.first_term, fixed, tl.where(c == 0, totals, 0.0))
         if REGION:
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
             p = tl.where(keep[1], exp_minus(tl.abs(z)) * a[1], 0.0)
-            yc = label_of(y, label, n, c, place, keep, IDS, T)
-            row = columns_of(row, 1, tl.sum(p * yc) + poison)
-            row = columns_of(row, 2, tl.sum(p))
-            row = columns_of(row, 3, tl.sum(yc) + poison)
+            yc = label_of(y, label, n, c, place, keep, INDICES, T)
+            row = with_column(row, columns.inter, tl.sum(p * yc) + poison)
+            row = with_column(row, columns.pred, tl.sum(p))
+            row = with_column(row, columns.target, tl.sum(yc) + poison)
             if EXTRA:
-                row = columns_of(row, 4, tl.sum(p * p))
-                row = columns_of(row, 5, tl.sum(yc * yc) + poison)
-                row = columns_of(row, 6, tl.sum(tl.abs(p - yc)) + poison)
+                row = with_column(row, columns.pred_sq, tl.sum(p * p))
+                row = with_column(row, columns.target_sq, tl.sum(yc * yc) + poison)
+                row = with_column(row, columns.abs_diff, tl.sum(tl.abs(p - yc)) + poison)
         elif TARGETS:
-            row = columns_of(row, 3, tl.sum((label == c).to(T)) + poison)
+            row = with_column(row, columns.target, tl.sum((label == c).to(T)) + poison)
         tl.store(partial + c * COLUMNS + lane, row, mask=lane < COLUMNS)

@@ -42,14 +42,6 @@ def topk_margin(x, y):
 
 
 @triton.jit
-def topk_share(key, aux, T: tl.constexpr):
-    """What each element weighs: 1 above the threshold, the ties' share on it; aux is the term's row."""
-    threshold = topk_key(tl.load(aux + 1).to(T))
-    tie = tl.load(aux + 2).to(T)
-    return tl.where(key > threshold, 1.0, tl.where(key == threshold, tie, 0.0)).to(T)
-
-
-@triton.jit
 def add_digits(histogram, key, counted, SHIFT: tl.constexpr):
     """Adds the digits at SHIFT of the keys that are counted to the histogram."""
     digit = tl.where(counted, ((key >> SHIFT) & 255).to(tl.int32), 0)
@@ -91,16 +83,19 @@ def topk_count(n, k_num, k_den):
 
 
 @triton.jit(do_not_specialize=["k_num", "k_den"])
-def topk_select(histogram, cursor, aux, k_num, k_den, FIRST: tl.constexpr, LAST: tl.constexpr, T: tl.constexpr):
-    """One program. cursor = (digits found so far, elements still to take); aux is written after the last digit."""
+def topk_select(
+    histogram, cursor, row, k_num, k_den, aux: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, T: tl.constexpr
+):
+    """One program. cursor = (digits found so far, elements still to take); the term's row of aux, in the order of the
+    `AuxColumns` aux, is written with the first and the last digit."""
     bins = tl.arange(0, BINS)
     found = tl.load(histogram + bins)
     total = tl.sum(found)
     if FIRST:
         left = topk_count(total, k_num.to(tl.int64), k_den.to(tl.int64))
         prefix = left * 0
-        tl.store(aux, left.to(tl.float64))
-        tl.store(aux + 3, left.to(tl.float64))
+        tl.store(row + aux.denominator, left.to(tl.float64))
+        tl.store(row + aux.top_count, left.to(tl.float64))
     else:
         prefix = tl.load(cursor)
         left = tl.load(cursor + 1)
@@ -112,8 +107,9 @@ def topk_select(histogram, cursor, aux, k_num, k_den, FIRST: tl.constexpr, LAST:
     if LAST:
         some = total > 0  # no valid element, no threshold
         ties = tl.sum(tl.where(hit, found, 0))
-        tl.store(aux + 1, tl.where(some, topk_value(prefix, T).to(tl.float64), 0.0))
-        tl.store(aux + 2, tl.where(some, left.to(tl.float64) / tl.maximum(ties, 1).to(tl.float64), 0.0))
+        tie_weight = left.to(tl.float64) / tl.maximum(ties, 1).to(tl.float64)
+        tl.store(row + aux.threshold, tl.where(some, topk_value(prefix, T).to(tl.float64), 0.0))
+        tl.store(row + aux.tie_weight, tl.where(some, tie_weight, 0.0))
     else:
         tl.store(cursor, prefix)
         tl.store(cursor + 1, left)

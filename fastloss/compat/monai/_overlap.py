@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...spec import Term
+from ...spec import SumColumn, Term
 from .. import _fused
-from .._fused import L1, PP, PY, YY, P, Y
 from ._inputs import (
     check_activation,
     check_ids,
@@ -194,14 +193,14 @@ class OverlapLoss(PlainOverlap):
         if self.soft_label and not self.squared_pred:
             falls = 0.5 * falls
             by_pred = by_pred - falls
-            classes.select(-1, L1).copy_(falls)
+            classes.select(-1, SumColumn.ABS_DIFF).copy_(falls)
         else:
-            torch.neg(falls, out=classes.select(-1, PY))
-        classes.select(-1, PP if self.squared_pred else P).copy_(by_pred)
+            torch.neg(falls, out=classes.select(-1, SumColumn.INTER))
+        classes.select(-1, SumColumn.PRED_SQ if self.squared_pred else SumColumn.PRED).copy_(by_pred)
         return self._reduce(loss, axes)
 
     def _counted(self, table: Tensor) -> Tensor:
-        """The sums of the classes that count: [N, C, 7 + T], or [C, 7 + T] over the batch."""
+        """The sums of the classes that count: [N, C, FIXED_SUMS + T], or [C, FIXED_SUMS + T] over the batch."""
         table = table[0] if self.batch else table
         return table[..., 1:, :] if self._classes(table.shape[-2]) < table.shape[-2] else table
 
@@ -215,7 +214,11 @@ class OverlapLoss(PlainOverlap):
         elif self.batch:
             table = table[0]
         if self.squared_pred:
-            return Parts(table.select(-1, PY), table.select(-1, PP), table.select(-1, YY))
-        pred, truth = table.select(-1, P), table.select(-1, Y)
-        inter = (pred + truth - table.select(-1, L1)) * 0.5 if self.soft_label else table.select(-1, PY)
+            columns = SumColumn.INTER, SumColumn.PRED_SQ, SumColumn.TARGET_SQ
+            return Parts(*[table.select(-1, column) for column in columns])
+        pred, truth = table.select(-1, SumColumn.PRED), table.select(-1, SumColumn.TARGET)
+        if self.soft_label:
+            inter = (pred + truth - table.select(-1, SumColumn.ABS_DIFF)) * 0.5
+        else:
+            inter = table.select(-1, SumColumn.INTER)
         return Parts(inter, pred, truth)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..._modes import unknown
 from ...plan import Plan
-from ...spec import Term
+from ...spec import SumColumn, Term
 from .. import _fused
-from .._fused import L1, TINY, VALID, YY, Y
+from .._fused import TINY
 from ._inputs import check_activation, plain_tensor
 from ._overlap import Fitted, OverlapLoss, Parts, Ratio
 
@@ -236,9 +236,10 @@ class MaskedDiceLoss(DiceLoss):
         ready, x = self._cached(("masked", fitted.mode), self._prepare_masked), fitted.x
 
         def finish(table: Tensor) -> Tensor:
-            outside = x[0, 0].numel() - table[:, :1, VALID : VALID + 1].detach()
+            outside = x[0, 0].numel() - table[:, :1, SumColumn.VALID, None].detach()
             places = torch.zeros(table.shape[1:], dtype=table.dtype, device=table.device)
-            places[0, Y] = places[0, YY] = places[0, L1] = 1.0
+            for column in (SumColumn.TARGET, SumColumn.TARGET_SQ, SumColumn.ABS_DIFF):
+                places[0, column] = 1.0
             table = table + outside * places
             table = table.sum(0, keepdim=True) if self.batch else table
             return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...plan import Plan
+from ...spec import FIXED_SUMS
 from .. import _fused
 from .._base import CompatLoss
 from ._compound import check_shapes, not_negative, paths
@@ -149,7 +150,7 @@ class GeneralizedDiceFocalLoss(CompatLoss):
 
                 def finish(table: Tensor) -> Tensor:
                     loss = overlap._reduced(overlap._parts(table, with_background=False), x.ndim)
-                    both = self.lambda_gdl * loss + self.lambda_focal / per * table[..., _fused.FIRST + 1].sum()
+                    both = self.lambda_gdl * loss + self.lambda_focal / per * table[..., FIXED_SUMS + 1].sum()
                     return both.float()
 
                 return _fused.finished(ready, fitted.x, fitted.y, None, finish)

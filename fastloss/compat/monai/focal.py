@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...plan import Plan
-from ...spec import Term
+from ...spec import FIXED_SUMS, SumColumn, Term
 from .. import _fused
 from ._focal import FittedFocal, PlainFocal, Weights
 from ._inputs import check_reduction, plain_tensor
@@ -126,9 +126,9 @@ class FocalLoss(PlainFocal):
 
         def finish(table: Tensor) -> Tensor:
             columns = table.unbind(-1)
-            losses, counts = columns[_fused.FIRST], columns[_fused.VALID].detach()
+            losses, counts = columns[FIXED_SUMS], columns[SumColumn.VALID].detach()
             if isinstance(self.alpha, Tensor):
-                losses = losses * self.alpha.to(losses) + columns[_fused.FIRST + 1]
+                losses = losses * self.alpha.to(losses) + columns[FIXED_SUMS + 1]
             if weights:
                 losses = losses * self.class_weight.to(losses)
             if by_sample:
@@ -187,7 +187,7 @@ class FocalLoss(PlainFocal):
             valid = self._valid(fitted).flatten(1).sum(1).clamp_min(1)
 
             def finish(table: Tensor) -> Tensor:
-                return (table[..., _fused.FIRST].sum(1) / valid).sum().float()
+                return (table[..., FIXED_SUMS].sum(1) / valid).sum().float()
 
             return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
         loss = _fused.call(ready, x, fitted.y, fitted.mask)

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ...plan import plan
-from ...reference.region import PY, P, Y
-from ...spec import Spec, Term
+from ...spec import FIXED_SUMS, AuxColumn, Spec, SumColumn, Term
 from .._base import REGISTRY, CompatLoss
 from .._linear import Linear
 from .dice import _Dice
-
-FIRST = 7  # the column of the sums that holds the first term's elements
 
 
 def unwrapped(module: Any) -> Any:
@@ -77,11 +74,12 @@ class Compound(CompatLoss):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         value = x.new_zeros((), dtype=wide)
         if weights[0]:
-            value = weights[0] * dc._finish(x, sums[..., PY], sums[..., P], sums[..., Y])
+            columns = SumColumn.INTER, SumColumn.PRED, SumColumn.TARGET
+            value = weights[0] * dc._finish(x, *[sums[..., column] for column in columns])
         for index, term in enumerate(pointwise.terms):
-            total = sums[..., FIRST + index].sum()
+            total = sums[..., FIXED_SUMS + index].sum()
             if term.reduction == "mean":
-                count = aux[index, 0]
+                count = aux[index, AuxColumn.DENOMINATOR]
                 total = total / torch.where(count == 0, torch.ones_like(count), count)
             value = value + weights[1] * term.weight * total.to(wide)
         return value

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ... import distributed
 from ...plan import plan
-from ...reference.region import PY, P, Y
-from ...spec import Spec, Term
+from ...spec import Spec, SumColumn, Term
 from .._base import CompatLoss
 from .._linear import Call, Linear
 from .activation import mode_of
@@ -113,7 +112,7 @@ class _Dice(CompatLoss):
         """I, P and T [N, C] from the kernels."""
         spec = Spec(mode, (Term("tversky", batch=False, empty="score"),))
         table, _ = plan(spec).sums(x, y, loss_mask)
-        return table[..., PY], table[..., P], table[..., Y]
+        return table[..., SumColumn.INTER], table[..., SumColumn.PRED], table[..., SumColumn.TARGET]
 
     def _plain_sums(self, x: Tensor, y: Tensor, loss_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The same in plain PyTorch, after any `apply_nonlin`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...plan import Plan
-from ...spec import Term
+from ...spec import FIXED_SUMS, SumColumn, Term
 from .. import _fused
 from .._base import CompatLoss
 from ._common import Vector, bce, check_mode, tensor
@@ -137,9 +137,9 @@ class FocalLoss(CompatLoss):
     def _weighted(self, ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         def finish(table: Tensor) -> Tensor:
             columns = table[0].unbind(-1)
-            classes = columns[_fused.FIRST]
+            classes = columns[FIXED_SUMS]
             if self.reduction == "mean":
-                classes = classes / columns[_fused.VALID].detach().clamp_min(1.0)
+                classes = classes / columns[SumColumn.VALID].detach().clamp_min(1.0)
             weights = self.class_weights.to(classes)
             return _fused.value_of((classes * weights).sum() / weights.sum(), x)
 

@@ -2,7 +2,7 @@
 # What needs an NVIDIA GPU, in calls of under 6 minutes each; what they find lands in $OUT (default runs/gpu).
 #
 #   bash bench/gpu.sh checks    build, a look at every backend and path, the test suites, compute-sanitizer
-#   bash bench/gpu.sh bench     build, the rows that stand for all, the bars
+#   bash bench/gpu.sh bench     build, the rows that stand for all, the targets
 #   bash bench/gpu.sh more      build, the other rows; under 10 minutes
 #   FASTLOSS_DRY=1 bash bench/gpu.sh MODE      the same on a CPU, at tiny sizes: shows that it runs, measures nothing
 #
@@ -108,7 +108,7 @@ sanitize() {
     [ -z "$dry" ] || words=()
     # Without torch's cache every tensor is an allocation of its own, so that its end is known.
     FASTLOSS_CUDA_PATH=$2 PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${words[@]}" \
-        "$PY" -m fastloss.bench.gpu sanitize --out "$scratch"
+        "$PY" -m fastloss.bench.checks sanitize --out "$scratch"
 }
 
 checks() {
@@ -118,7 +118,7 @@ checks() {
     local paths=("memcheck resident" "memcheck split" "racecheck resident" "racecheck split" "synccheck resident")
     local many=4 pair
     [ -z "$dry" ] || { backends=(cpu reference) parity=(tests/test_topk.py) triton=(tests/test_topk.py) paths=("memcheck resident") many=1; }
-    step smoke 75 run "$PY" -m fastloss.bench.gpu smoke --out "$OUT" --seconds 50
+    step smoke 75 run "$PY" -m fastloss.bench.checks smoke --out "$OUT" --seconds 50
     step "tests alone" 80 tests bash -c 'suite "$@"' - 1 "${backends[0]},${backends[1]}" \
         tests/test_gpu_numbers.py tests/test_gpu_streams.py -k "$exclusive"
     local rest=$(($(left) - 5)) # the others share the GPU
@@ -139,7 +139,7 @@ export PY dry scratch site
 nvidia-smi >"$OUT/$mode-run.log" 2>&1 || echo "no nvidia-smi" >"$OUT/$mode-run.log"
 step wheels 30 run bash -c install_wheels
 step build 200 run bash -c build
-step environment 60 run "$PY" -m fastloss.bench.gpu environment --out "$OUT"
+step environment 60 run "$PY" -m fastloss.bench.checks environment --out "$OUT"
 if [ "$mode" = checks ]; then
     checks
 else

@@ -1,31 +1,27 @@
-"""The benchmark command: its cases, its judgement of peers and of itself, and its bars. Times are not tested here."""
+"""The benchmark command: its cases, its judgement of peers and of itself, its targets. Times are not tested here."""
 
-import importlib.util
 import json
-import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from fastloss.bench import (
-    bars,
-    chart,
-    cli,
-    parity,
-    record,
-    render,
-)
-from fastloss.bench.regimes import BARS, REGIMES
+from fastloss.bench import chart, parity, record, render, targets
+from fastloss.bench.regimes import FULL, JUDGED, REGIMES
 from fastloss.cli import main
-from fastloss.measure import cases, formula, memory, peers, plain, providers, timing
+from fastloss.measure import cases, contenders, formula, memory, peers, plain, timing
+from fastloss.spec import Term
 
+ROOT = Path(__file__).parent.parent
 SMALL = {c.name: replace(c, shape=formula.small(c).shape) for c in cases.CASES if c.group != "overhead"}
 
 
-def contender(case, loss, role="peer", library="other"):
+def contender(case, loss, role="peer"):
+    """A contender with a target, logits, and the truth."""
     x, y = cases.inputs(case)
-    return providers.Contender(library, "eager", role, loss, y, "int64"), providers.fresh_logits(case, x), y
+    return contenders.Contender("other", role, loss).on(y), cases.fresh(x), y
 
 
 def test_least_bytes_are_two_logits_and_one_target():
@@ -49,9 +45,11 @@ def test_ours_passes_the_parity_that_gates_every_time(name):
     case = SMALL[name]
     x, y = cases.inputs(case)
     truth = parity.truth(case, x, y)
-    for mine in providers._ours(case, y, "reference", every_dtype=True):
-        verdict = parity.check(case, mine, truth, providers.fresh_logits(case, x))
-        assert verdict.ok, f"{mine.key}: {verdict.reason}"
+    found, _ = contenders.contenders(case, [], compiled=False, backend="reference")
+    assert [mine.role for mine in found] == ["ours", "ours-alt"]
+    for mine in found:
+        entry = parity.judge(case, mine.on(y), truth, cases.fresh(x))
+        assert "refused" not in entry, f"{mine.key}: {entry}"
 
 
 @pytest.mark.parametrize("scale", [1.001, float("nan")])
@@ -59,7 +57,7 @@ def test_a_wrong_result_is_refused(scale):
     case = SMALL["dice+focal-fp32"]
     right = plain.build(case)
     wrong, x, y = contender(case, lambda x, y: scale * right(x, y), role="ours")
-    assert not parity.check(case, wrong, parity.truth(case, x, y), x).ok
+    assert "parity" in parity.judge(case, wrong, parity.truth(case, x, y), x)["refused"]
 
 
 def test_ties_of_topk_may_share_their_weight():
@@ -73,14 +71,23 @@ def test_ties_of_topk_may_share_their_weight():
 @pytest.mark.parametrize("library", ["smp", "monai", "exacta"])
 @pytest.mark.parametrize("name", [n for n in SMALL if not n.endswith("bf16")])
 def test_peers_compute_the_same_formula(library, name):
-    pytest.importorskip(peers.MODULES[library])
+    pytest.importorskip(peers.MODULES.get(library, library))
     case = SMALL[name]
     try:
-        offer = peers.PEERS[library](case)
+        offer = peers.offer(case, library)
     except peers.NotOffered:
         pytest.skip("not offered")
     differs = formula.same_formula(case, offer.loss, offer.target)
     assert bool(differs) == bool(offer.other), differs
+
+
+def test_settings_that_no_peer_is_set_to_are_not_offered():
+    dice = SMALL["dice-fp32"]
+    for settings in ({"smooth": 1.0}, {"squared": True}, {"weight_index": 0}):
+        with pytest.raises(peers.NotOffered, match="settings"):
+            peers.offer(replace(dice, terms=(Term("tversky", **settings),)), "torch")
+    with pytest.raises(peers.NotOffered, match="plain torch only"):
+        peers.offer(replace(dice, ignored="index"), "smp")
 
 
 def test_kept_bytes_see_what_autograd_hooks_do_not():
@@ -115,71 +122,56 @@ def made_up(factor=10.0, noisy=False):
     """A record whose peers are `factor` times slower."""
     rows = []
     for case in cases.CASES:
-        entry = {
-            "library": "smp",
-            "how": "eager",
-            "role": "peer",
-            "target": "float32",
-            "notes": [],
-            "seconds": factor,
-            "spread": 0.01,
-            "ratio": {"median": factor, "low": factor, "high": factor},
-            "memory": {"kept": 3.0, "saved": 3.0, "peak_forward": 3.0, "peak": 5.0},
-        }
-        mine = {
-            "library": "fastloss",
-            "how": "eager",
-            "role": "ours",
-            "target": case.target,
-            "notes": [],
-            "seconds": 1.0,
-            "spread": 0.01,
-            "of_memcpy": 0.6,
-            "memory": {"kept": 1.0, "saved": 1.0, "peak_forward": 1.0, "peak": 1.0, "no_grad_peak": 0.0},
-        }
-        rows.append(
-            {
-                "case": case.name,
-                "title": case.title,
-                "size": case.size,
-                "group": case.group,
-                "dtype": case.dtype,
-                "numel": case.numel,
-                "pixels": case.pixels,
-                "missing": {"monai": "no such loss"},
-                "noisy": noisy,
-                "contenders": {"fastloss": mine, "smp": entry, "smp compiled": entry | {"how": "compiled"}},
-            }
-        )
-    return record.new([], {}) | {"regimes": {BARS: {"rows": rows}}}
+        ratio = {"median": factor, "low": factor, "high": factor}
+        theirs = {"role": "peer", "target": "float32", "notes": ["torch's CE"], "seconds": factor, "ratio": ratio}
+        theirs |= {"spread": 0.01, "memory": {"kept": 3.0, "peak": 5.0}}
+        mine = {"role": "ours", "target": case.target, "notes": [], "seconds": 1.0, "spread": 0.01, "of_memcpy": 0.6}
+        mine["memory"] = {"kept": 1.0, "peak": 1.0, "no_grad_peak": 0.0}
+        row = record.row(case) | {"missing": {"monai": "no such loss"}, "noisy": noisy}
+        rows.append(row | {"contenders": {"fastloss": mine, "smp": theirs, "smp compiled": dict(theirs)}})
+    return record.new("cpu", [], {}) | {"regimes": {JUDGED: {"words": "1 thread", "rows": rows}}}
 
 
 @pytest.mark.parametrize(
     ("data", "verdict"), [(made_up(), "pass"), (made_up(0.5), "miss"), (made_up(noisy=True), "unproven")]
 )
-def test_bars(data, verdict):
-    found = [b.verdict for b in bars.check(data)]
+def test_targets(data, verdict):
+    found = [result.verdict for result in targets.check(data)]
     assert verdict in found and len(found) == 9
     if verdict == "pass":
         assert set(found) == {"pass"}
-    assert all(math.isfinite(len(line)) for line in bars.lines(data))
+    assert all(line.startswith(verdict.upper()) for line, v in zip(targets.lines(data), found) if v == verdict)
 
 
-def test_no_bar_passes_without_a_measurement():
+def test_no_target_is_met_without_a_measurement():
     empty = made_up() | {"regimes": {}}
-    assert {b.verdict for b in bars.check(empty)} == {"unproven"}
+    assert {b.verdict for b in targets.check(empty)} == {"unproven"}
 
 
 def test_render_and_charts_from_a_record(tmp_path):
     data = made_up()
     record.save(data, tmp_path / "cpu--x.json")
     (tmp_path / "foreign.json").write_text(json.dumps([1]))
-    if chart.possible():
-        assert chart.speed(data, tmp_path / "cpu--x.png").stat().st_size > 1000
-        assert chart.many_classes(data, tmp_path / "cpu--x--3d.png").stat().st_size > 1000
     page = render.write(tmp_path).read_text()
-    assert "| Dice+CE | 1x14x96^3 |" in page and "monai: no such loss" in page
+    assert "| Dice+CE | 1x14x96^3 |" in page and "monai: no such loss" in page and "smp: torch's CE (" in page
     assert page.count("![") == (2 if chart.possible() else 0)
+    assert all(picture.stat().st_size > 1000 for picture in tmp_path.glob("*.png"))
+
+
+STORED = sorted((ROOT / "bench/results").glob("**/*.json"))
+
+
+@pytest.mark.parametrize("file", STORED, ids=[f"{file.parent.name}-{file.stem}" for file in STORED])
+def test_stored_records_give_the_stored_pages(file, tmp_path):
+    """Records of every schema: a reader of years later sees the numbers that were measured."""
+    beside, folder = file.with_suffix(".md"), file.parent / "README.md"
+    copy = tmp_path / file.name
+    copy.write_bytes(file.read_bytes())
+    stored = (beside if beside.exists() else folder).read_text()
+    rendered = render.write(copy).read_text()
+    section = rendered[rendered.index("## ") :]
+    assert section in stored and targets.check(record.load(file))
+    assert len(re.findall(r"^\| .*\d", section, re.MULTILINE)) > len(targets.rows_of(record.load(file)))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +186,9 @@ def test_render_and_charts_from_a_record(tmp_path):
         ["--backend", "nope"],
         ["--out", __file__],
         ["--render", "nowhere"],
+        ["--json", "/proc/x/y"],
+        ["--json", str(ROOT)],
+        ["--out", "/proc/x"],
     ],
 )
 def test_bad_arguments_are_one_sentence(words, capsys):
@@ -204,29 +199,18 @@ def test_bad_arguments_are_one_sentence(words, capsys):
 
 
 def test_quick_run_from_end_to_end(tmp_path, capsys):
-    words = [
-        "bench",
-        "--quick",
-        "--cases",
-        "dice-64",
-        "--rounds",
-        "3",
-        "--backend",
-        "reference",
-        "--out",
-        str(tmp_path),
-    ]
-    assert main(words) == 0
+    words = ["--quick", "--cases", "dice-64", "--rounds", "3", "--backend", "reference"]
+    assert main(["bench", *words, "--out", str(tmp_path), "--json", str(tmp_path / "a" / "copy.json")]) == 0
     (file,) = tmp_path.glob("*.json")
     data = record.load(file)
-    (row,) = data["regimes"][BARS]["rows"]
+    assert json.loads((tmp_path / "a" / "copy.json").read_text()) == json.loads(file.read_text())
+    (row,) = data["regimes"][JUDGED]["rows"]
     assert data["machine"]["cores"] and data["versions"]["torch"] == torch.__version__
     assert {"fastloss", "fastloss:float32", "torch"} == set(row["contenders"])
     assert row["contenders"]["fastloss"]["seconds"] > 0 and row["memcpy"]["bytes_per_second"] > 0
-    assert "dice-64" in capsys.readouterr().out
+    assert "dice-64" in capsys.readouterr().out and "| Dice | 1x1x64^2 |" in (tmp_path / "README.md").read_text()
 
 
 def test_every_regime_says_what_it_is():
-    assert importlib.util.find_spec("fastloss.bench.worker")
-    assert cli.FULL[0] == BARS and set(cli.FULL) <= set(REGIMES)
-    assert REGIMES[BARS].thread_count == 1 and REGIMES[BARS].env and not REGIMES["default-1t"].env
+    assert FULL[0] == JUDGED and set(FULL) <= set(REGIMES)
+    assert REGIMES[JUDGED].thread_count == 1 and REGIMES[JUDGED].env and not REGIMES["default-1t"].env

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from fastloss.measure.providers import OURS
+from fastloss.measure.cases import TAGS
+from fastloss.measure.contenders import OURS
 
-from .bars import fastest
-from .regimes import BARS
+from . import readings as read
+from .targets import rows_of
 
 COLOURS = {"fastloss": "#1b7f5c", "smp": "#c2603c", "monai": "#4a6fa5", "exacta": "#8d6bab", "torch": "#8a8a8a"}
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 TICKS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 HERO = ("softmax3d-dice+ce", "softmax3d-dice+focal")
 
@@ -40,13 +40,13 @@ def _save(figure, path: Path) -> Path:
     return path
 
 
-def _bar(axis, at: float, entry: dict, value: float, height: float) -> None:
-    compiled = entry["how"] == "compiled"
+def _bar(axis, at: float, key: str, value: float, height: float) -> None:
+    compiled = read.how(key) == "compiled"
     axis.barh(
         at,
         value,
         height,
-        color=COLOURS.get(entry["library"], "#666"),
+        color=COLOURS.get(key.removesuffix(" compiled"), "#666"),
         alpha=0.55 if compiled else 1.0,
         hatch="//" if compiled else None,
         edgecolor="white",
@@ -54,33 +54,43 @@ def _bar(axis, at: float, entry: dict, value: float, height: float) -> None:
     )
 
 
+def draw(data: dict, stem: Path) -> list[Path]:
+    """The charts of a CPU record, as files that begin with `stem`; none without matplotlib."""
+    if data["kind"] != "cpu" or not possible():
+        return []
+    drawn = [
+        speed(data, stem.with_name(f"{stem.name}.png")),
+        many_classes(data, stem.with_name(f"{stem.name}--3d.png")),
+    ]
+    return [path for path in drawn if path]
+
+
 def speed(data: dict, path: Path) -> Path | None:
     """The fastest eager and the fastest compiled peer of each case, as multiples of fastloss's time."""
-    rows = [r for r in data["regimes"].get(BARS, {}).get("rows", []) if "seconds" in r["contenders"].get(OURS, {})]
-    bars = []
-    for row in rows:
+    bars: list[tuple[dict, str, float]] = []
+    for row in rows_of(data):
         for how in ("eager", "compiled"):
-            best = fastest(row, how) or fastest(row, how, ("peer", "baseline"))
-            if best:
-                bars.append((row, *best))
+            best = read.fastest(row, how) or read.fastest(row, how, read.ANY)
+            if best and (value := read.ratio(row, best)) is not None:
+                bars.append((row, best, value))
     if not bars:
         return None
-    figure, (axis,) = _axes(9, 1.2 + 0.2 * len(bars) + 0.05 * len(rows))
+    figure, (axis,) = _axes(9, 1.2 + 0.2 * len(bars) + 0.05 * len({row["case"] for row, _, _ in bars}))
     ticks, at, last = [], 0.0, None
-    for row, name, entry in bars:
+    for row, key, value in bars:
         at += 1.0 if row is last else 1.5
         if row is not last:
-            ticks.append((at, f"{row['title']}  {row['size']} {SHORT.get(row['dtype'], row['dtype'])}"))
-        last, value = row, entry["ratio"]["median"]
-        _bar(axis, at, entry, value, 0.9)
-        axis.text(value, at, f" {value:.1f}  {name}", va="center", fontsize=7)
+            ticks.append((at, f"{row['title']}  {row['size']} {TAGS[row['dtype']]}"))
+        last = row
+        _bar(axis, at, key, value, 0.9)
+        axis.text(value, at, f" {value:.1f}  {key}", va="center", fontsize=7)
     axis.set_yticks([t for t, _ in ticks], [words for _, words in ticks], fontsize=8)
     axis.set_ylim(at + 1, 0.5)
     axis.set_xscale("log")
     axis.set_xticks(TICKS, [str(t) for t in TICKS])
     axis.minorticks_off()
-    low, high = min(b[2]["ratio"]["median"] for b in bars), max(b[2]["ratio"]["median"] for b in bars)
-    axis.set_xlim(min(0.8, 0.8 * low), 2.2 * high)
+    values = [value for _, _, value in bars]
+    axis.set_xlim(min(0.8, 0.8 * min(values)), 2.2 * max(values))
     axis.axvline(1, color=COLOURS[OURS], linewidth=2)
     axis.set_xlabel("fastest eager peer (solid) and fastest compiled peer (hatched): time / fastloss's time")
     axis.set_title(f"forward + backward, 1 thread, {data['machine']['cpu']}", fontsize=10)
@@ -89,25 +99,25 @@ def speed(data: dict, path: Path) -> Path | None:
 
 def many_classes(data: dict, path: Path) -> Path | None:
     """Time and kept memory of the first 3D many-class case that was measured."""
-    rows = {r["case"]: r for r in data["regimes"].get(BARS, {}).get("rows", [])}
-    row = next((rows[n] for n in HERO if "seconds" in rows.get(n, {}).get("contenders", {}).get(OURS, {})), None)
+    rows = {row["case"]: row for row in rows_of(data) if read.seconds(row, OURS)}
+    row = next((rows[name] for name in HERO if name in rows), None)
     if row is None:
         return None
     entries = {
-        k: e
-        for k, e in row["contenders"].items()
-        if "seconds" in e and e["role"] in ("ours", "peer") and e.get("memory")
+        key: entry
+        for key, entry in row["contenders"].items()
+        if "seconds" in entry and entry["role"] in ("ours", "peer") and entry.get("memory")
     }
-    order = sorted(entries, key=lambda k: entries[k]["seconds"])
+    order = sorted(entries, key=lambda key: entries[key]["seconds"])
     figure, (time, memory) = _axes(10, 0.9 + 0.42 * len(order), 2)
     for i, key in enumerate(order):
-        entry = entries[key]
-        _bar(time, i, entry, 1e3 * entry["seconds"], 0.7)
-        kept, peak = entry["memory"]["kept"], entry["memory"]["peak"]
+        kept, peak = entries[key]["memory"]["kept"], entries[key]["memory"]["peak"]
+        ms = 1e3 * entries[key]["seconds"]
+        _bar(time, i, key, ms, 0.7)
         memory.barh(i, peak, 0.7, color="#dddddd")
-        _bar(memory, i, entry, kept, 0.7)
-        slower = f"  {entry['ratio']['median']:.1f}x" if "ratio" in entry else ""
-        time.text(1e3 * entry["seconds"], i, f" {1e3 * entry['seconds']:.0f} ms{slower}", va="center", fontsize=9)
+        _bar(memory, i, key, kept, 0.7)
+        slower = f"  {read.ratio(row, key):.1f}x" if key != OURS else ""
+        time.text(ms, i, f" {ms:.0f} ms{slower}", va="center", fontsize=9)
         memory.text(max(kept, peak), i, f" {kept:.1f}, peak {peak:.1f}", va="center", fontsize=9)
     for axis, title in (
         (time, "forward + backward, 1 thread, ms"),

@@ -6,34 +6,47 @@ import importlib.util
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
-from fastloss.measure.providers import OURS
-
-from . import bars
-from .render import ms
-
-HEAD = ("case", "logits", "dtype", "fastloss ms", "of memcpy", "fastest peer", "x", "fastest eager", "x", "kept")
-WIDTHS = (22, 14, 9, 11, 9, 16, 6, 14, 6, 5)
+from . import readings as read
+from .readings import own
+from .tables import Column, mine, times
 
 
-def cells(row: dict) -> list[str]:
-    """One row of the table as text."""
-    mine = row["contenders"].get(OURS, {})
-    name = row["case"] + (" (noisy)" if row.get("noisy") else "")
-    if "seconds" not in mine:
-        return [name, row["size"], row["dtype"], "refused: " + row.get("refused", "not timed")]
-    found = [name, row["size"], row["dtype"], ms(mine["seconds"]), f"{100 * mine['of_memcpy']:.0f}%"]
-    for how in (None, "eager"):
-        best = bars.fastest(row, how) or bars.fastest(row, how, ("peer", "baseline"))
-        found += [best[0], f"{best[1]['ratio']['median']:.1f}"] if best else ["-", "-"]
-    return [*found, f"{mine['memory']['kept']:.1f}" if "memory" in mine else "-"]
+def _best(row: dict, how: str | None) -> str:
+    return read.fastest(row, how) or read.fastest(row, how, read.ANY) or "-"
+
+
+CPU: list[Column] = [
+    ("case", lambda row: row["case"] + " (noisy)" * bool(row.get("noisy"))),
+    ("logits", lambda row: row["size"]),
+    ("dtype", lambda row: row["dtype"]),
+    ("fastloss ms", mine),
+    ("of memcpy", lambda row: times(own(row).get("of_memcpy"), ".0%")),
+    ("fastest peer", lambda row: _best(row, None)),
+    ("x", lambda row: times(read.ratio(row, _best(row, None)))),
+    ("fastest eager", lambda row: _best(row, "eager")),
+    ("x", lambda row: times(read.ratio(row, _best(row, "eager")))),
+    ("kept", lambda row: times(read.memory(row, "kept"))),
+]
+WIDTHS = {
+    "case": 22,
+    "logits": 14,
+    "dtype": 9,
+    "fastest peer": 16,
+    "fastest eager": 14,
+    "x": 6,
+    "loss": 75,
+    "input": 14,
+}
+NUMBERS = ("fastloss ms", "of memcpy", "x", "kept")
 
 
 class Plain:
     """Lines for pipes, logs and terminals without rich; progress only on a terminal."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.started = total, 0, time.monotonic()
+    def __init__(self, total: int, columns: list[Column]) -> None:
+        self.total, self.done, self.started, self.columns = total, 0, time.monotonic(), columns
         self.terminal = sys.stderr.isatty()
 
     def __enter__(self) -> Plain:
@@ -54,10 +67,15 @@ class Plain:
         seconds = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         return f"{self.done}/{self.total}, about {seconds:.0f} s left"
 
-    def regime(self, words: str) -> None:
+    def _print(self, cells: list[str]) -> None:
+        self._clear()
+        widths = [WIDTHS.get(head, len(head)) for head, _ in self.columns]
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths)).rstrip(), flush=True)
+
+    def title(self, words: str) -> None:
         self._clear()
         print(f"\n{words}", flush=True)
-        print("  ".join(f"{h:{w}}" for h, w in zip(HEAD, WIDTHS)), flush=True)
+        self._print([head for head, _ in self.columns])
 
     def progress(self, case: str, doing: str) -> None:
         if self.terminal:
@@ -65,9 +83,8 @@ class Plain:
             sys.stderr.flush()
 
     def row(self, row: dict) -> None:
-        self._clear()
         self.done += 1
-        print("  ".join(f"{c:{w}}" for c, w in zip(cells(row), WIDTHS)), flush=True)
+        self._print([cell(row) for _, cell in self.columns])
 
     def compiled(self, case: str) -> None:
         self.done += 1
@@ -76,16 +93,16 @@ class Plain:
 
 
 class Rich(Plain):
-    """The same as one live table per regime."""
+    """The same as one live table per title."""
 
-    def __init__(self, total: int) -> None:
-        super().__init__(total)
+    def __init__(self, total: int, columns: list[Column]) -> None:
+        super().__init__(total, columns)
         from rich.console import Console
         from rich.live import Live
 
         self.terminal = False  # rich draws the progress
         self.console = Console()
-        self.table = self.words = None
+        self.table: Any = None
         self.status = ""
         self.view = Live(console=self.console, refresh_per_second=4, get_renderable=self._draw)
 
@@ -105,29 +122,27 @@ class Rich(Plain):
         parts = [self.table] if self.table is not None else []
         return Group(*parts, self.status) if self.status else Group(*parts)
 
-    def regime(self, words: str) -> None:
+    def title(self, words: str) -> None:
         from rich.table import Table
 
         if self.table is not None:  # the finished table scrolls away above the live one
             self.view.console.print(self.table)
         self.table = Table(title=words, title_justify="left", box=None, pad_edge=False)
-        for head in HEAD:
-            self.table.add_column(
-                head, justify="right" if head in ("fastloss ms", "of memcpy", "x", "kept") else "left"
-            )
+        for head, _ in self.columns:
+            self.table.add_column(head, justify="right" if head in NUMBERS else "left")
 
     def progress(self, case: str, doing: str) -> None:
         self.status = f"[dim]{self.left()}  {case}: {doing}[/dim]"
 
     def row(self, row: dict) -> None:
         self.done += 1
-        self.table.add_row(*cells(row))
+        self.table.add_row(*[cell(row) for _, cell in self.columns])
 
     def compiled(self, case: str) -> None:
         self.done += 1
 
 
-def choose(total: int) -> Plain:
+def choose(total: int, columns: list[Column]) -> Plain:
     """Rich on a terminal that has it; `total` cases are to come."""
     rich = sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
-    return Rich(total) if rich else Plain(total)
+    return (Rich if rich else Plain)(total, columns)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from fastloss import backends, doctor
+from fastloss.measure.cases import Case
 from fastloss.measure.peers import PACKAGES
 
-SCHEMA = 1
+SCHEMA = 2
 ISA = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "amx_bf16", "neon", "asimd", "sve")
 
 
@@ -31,13 +33,16 @@ def _cpuinfo(key: str) -> str:
     return found.group(1).strip() if found else ""
 
 
-def _git(*words: str) -> str:
-    here = Path(__file__).resolve().parent
+def _said(*words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _git(*words: str) -> str:
+    return _said("git", "-C", str(Path(__file__).resolve().parent), *words)
 
 
 def machine() -> dict:
@@ -60,9 +65,28 @@ def machine() -> dict:
     }
 
 
+def gpu() -> dict:
+    """The GPU, its driver and compilers; none of it when there is no GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    p = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader"]
+    return {
+        "name": p.name,
+        "count": torch.cuda.device_count(),
+        "capability": f"{p.major}.{p.minor}",
+        "multiprocessors": p.multi_processor_count,
+        "memory_gib": round(p.total_memory / 2**30, 1),
+        "l2_mib": p.L2_cache_size / 2**20,
+        "driver_clocks": _said(*query),
+        "nvcc": _said("nvcc", "--version").splitlines()[-1:],
+        "cuda": torch.version.cuda,
+    }
+
+
 def versions(peers: list[str]) -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ["fastloss", *(PACKAGES[p] for p in peers if p != "torch")]:
+    for name in ["fastloss", *(PACKAGES.get(p, p) for p in peers if p != "torch")]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -70,32 +94,52 @@ def versions(peers: list[str]) -> dict[str, str]:
     return found
 
 
-def new(peers: list[str], settings: dict) -> dict:
-    """An empty record; regimes are added as they finish."""
-    from fastloss import backends, doctor
-
+def new(kind: str, peers: list[str], settings: dict, **more: object) -> dict:
+    """A record without rows yet; `kind`: cpu (its rows lie in regimes), gpu or compat."""
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    commit = _git("rev-parse", "HEAD") + "+changes" * dirty
     return {
         "schema": SCHEMA,
+        "kind": kind,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": (_git("rev-parse", "HEAD") + ("+changes" if dirty else "")) or "unknown",
+        "commit": commit or os.environ.get("FASTLOSS_COMMIT", "unknown"),  # a copy of the tree without its history
         "machine": machine(),
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
         "backends": backends.available(),
         "extension": doctor.collect()["extension"],
         "versions": versions(peers),
         "settings": settings,
-        "regimes": {},
+        **({"regimes": {}} if kind == "cpu" else {"rows": []}),
+        **more,
+    }
+
+
+def row(case: Case) -> dict:
+    """What a row says of its case."""
+    return {
+        "case": case.name,
+        "title": case.title,
+        "group": case.group,
+        "size": case.size,
+        "levels": case.levels,
+        "mode": case.mode,
+        "dtype": case.dtype,
+        "target": case.target,
+        "ignored": case.ignored,
+        "numel": case.numel,
+        "pixels": case.pixels,
+        "logits_bytes": case.logits_bytes,
+        "least_bytes": case.least_bytes(),
+        "missing": {},
+        "contenders": {},
     }
 
 
 def slug(record: dict) -> str:
     """File name of a record: device, processor and cores."""
     m = record["machine"]
-    words = re.sub(
-        r"[^a-z0-9]+", "-", f"{m['cpu']} {m['cpu_id'].replace('model', 'm').replace('family', 'f')}".lower()
-    ).strip("-")
-    return f"cpu--{words}-{m['cores']}c"
+    words = f"{m['cpu']} {m['cpu_id'].replace('model', 'm').replace('family', 'f')}".lower()
+    return f"cpu--{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{m['cores']}c"
 
 
 def save(record: dict, path: Path) -> None:
@@ -104,11 +148,47 @@ def save(record: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Read a record; ValueError if the file is no record of this schema."""
+    """Read a record, of an earlier schema too; ValueError if the file is none."""
     try:
         record = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no benchmark record: {error}") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no benchmark record of schema {SCHEMA}")
+        return EARLIER.get(record["schema"], _today)(record)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no benchmark record ({type(error).__name__}: {error})") from None
+
+
+def _today(record: dict) -> dict:
+    if record["schema"] != SCHEMA:
+        raise KeyError(f"schema {record['schema']}")
     return record
+
+
+def _from_1(record: dict) -> dict:
+    """CPU and drop-ins, 2026: the latter with milliseconds and ratios by name."""
+    found = record["regimes"].pop("compat", None)
+    if found is None:
+        return record | {"kind": "cpu"}
+    for row in found["rows"]:
+        row |= {"group": row["size"], "size": "x".join(map(str, row.pop("shape"))), "contenders": {}}
+        ratios = row.pop("ratio", {})
+        for key, ms in row.pop("ms", {}).items():
+            entry = {"role": "peer" if key.startswith("original") else "ours", "seconds": ms / 1e3}
+            if key in ratios:
+                entry["ratio"] = dict(zip(("median", "low", "high"), ratios[key]))
+            row["contenders"][key] = entry
+    return record | {"kind": "compat", "rows": found["rows"]}
+
+
+def _from_gpu_1(record: dict) -> dict:
+    """GPU, 2026: memory in bytes, other names."""
+    for row in record["rows"]:
+        row |= {"case": row.pop("problem"), "group": row["size"], "size": row.pop("shape")}
+        row |= {"logits_bytes": row.pop("one_gradient"), "missing": {}}
+        for key, entry in list(row["contenders"].items()):
+            if "memory" in entry:
+                entry["memory"] = {k: v / row["logits_bytes"] for k, v in entry["memory"].items()}
+            if "missing" in entry:
+                row["missing"][key] = row["contenders"].pop(key)["missing"]
+    return record | {"kind": "gpu"}
+
+
+EARLIER = {1: _from_1, "gpu-1": _from_gpu_1}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import record
-from .regimes import REGIMES, Child, ChildFailed, Job
+from fastloss.measure.cases import COMPILED
+
+from . import live, record
+from .process import Worker, together
+from .regimes import REGIMES, Job
 
 PROCESSES = 2
 FEW = 4  # so few cases are compiled as they come
@@ -39,43 +38,30 @@ def _known() -> dict[str, list[str]]:
 
 def missing(job: Job) -> list[str]:
     """Cases of a job whose compiled peers are not in the cache yet; empty where compiling ahead does not pay."""
-    if not job.compiled:
-        return []
-    have = set(_known().get(_key(job), []))
-    absent = [c for c in job.cases if c not in have and not c.endswith("-64")]
+    have = set(_known().get(_key(job), [])) if job.compiled else set()
+    absent = [c.name for c in job.cases if c.name not in have and c.peers == COMPILED and job.compiled]
     return absent if len(absent) > FEW else []
 
 
-def fill(job: Job, cases: list[str]) -> Iterator[dict]:
-    """Compile the peers of `cases`; yields the children's events as they come."""
-    children = [Child(replace(job, action="compile", cases=cases[i::PROCESSES])) for i in range(PROCESSES)]
-    events: queue.Queue[dict | BaseException | None] = queue.Queue()
+def fill(job: Job, cases: list[str], view: live.Plain) -> None:
+    """Compile the peers of `cases`."""
+    if not cases:
+        return
+    workers = [REGIMES[job.regime].worker() for _ in range(PROCESSES)]
+    done: list[str] = []
 
-    def listen(child: Child) -> None:
-        try:
-            for event in child:
-                events.put(event)
-        except (ChildFailed, OSError, ValueError) as error:
-            events.put(error)
-        events.put(None)
+    def work(worker: Worker) -> None:
+        for case in cases[workers.index(worker) :: PROCESSES]:
+            request = {"do": "cpu.compile_peers", "case": case, "peers": job.peers}
+            if "refused" not in worker.ask(request, say=lambda words, case=case: view.progress(case, words)):
+                done.append(case)
+            view.compiled(case)
 
-    threads = [threading.Thread(target=listen, args=(c,), daemon=True) for c in children]
-    for thread in threads:
-        thread.start()
-    ended, done = 0, []
     try:
-        while ended < len(children):
-            event = events.get()
-            if event is None:
-                ended += 1
-            elif isinstance(event, BaseException):
-                raise event
-            else:
-                done += [event["case"]] if event["event"] == "compiled" else []
-                yield event
+        together(workers, work)
     finally:
-        for child in children:
-            child.stop()
+        for worker in workers:
+            worker.close()
         known = _known()
         known[_key(job)] = sorted({*known.get(_key(job), []), *done})
         _stamp().parent.mkdir(parents=True, exist_ok=True)

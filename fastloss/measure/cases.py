@@ -1,14 +1,22 @@
-"""What is measured: shapes, dtypes and formulas. Nothing here imports fastloss, a peer or a timer."""
+"""What is measured: shapes, dtypes, formulas in the terms of `fastloss.spec`, and inputs. No peer is imported here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from fastloss.deep import sample
+from fastloss.spec import Term
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 TARGETS = {"uint8": torch.uint8, "int64": torch.int64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+TAGS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 IGNORED = 255
 LABELS = {
     "bce": "BCE",
@@ -19,28 +27,24 @@ LABELS = {
     "iou": "IoU",
     "tversky": "Tversky",
 }
+EAGER, COMPILED = "eager", "compiled"  # the peers of a case: eager ones, or those under torch.compile too
 
 
-@dataclass(frozen=True)
-class Term:
-    """One weighted loss. alpha weighs FP and beta FN (Tversky); k is the kept fraction (TopK); smoothing is CE's."""
+def kind(term: Term) -> str:
+    """The kind of a term as users call it: Tversky with equal weights 1/2 is Dice, with 1 IoU."""
+    if term.kind != "tversky":
+        return term.kind
+    return {(0.5, 0.5): "dice", (1.0, 1.0): "iou"}.get((term.alpha, term.beta), "tversky")
 
-    kind: str
-    weight: float = 1.0
-    gamma: float = 2.0
-    k: float = 0.6
-    alpha: float = 0.5
-    beta: float = 0.5
-    smoothing: float = 0.0
 
-    @property
-    def label(self) -> str:
-        gamma = f" {self.gamma:g}" if self.kind == "focal" and self.gamma != 2 else ""
-        return LABELS[self.kind] + gamma + (" smoothed" if self.smoothing else "")
+def label(term: Term) -> str:
+    gamma = f" {term.gamma:g}" if term.kind == "focal" and term.gamma != 2 else ""
+    return LABELS[kind(term)] + gamma + (" smoothed" if term.label_smoothing else "")
 
-    @property
-    def region(self) -> bool:
-        return self.kind in ("dice", "iou", "tversky")
+
+def by_level(function: Callable[..., Any], *values: Any) -> Any:
+    """The function of a tensor, or its list over the levels of a pyramid."""
+    return [function(*level) for level in zip(*values)] if isinstance(values[0], list) else function(*values)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Case:
     """One row: logits of `shape` [N, C, *S] in `dtype`, a target in `target` for fastloss, a weighted sum of terms.
 
     `ignored`: pixels of the truth that are IGNORED do not count, by `ignore_index` ("index") or by a mask ("mask").
+    `levels`: of a deep-supervision pyramid; each level halves each axis. `peers`: EAGER, COMPILED, or "" for none.
     """
 
     name: str
@@ -58,11 +63,17 @@ class Case:
     dtype: str = "float32"
     target: str = "uint8"
     ignored: str = ""
+    levels: int = 1
+    peers: str = COMPILED
 
     @property
     def title(self) -> str:
         ways = {"": "", "index": ", ignore_index", "mask": ", mask"}
-        return "+".join(t.label for t in self.terms) + ways[self.ignored]
+        return "+".join(map(label, self.terms)) + ways[self.ignored]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind(term) for term in self.terms]
 
     @property
     def size(self) -> str:
@@ -71,7 +82,14 @@ class Case:
         return f"{n}x{c}x{spatial}"
 
     @property
+    def parts(self) -> list[Case]:
+        """The case of each level, the finest first."""
+        n, c, *space = self.shape
+        return [replace(self, shape=(n, c, *(s >> i for s in space)), levels=1) for i in range(self.levels)]
+
+    @property
     def numel(self) -> int:
+        """Logits of the finest level."""
         return torch.Size(self.shape).numel()
 
     @property
@@ -80,63 +98,46 @@ class Case:
 
     @property
     def logits_bytes(self) -> int:
-        return self.numel * DTYPES[self.dtype].itemsize
-
-    @property
-    def target_numel(self) -> int:
-        return self.pixels if self.mode == "multiclass" else self.numel
+        """Bytes of the logits of all levels: those of one gradient."""
+        return sum(part.numel for part in self.parts) * DTYPES[self.dtype].itemsize
 
     def least_bytes(self, target: str | None = None) -> int:
-        """Bytes that no implementation can avoid: read logits and targets once, write the gradient once."""
-        masks = self.pixels if self.ignored == "mask" else 0
-        return 2 * self.logits_bytes + self.target_numel * TARGETS[target or self.target].itemsize + masks
+        """Bytes that no implementation can avoid: read logits, targets and mask once, write the gradient once."""
+        pixel = TARGETS[target or self.target].itemsize * (1 if self.mode == "multiclass" else self.shape[1])
+        pixel += self.ignored == "mask"
+        return 2 * self.logits_bytes + pixel * sum(part.pixels for part in self.parts)
 
 
-BCE, FOCAL, TOPK = Term("bce"), Term("focal"), Term("topk")
-DICE, IOU, TVERSKY, CE = Term("dice"), Term("iou"), Term("tversky", alpha=0.3, beta=0.7), Term("ce")
-SINGLE = {"bce": BCE, "focal": FOCAL, "topk": TOPK, "dice": DICE, "iou": IOU, "tversky": TVERSKY}
-COMPOSITE = {  # the four composites of paper 2: unweighted sums
-    "tversky+bce": (TVERSKY, BCE),
-    "iou+bce": (IOU, BCE),
-    "iou+topk": (IOU, TOPK),
-    "dice+focal": (DICE, FOCAL),
-}
-HALF = 0.5  # paper 1: half Dice, half focal
+BCE, CE, FOCAL, TOPK = Term("bce"), Term("ce"), Term("focal", gamma=2.0), Term("topk", k=Fraction("0.6"))
+DICE, IOU = Term("tversky"), Term("tversky", alpha=1.0, beta=1.0)
+TVERSKY = Term("tversky", alpha=0.3, beta=0.7)
+NAMED = {"bce": BCE, "focal": FOCAL, "topk": TOPK, "dice": DICE, "iou": IOU, "tversky": TVERSKY}
+COMPOSITES = ("tversky+bce", "iou+bce", "iou+topk", "dice+focal")  # of paper 2: unweighted sums
+SUMS = {name: tuple([NAMED[word] for word in name.split("+")]) for name in (*NAMED, *COMPOSITES)}
+HALVES = (DICE.weighted(0.5), FOCAL.weighted(0.5))  # paper 1
 
 
-def _all() -> list[Case]:
-    sums = {name: (term,) for name, term in SINGLE.items()} | COMPOSITE
-    cases = []
-    for dtype, tag in (("float32", "fp32"), ("bfloat16", "bf16")):
-        cases += [
-            Case(f"{name}-{tag}", f"2d-{tag}", (32, 1, 256, 256), "binary", terms, dtype)
-            for name, terms in sums.items()
-        ]
-    dice_focal = (Term("dice", HALF), Term("focal", HALF))
-    cases += [
-        Case("softmax2d-dice+focal", "softmax", (8, 9, 224, 224), "multiclass", dice_focal),
+def _all() -> tuple[Case, ...]:
+    planes = [
+        Case(f"{name}-{TAGS[dtype]}", f"2d-{TAGS[dtype]}", (32, 1, 256, 256), "binary", terms, dtype)
+        for dtype in ("float32", "bfloat16")
+        for name, terms in SUMS.items()
+    ]
+    return (
+        *planes,
+        Case("softmax2d-dice+focal", "softmax", (8, 9, 224, 224), "multiclass", HALVES),
         Case("softmax3d-dice+ce", "softmax", (1, 14, 96, 96, 96), "multiclass", (DICE, CE)),
         Case("softmax3d-dice+focal", "softmax", (1, 14, 96, 96, 96), "multiclass", (DICE, FOCAL)),
         Case("multilabel-dice+bce", "multilabel", (2, 3, 224, 224), "multilabel", (DICE, BCE)),
-    ]
-    cases += [Case(f"{name}-64", "overhead", (1, 1, 64, 64), "binary", terms) for name, terms in sums.items()]
-    return cases
+        *[Case(f"{name}-64", "overhead", (1, 1, 64, 64), "binary", terms, peers=EAGER) for name, terms in SUMS.items()],
+    )
 
 
-CASES: tuple[Case, ...] = tuple(_all())
+CASES = _all()
 QUICK = (
-    "bce-fp32",
-    "focal-fp32",
-    "topk-fp32",
-    "dice-fp32",
-    "tversky+bce-fp32",
-    "dice-bf16",
-    "softmax2d-dice+focal",
-    "softmax3d-dice+ce",
-    "multilabel-dice+bce",
-    "bce-64",
-    "dice-64",
-)
+    "bce-fp32 focal-fp32 topk-fp32 dice-fp32 tversky+bce-fp32 dice-bf16 softmax2d-dice+focal softmax3d-dice+ce "
+    "multilabel-dice+bce bce-64 dice-64"
+).split()
 
 
 def select(patterns: list[str] | None, cases: tuple[Case, ...] = CASES) -> list[Case]:
@@ -153,7 +154,7 @@ def select(patterns: list[str] | None, cases: tuple[Case, ...] = CASES) -> list[
     return chosen
 
 
-def draw(shape: tuple[int, ...], mode: str, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+def draw(shape: tuple[int, ...], mode: str, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Float32 logits that have learned something, and integer truth made of blobs: [N, C, *S] (sigmoid) or [N, *S]."""
     rng = torch.Generator(device).manual_seed(20240229)
     n, c, *space = shape
@@ -173,7 +174,21 @@ def draw(shape: tuple[int, ...], mode: str, device: str = "cpu") -> tuple[torch.
 _drawn = lru_cache(maxsize=1)(draw)
 
 
-def inputs(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits in the dtype of the case and int64 truth; the same values on every call and for every contender."""
-    x, y = _drawn(case.shape, case.mode)
-    return x.to(DTYPES[case.dtype], copy=True), y
+def inputs(case: Case, device: str = "cpu") -> tuple[Any, Any]:
+    """Logits in the dtype of the case and int64 truth, or lists of them by level; the same values on every call (on a
+    GPU others than on a CPU) and for every contender."""
+    make = _drawn if device == "cpu" else draw
+    made = [make(part.shape, case.mode, device) for part in case.parts]
+    xs = [x.to(DTYPES[case.dtype], copy=make is _drawn) for x, _ in made]
+    ys = [y for _, y in made]
+    if case.levels > 1:  # the lower levels see the finest one's labels
+        ys = [sample(ys[0], x.shape[2:]) for x in xs]
+    if case.ignored:
+        rng = torch.Generator(device).manual_seed(20240301)
+        ys = [y.masked_fill(torch.rand(y.shape, generator=rng, device=device) < 0.1, IGNORED) for y in ys]
+    return (xs, ys) if case.levels > 1 else (xs[0], ys[0])
+
+
+def fresh(x: Any) -> Any:
+    """The logits as leaves that require gradients."""
+    return by_level(lambda level: level.detach().requires_grad_(), x)

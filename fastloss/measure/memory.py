@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cases import Case
-from .providers import Contender
+from .contenders import Contender
 
 
 @dataclass
@@ -41,12 +42,19 @@ def live_and_peak(changes: list[int]) -> tuple[int, int]:
     return live, peak
 
 
-def measure(contender: Contender, x: Tensor) -> Memory:
+def tensors(*values: Any) -> list[Tensor]:
+    """The tensors of nested lists and tuples."""
+    return [t for v in values for t in (tensors(*v) if isinstance(v, list | tuple) else [v]) if t is not None]
+
+
+def measure(contender: Contender, x: Any) -> Memory:
     """One warm call, then a counted forward (loss alive: what training keeps), then a counted forward and backward.
 
     The allocator sees everything: what a node keeps outside `save_for_backward` (a gradient from forward) counts too.
     """
-    inputs = {t.untyped_storage().data_ptr() for t in (x, contender.y)}
+    if tensors(x)[0].is_cuda:
+        return _measure_cuda(contender, x)
+    inputs = {t.untyped_storage().data_ptr() for t in tensors(x, contender.y)}
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -64,6 +72,24 @@ def measure(contender: Contender, x: Tensor) -> Memory:
     del loss
     _, both = allocations(lambda: contender.step(x))
     return Memory(kept, sum(saved.values()), peak_forward, live_and_peak(both)[1])
+
+
+def _measure_cuda(contender: Contender, x: Any) -> Memory:
+    """The same by the counters of torch's CUDA allocator, which do not tell what is saved (0)."""
+    contender.step(x)
+    tiny = torch.zeros((), device="cuda", requires_grad=True)
+    torch.autograd.grad(tiny * 2, tiny)  # autograd's thread lets go of the last results when it works again
+    torch.cuda.synchronize()
+    base = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss = contender.loss(x, contender.y)
+    kept, peak_forward = torch.cuda.memory_allocated() - base, torch.cuda.max_memory_allocated() - base
+    del loss
+    torch.cuda.reset_peak_memory_stats()
+    result = contender.step(x)
+    peak = torch.cuda.max_memory_allocated() - base
+    del result
+    return Memory(kept, 0, peak_forward, peak)
 
 
 def no_grad_peak(contender: Contender, x: Tensor) -> int:

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cases import IGNORED, Case, Term
+from fastloss.spec import Term
 
-EPS = 1e-7
+from .cases import IGNORED, Case
 
 
-def topk_count(k: float, n: int) -> int:
-    """k is read as a decimal, so that 0.29 of 100 is 29."""
-    return max(1, math.floor(Fraction(repr(k)) * n))
+def topk_count(k: Fraction | None, n: int) -> int:
+    """How many of n elements a top-k term selects."""
+    assert k is not None
+    return max(1, math.floor(k * n))
 
 
 def one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
@@ -48,7 +49,7 @@ def pointwise(term: Term, x: Tensor, y: Tensor, mode: str, mask: Tensor | None =
         return F.binary_cross_entropy_with_logits(x, y.to(x.dtype))
     if term.kind == "ce":
         y = y.long() if mask is None else y.long().where(mask, IGNORED)
-        return F.cross_entropy(x, y, ignore_index=IGNORED, label_smoothing=term.smoothing)
+        return F.cross_entropy(x, y, ignore_index=IGNORED, label_smoothing=term.label_smoothing)
     losses = elements(x, y, mode)
     if term.kind == "focal":
         losses = (1 - torch.exp(-losses)) ** term.gamma * losses
@@ -69,8 +70,7 @@ def region(term: Term, x: Tensor, y: Tensor, mode: str, mask: Tensor | None = No
         p, t = p * mask[:, None], t * mask[:, None]
     dims = (0, *range(2, x.ndim))
     tp, total_p, total_t = (p * t).sum(dims), p.sum(dims), t.sum(dims)
-    alpha, beta = {"dice": (0.5, 0.5), "iou": (1.0, 1.0)}.get(term.kind, (term.alpha, term.beta))
-    score = tp / (tp + alpha * (total_p - tp) + beta * (total_t - tp)).clamp_min(EPS)
+    score = tp / (tp + term.alpha * (total_p - tp) + term.beta * (total_t - tp)).clamp_min(term.eps)
     return ((1 - score) * (total_t > 0)).mean()
 
 

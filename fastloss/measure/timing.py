@@ -40,6 +40,10 @@ class Timing:
         low, _, high = statistics.quantiles(self.rounds, n=4)
         return (high - low) / self.median
 
+    @property
+    def summary(self) -> dict[str, float]:
+        return {"seconds": self.median, "spread": self.spread, "rounds": len(self.rounds)}
+
 
 @dataclass
 class Ratio:

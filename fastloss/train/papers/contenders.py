@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastloss
 from fastloss.compound import Criterion
-from fastloss.measure.cases import Case, Term
+from fastloss.measure.cases import Case
 from fastloss.measure.formula import same_formula
 from fastloss.measure.peers import PEERS, NotOffered
 
@@ -105,11 +105,4 @@ def _wrap(loss: Loss) -> Loss:
 
 def case_of(criterion: Criterion, shape: tuple[int, ...]) -> Case:
     """The bench's description of a criterion, by which it knows what the libraries offer."""
-    terms = []
-    for term in criterion.spec.terms:
-        kind = term.kind
-        if kind == "tversky":
-            kind = {(0.5, 0.5): "dice", (1.0, 1.0): "iou"}.get((term.alpha, term.beta), "tversky")
-        k = float(term.k) if term.k is not None else 0.6
-        terms.append(Term(kind, term.weight, term.gamma, k, term.alpha, term.beta))
-    return Case(repr(criterion), "training", shape, criterion.mode, tuple(terms))
+    return Case(repr(criterion), "training", shape, criterion.mode, criterion.spec.terms)

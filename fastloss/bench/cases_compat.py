@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +61,10 @@ class CompatCase:
         return (x.sigmoid() if self.probabilities else x), y
 
 
+def _case(library: str, name: str, target: str, **settings: Any) -> CompatCase:
+    return CompatCase(library, name, target, settings)
+
+
 class _Pyramid(nn.Module):
     """Deep supervision on views of one output: the full size, half and a quarter of it."""
 
@@ -76,46 +79,51 @@ class _Pyramid(nn.Module):
 
 
 def _smp() -> list[CompatCase]:
-    case: Callable[..., CompatCase] = lambda name, target, **kw: CompatCase("smp", name, target, kw)  # noqa: E731
     cases = []
     for name in ("DiceLoss", "JaccardLoss", "TverskyLoss", "FocalLoss", "LovaszLoss"):
-        cases += [case(name, "mask", mode="binary"), case(name, "ids", mode="multiclass")]
-    cases += [case("DiceLoss", "onehot", mode="multilabel"), case("DiceLoss", "ids", mode="multiclass", log_loss=True)]
-    cases += [case("TverskyLoss", "ids", mode="multiclass", alpha=0.3, beta=0.7, gamma=1.5)]
-    cases += [case("FocalLoss", "ids", mode="multiclass", class_weights=[1.0, 2.0, 0.5, 1.0])]
-    cases += [case("FocalLoss", "mask", mode="binary", normalized=True)]
-    cases += [case("SoftBCEWithLogitsLoss", "mask"), case("SoftBCEWithLogitsLoss", "onehot", smooth_factor=0.1)]
-    cases += [case("SoftCrossEntropyLoss", "ids", smooth_factor=0.1)]
-    cases += [CompatCase("smp", "MCCLoss", "mask", probabilities=True)]
-    cases += [CompatCase("smp", "DiceLoss", "mask", {"mode": "binary", "from_logits": False}, probabilities=True)]
-    return cases
+        cases += [_case("smp", name, "mask", mode="binary"), _case("smp", name, "ids", mode="multiclass")]
+    return [
+        *cases,
+        _case("smp", "DiceLoss", "onehot", mode="multilabel"),
+        _case("smp", "DiceLoss", "ids", mode="multiclass", log_loss=True),
+        _case("smp", "TverskyLoss", "ids", mode="multiclass", alpha=0.3, beta=0.7, gamma=1.5),
+        _case("smp", "FocalLoss", "ids", mode="multiclass", class_weights=[1.0, 2.0, 0.5, 1.0]),
+        _case("smp", "FocalLoss", "mask", mode="binary", normalized=True),
+        _case("smp", "SoftBCEWithLogitsLoss", "mask"),
+        _case("smp", "SoftBCEWithLogitsLoss", "onehot", smooth_factor=0.1),
+        _case("smp", "SoftCrossEntropyLoss", "ids", smooth_factor=0.1),
+        CompatCase("smp", "MCCLoss", "mask", probabilities=True),
+        CompatCase("smp", "DiceLoss", "mask", {"mode": "binary", "from_logits": False}, probabilities=True),
+    ]
 
 
 def _monai() -> list[CompatCase]:
     softmax, sigmoid = {"to_onehot_y": True, "softmax": True}, {"sigmoid": True}
     cases = []
     for name in ("DiceLoss", "GeneralizedDiceLoss", "TverskyLoss", "DiceCELoss", "DiceFocalLoss"):
-        cases += [CompatCase("monai", name, "ids", softmax), CompatCase("monai", name, "mask", sigmoid)]
+        cases += [_case("monai", name, "ids", **softmax), _case("monai", name, "mask", **sigmoid)]
         cases.append(CompatCase("monai", name, "ids", softmax, volume=True))
-    cases.append(CompatCase("monai", "GeneralizedDiceFocalLoss", "ids", softmax))
-    cases.append(CompatCase("monai", "GeneralizedDiceFocalLoss", "onehot", sigmoid))
-    cases.append(CompatCase("monai", "MaskedDiceLoss", "ids", softmax))
-    cases.append(CompatCase("monai", "DiceLoss", "ids", softmax | {"reduction": "none", "include_background": False}))
-    cases.append(CompatCase("monai", "DiceLoss", "mask", {"squared_pred": True}, probabilities=True))
-    cases += [CompatCase("monai", "FocalLoss", "ids", {"to_onehot_y": True, "use_softmax": s}) for s in (False, True)]
-    cases.append(CompatCase("monai", "FocalLoss", "mask"))
-    cases.append(CompatCase("monai", "FocalLoss", "onehot", {"alpha": [0.5, 1.0, 2.0, 1.0]}))
-    cases.append(CompatCase("monai", "AsymmetricUnifiedFocalLoss", "mask", probabilities=True))
-    cases.append(CompatCase("monai", "DeepSupervisionLoss", "ids"))
-    return cases
+    return [
+        *cases,
+        _case("monai", "GeneralizedDiceFocalLoss", "ids", **softmax),
+        _case("monai", "GeneralizedDiceFocalLoss", "onehot", **sigmoid),
+        _case("monai", "MaskedDiceLoss", "ids", **softmax),
+        _case("monai", "DiceLoss", "ids", **softmax, reduction="none", include_background=False),
+        CompatCase("monai", "DiceLoss", "mask", {"squared_pred": True}, probabilities=True),
+        *[_case("monai", "FocalLoss", "ids", to_onehot_y=True, use_softmax=s) for s in (False, True)],
+        _case("monai", "FocalLoss", "mask"),
+        _case("monai", "FocalLoss", "onehot", alpha=[0.5, 1.0, 2.0, 1.0]),
+        CompatCase("monai", "AsymmetricUnifiedFocalLoss", "mask", probabilities=True),
+        _case("monai", "DeepSupervisionLoss", "ids"),
+    ]
 
 
 def _nnunet() -> list[CompatCase]:
     """As its trainers build them: batch Dice, no background, smooth 1e-5."""
     dice = {"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}
-    cases = [CompatCase("nnunet", "SoftDiceLoss", "ids", {"apply_nonlin": "softmax"} | dice)]
-    cases += [CompatCase("nnunet", "MemoryEfficientSoftDiceLoss", "ids", {"apply_nonlin": "softmax"} | dice)]
-    cases += [CompatCase("nnunet", name, "ids") for name in ("RobustCrossEntropyLoss", "TopKLoss")]
+    names = ("SoftDiceLoss", "MemoryEfficientSoftDiceLoss")
+    cases = [_case("nnunet", name, "ids", apply_nonlin="softmax", **dice) for name in names]
+    cases += [_case("nnunet", name, "ids") for name in ("RobustCrossEntropyLoss", "TopKLoss")]
     for volume in (False, True):
         both = {"soft_dice_kwargs": dice, "ce_kwargs": {}}
         cases += [CompatCase("nnunet", n, "ids", both, volume=volume) for n in ("DC_and_CE_loss", "DC_and_topk_loss")]

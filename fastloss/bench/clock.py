@@ -1,27 +1,19 @@
-"""Time, memory and launches of one call: on a GPU by CUDA events, in a dry run by the CPU's clock."""
+"""Time and launches of one call: on a GPU by CUDA events, in a dry run by the CPU's clock."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 
 import torch
+
+from fastloss.measure.timing import Timing
 
 Work = Callable[[], object]
 LEAST, MOST = 10, 60  # rounds
 SLEEP_CLOCK = 2.0e9  # cycles per second that torch.cuda._sleep counts, or a little more
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and interquartile range over median."""
-    median = statistics.median(seconds)
-    if len(seconds) < 4:
-        spread = max(seconds) - min(seconds)
-    else:
-        low, _, high = statistics.quantiles(seconds, n=4)
-        spread = high - low
-    return {"seconds": median, "spread": spread / median, "rounds": len(seconds)}
 
 
 def host_seconds(work: Work, calls: int, wait: Callable[[], None]) -> float:
@@ -78,7 +70,7 @@ class Cuda:
             self.wait()
             for name, (start, end) in events.items():
                 taken[name].append(start.elapsed_time(end) / 1e3)
-        return {name: summary(values) for name, values in taken.items()}
+        return {name: Timing(values).summary for name, values in taken.items()}
 
     def graph(self, works: list[Work], seconds: float) -> dict[str, float]:
         """Calls over as many inputs as outgrow the L2 cache, in one CUDA graph: device and host seconds per call."""
@@ -97,22 +89,6 @@ class Cuda:
         found["calls"] = len(works)
         del kept
         return found
-
-    def memory(self, forward: Callable[[], torch.Tensor], step: Work) -> dict[str, int]:
-        """Bytes beyond what is there before: held while the loss is alive, and at the peak of forward and backward."""
-        step()
-        tiny = torch.zeros((), device="cuda", requires_grad=True)
-        torch.autograd.grad(tiny * 2, tiny)  # autograd's thread lets go of the last results when it works again
-        self.wait()
-        base = torch.cuda.memory_allocated()
-        loss = forward()
-        kept = torch.cuda.memory_allocated() - base
-        del loss
-        torch.cuda.reset_peak_memory_stats()
-        result = step()
-        peak = torch.cuda.max_memory_allocated() - base
-        del result
-        return {"kept": kept, "peak": peak}
 
     def launches(self, work: Work) -> list[dict]:
         """Kernels, copies and fills of one call, in order of time: name, microseconds."""
@@ -144,17 +120,12 @@ class Dry:
                 start = time.perf_counter()
                 work()
                 taken[name].append(time.perf_counter() - start)
-        return {name: summary(values) for name, values in taken.items()}
+        return {name: Timing(values).summary for name, values in taken.items()}
 
     def graph(self, works: list[Work], seconds: float) -> dict[str, float]:
         found = self.rounds({"graph": lambda: [work() for work in works]}, seconds)["graph"]
         found["seconds"] /= len(works)
         return found | {"host_seconds": found["seconds"], "calls": len(works)}
-
-    def memory(self, forward: Callable[[], torch.Tensor], step: Work) -> dict[str, int]:
-        forward()
-        grads = step()[1]
-        return {"kept": 0, "peak": sum(g.nbytes for g in grads)}
 
     def launches(self, work: Work) -> list[dict]:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -165,5 +136,7 @@ class Dry:
         pass
 
 
+@cache
 def choose(dry: bool) -> Cuda | Dry:
+    """The clock of this process."""
     return Dry() if dry else Cuda()

@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -247,9 +248,26 @@ class CleanBuildPy(build_py):
         super().run()
 
 
+<<<<<<< HEAD
 if WINDOWS:
     print("fastloss: the extension is not built on Windows; losses run on Triton or in plain PyTorch.", file=sys.stderr)
+=======
+def read_readme():
+    """README with absolute links, for pages that show it with no files beside it (PyPI)."""
+    text, project = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "pyproject.toml")]
+    home = re.search(r'^Repository = "(.+)"', project, re.MULTILINE)[1]
+
+    def absolute(link):
+        image, words, target = link.groups()
+        return f"{image}[{words}]({home}/{'raw' if image else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)", absolute, text)
+
+
+>>>>>>> c19215e (Documents: README is one page, the rest a site in a reader's order; the code of every page is a test; metadata, workflows, a whole sdist)
 setup(
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
     ext_modules=[] if NO_EXT else [Extension("fastloss._C", sources=[])],
     cmdclass={"build_ext": NinjaBuild, "build_py": CleanBuildPy},
 )

@@ -1,8 +1,8 @@
 """nnU-Net with a fused loss, deep supervision included.
 
-Put this file into nnunetv2/training/nnUNetTrainer/ (nnU-Net finds trainers by name there), then
+Copy this file into a folder of its own (nnU-Net imports every file there), then
 
-    nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerFastloss
+    nnUNet_extTrainer=FOLDER nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerFastloss
 """
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

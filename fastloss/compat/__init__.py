@@ -7,9 +7,11 @@ they are first asked for, and import none of those libraries but torch.
 import importlib
 from types import ModuleType
 
+from ._base import CompatLoss
 from ._sum import WeightedSum
+from ._verify import Report
 
-__all__ = ["WeightedSum"]
+__all__ = ["CompatLoss", "Report", "WeightedSum"]
 _NAMESPACES = ("monai", "nnunet", "smp", "torch")
 
 

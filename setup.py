@@ -248,10 +248,6 @@ class CleanBuildPy(build_py):
         super().run()
 
 
-<<<<<<< HEAD
-if WINDOWS:
-    print("fastloss: the extension is not built on Windows; losses run on Triton or in plain PyTorch.", file=sys.stderr)
-=======
 def read_readme():
     """README with absolute links, for pages that show it with no files beside it (PyPI)."""
     text, project = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "pyproject.toml")]
@@ -264,7 +260,8 @@ def read_readme():
     return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)", absolute, text)
 
 
->>>>>>> c19215e (Documents: README is one page, the rest a site in a reader's order; the code of every page is a test; metadata, workflows, a whole sdist)
+if WINDOWS:
+    print("fastloss: the extension is not built on Windows; losses run on Triton or in plain PyTorch.", file=sys.stderr)
 setup(
     long_description=read_readme(),
     long_description_content_type="text/markdown",

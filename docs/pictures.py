@@ -69,7 +69,7 @@ def sizes() -> None:
     """The loss of a missed object and of one that is a pixel too large, by its radius."""
     radii = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96]
     middle = distance(256, 127.5, 127.5)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.8), layout="constrained", sharey=True)
     for axis, title, grown in zip(axes, ("missed", "one pixel too large"), (None, 1)):
         for name, (loss, colour) in LOSSES.items():
             if "+" in name:
@@ -83,7 +83,7 @@ def sizes() -> None:
         axis.set_title(f"an object that is {title}", fontsize=12)
         axis.set_xlabel("radius of the object, pixels")
     axes[0].set_ylabel("loss")
-    axes[1].legend(fontsize=9, frameon=False, loc="lower left")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11, frameon=False)
     save(figure, "sizes.svg")
 
 

@@ -7,24 +7,13 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from fastloss.measure.cases import BCE, CE, DICE, EAGER, FOCAL, IOU, TAGS, Case
+from fastloss.measure import cases
+from fastloss.measure.cases import EAGER, TAGS, Case
 from fastloss.measure.peers import usual
 from fastloss.spec import Term
 
-TOPK = Term("topk", k=Fraction("0.1"))
-SUMS = {
-    "dice": (DICE,),
-    "topk": (TOPK,),
-    "bce": (BCE,),
-    "ce": (CE,),
-    "focal": (FOCAL,),
-    "focal1.5": (Term("focal", gamma=1.5),),
-    "dice+bce": (DICE, BCE),
-    "dice+focal": (DICE, FOCAL),
-    "iou+topk": (IOU, TOPK),
-    "dice+ce": (DICE, CE),
-    "dice+smoothed": (DICE, Term("ce", label_smoothing=0.1)),
-}
+TERMS = cases.NAMED | {"ce": cases.CE, "topk": Term("topk", k=Fraction("0.1")), "focal1.5": Term("focal", gamma=1.5)}
+TERMS["smoothed"] = Term("ce", label_smoothing=0.1)
 SHAPES = {  # and those of a dry run
     "64": ((1, 1, 64, 64), (1, 1, 8, 8)),
     "2mpx": ((32, 1, 256, 256), (4, 1, 24, 24)),
@@ -69,7 +58,7 @@ def make(size: str, loss: str, dry: bool = False, **settings: Any) -> Case:
     """A row; `settings` as of `Case`."""
     shape = SHAPES[size][dry]
     mode = settings.pop("mode", "binary" if shape[1] == 1 else "multiclass")
-    case = Case("", size, shape, mode, SUMS[loss], **settings)
+    case = Case("", size, shape, mode, tuple([TERMS[word] for word in loss.split("+")]), **settings)
     name = f"{loss}-{size}-{TAGS[case.dtype]}" + "-multilabel" * (mode == "multilabel")
     name += "" if case.target == "uint8" else f"-{case.target}"
     name += "" if case.levels == 1 else f"-{case.levels}levels"
@@ -77,12 +66,18 @@ def make(size: str, loss: str, dry: bool = False, **settings: Any) -> Case:
     return replace(case, name=name)
 
 
+def _rows(dry: bool, *lines: tuple[str, str, dict[str, Any]]) -> list[Case]:
+    """Every loss of a line at every size of it."""
+    return [
+        make(s, loss, dry, **more) for sizes, losses, more in lines for s in sizes.split() for loss in losses.split()
+    ]
+
+
 def bench(dry: bool = False) -> list[Case]:
     """The rows that stand for all others."""
-    rows: list[tuple[str, str, dict]] = [
-        ("8mpx", "dice", {}),
-        ("2mpx", "dice", {}),
-        ("268mpx", "dice", {}),
+    return _rows(
+        dry,
+        ("8mpx 2mpx 268mpx", "dice", {}),
         ("8mpx", "dice", {"dtype": "bfloat16"}),
         ("8mpx", "topk", {}),
         ("8mpx", "dice+bce", {"ignored": "mask"}),
@@ -93,44 +88,42 @@ def bench(dry: bool = False) -> list[Case]:
         ("c14", "dice+ce", {}),
         ("c14", "dice+ce", {"ignored": "index"}),
         ("c14", "dice+smoothed", {}),
-        ("c118", "dice+ce", {}),
-        ("c150", "dice+ce", {}),
+        ("c118 c150", "dice+ce", {}),
         ("c14", "dice+ce", {"levels": 4}),
         ("64", "dice", {"peers": EAGER}),
-    ]
-    return [make(size, loss, dry, **settings) for size, loss, settings in rows]
+    )
 
 
 def more(dry: bool = False) -> list[Case]:
     """The rest, those that peers are compiled for first; dry: the first of each kind."""
-    every: list[Case] = []
-
-    def add(sizes: str, losses: str, **settings: object) -> None:
-        every.extend(make(s, loss, dry, **settings) for s in sizes.split() for loss in losses.split())
-
-    add("8mpx", "dice+focal focal dice+bce bce iou+topk")
-    add("c14", "dice+focal topk")
-    add("c3", "dice+bce", mode="multilabel")
-    add("8mpx", "topk", dtype="bfloat16")
-    add("c19", "ce", ignored="index")
-    add("4mpx 16mpx", "dice", peers="")
-    add("2mpx", "topk dice+focal focal dice+bce bce iou+topk", peers=EAGER)
-    add("c9", "topk", peers=EAGER)
-    add("c3", "dice+ce dice+focal", peers=EAGER)
-    add("268mpx", "topk dice+focal", peers=EAGER)
-    add("c118", "dice+focal", peers=EAGER)
-    add("c9", "dice+focal", levels=4, peers=EAGER)
-    add("c14", "dice+focal dice+ce", dtype="bfloat16", peers=EAGER)
-    add("8mpx", "dice", target="int64", peers=EAGER)
-    add("c14", "dice+ce", target="int64", peers=EAGER)
-    add("64", "bce", peers=EAGER)
-    add("8mpx", "dice+focal focal dice+bce bce iou+topk", dtype="bfloat16", peers="")
-    add("2mpx", "dice topk dice+focal focal dice+bce bce iou+topk", dtype="bfloat16", peers="")
-    add("268mpx", "focal bce", peers="")
-    add("268mpx", "dice topk dice+focal", dtype="bfloat16", peers="")
-    add("c9", "iou+topk", peers="")
-    add("c9", "dice+focal", dtype="bfloat16", peers="")
-    add("c118", "dice+focal dice+ce", dtype="bfloat16", peers="")
+    half = {"dtype": "bfloat16"}
+    eager, none = {"peers": EAGER}, {"peers": ""}
+    every = _rows(
+        dry,
+        ("8mpx", "dice+focal focal dice+bce bce iou+topk", {}),
+        ("c14", "dice+focal topk", {}),
+        ("c3", "dice+bce", {"mode": "multilabel"}),
+        ("8mpx", "topk", half),
+        ("c19", "ce", {"ignored": "index"}),
+        ("4mpx 16mpx", "dice", none),
+        ("2mpx", "topk dice+focal focal dice+bce bce iou+topk", eager),
+        ("c9", "topk", eager),
+        ("c3", "dice+ce dice+focal", eager),
+        ("268mpx", "topk dice+focal", eager),
+        ("c118", "dice+focal", eager),
+        ("c9", "dice+focal", {"levels": 4, **eager}),
+        ("c14", "dice+focal dice+ce", half | eager),
+        ("8mpx", "dice", {"target": "int64", **eager}),
+        ("c14", "dice+ce", {"target": "int64", **eager}),
+        ("64", "bce", eager),
+        ("8mpx", "dice+focal focal dice+bce bce iou+topk", half | none),
+        ("2mpx", "dice topk dice+focal focal dice+bce bce iou+topk", half | none),
+        ("268mpx", "focal bce", none),
+        ("268mpx", "dice topk dice+focal", half | none),
+        ("c9", "iou+topk", none),
+        ("c9", "dice+focal", half | none),
+        ("c118", "dice+focal dice+ce", half | none),
+    )
     if not dry:
         return every
     kinds: dict[tuple, Case] = {}

@@ -83,17 +83,12 @@ def measure(
     sound = [contender for contender in found if "refused" not in entries[contender.key]]
     for contender in sound if weigh else []:
         say(f"memory of {contender.key}")
-        entries[contender.key]["memory"] = _weights(one, contender, x)
+        weights = entries[contender.key]["memory"] = memory.in_logits(one, contender, x)
+        if contender.role.startswith("ours"):
+            weights["no_grad_peak"] = memory.no_grad_peak(contender, x) / one.logits_bytes
     if "refused" in entries[OURS]:
         return row | {"refused": entries[OURS]["refused"]}
     return row | _times(one, sound, entries, x, clock, rounds, seconds, say)
-
-
-def _weights(case: Case, contender: Contender, x: torch.Tensor) -> dict[str, float]:
-    weights = asdict(memory.measure(contender, x))
-    if contender.role.startswith("ours"):
-        weights["no_grad_peak"] = memory.no_grad_peak(contender, x)
-    return {name: memory.in_logits(case, count) for name, count in weights.items()}
 
 
 def _times(

@@ -113,8 +113,7 @@ def measure(case: str, key: str, seconds: float, last: bool, dry: bool, say: Say
     if moved is not None:
         found |= {"path_bytes": moved, "predicted_seconds": found.get("path_copy", found["copy"])}
     del copies
-    weights = memory.measure(contender, x)
-    found["memory"] = {what: memory.in_logits(one, getattr(weights, what)) for what in ("kept", "peak")}
+    found["memory"] = memory.in_logits(one, contender, x)
     if one.numel <= HOST_LOGITS:
         found["host_seconds"] = clock.host_seconds(lambda: contender.step(x), 100, used.wait)
     if mine:

@@ -16,11 +16,9 @@ from .contenders import Contender
 
 @dataclass
 class Memory:
-    """Bytes beyond logits and target. `kept`: every live allocation; `saved`: only what autograd's hooks can see."""
+    """Bytes beyond logits and target: what lives between forward and backward, and the most at once."""
 
     kept: int
-    saved: int
-    peak_forward: int
     peak: int
 
 
@@ -42,54 +40,34 @@ def live_and_peak(changes: list[int]) -> tuple[int, int]:
     return live, peak
 
 
-def tensors(*values: Any) -> list[Tensor]:
-    """The tensors of nested lists and tuples."""
-    return [t for v in values for t in (tensors(*v) if isinstance(v, list | tuple) else [v]) if t is not None]
-
-
 def measure(contender: Contender, x: Any) -> Memory:
     """One warm call, then a counted forward (loss alive: what training keeps), then a counted forward and backward.
 
     The allocator sees everything: what a node keeps outside `save_for_backward` (a gradient from forward) counts too.
     """
-    if tensors(x)[0].is_cuda:
-        return _measure_cuda(contender, x)
-    inputs = {t.untyped_storage().data_ptr() for t in tensors(x, contender.y)}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in inputs:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     contender.step(x)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = contender.loss(x, contender.y)
-    del loss
+    if (x[0] if isinstance(x, list) else x).is_cuda:
+        return _measure_cuda(contender, x)
     loss, forward = allocations(lambda: contender.loss(x, contender.y))
-    kept, peak_forward = live_and_peak(forward)
     del loss
     _, both = allocations(lambda: contender.step(x))
-    return Memory(kept, sum(saved.values()), peak_forward, live_and_peak(both)[1])
+    return Memory(live_and_peak(forward)[0], live_and_peak(both)[1])
 
 
 def _measure_cuda(contender: Contender, x: Any) -> Memory:
-    """The same by the counters of torch's CUDA allocator, which do not tell what is saved (0)."""
-    contender.step(x)
+    """The same by the counters of torch's CUDA allocator."""
     tiny = torch.zeros((), device="cuda", requires_grad=True)
     torch.autograd.grad(tiny * 2, tiny)  # autograd's thread lets go of the last results when it works again
     torch.cuda.synchronize()
     base = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
     loss = contender.loss(x, contender.y)
-    kept, peak_forward = torch.cuda.memory_allocated() - base, torch.cuda.max_memory_allocated() - base
+    kept = torch.cuda.memory_allocated() - base
     del loss
     torch.cuda.reset_peak_memory_stats()
     result = contender.step(x)
     peak = torch.cuda.max_memory_allocated() - base
     del result
-    return Memory(kept, 0, peak_forward, peak)
+    return Memory(kept, peak)
 
 
 def no_grad_peak(contender: Contender, x: Tensor) -> int:
@@ -103,6 +81,6 @@ def no_grad_peak(contender: Contender, x: Tensor) -> int:
     return live_and_peak(allocations(forward)[1])[1]
 
 
-def in_logits(case: Case, count: int) -> float:
-    """Bytes as a multiple of the logits' bytes."""
-    return count / case.logits_bytes
+def in_logits(case: Case, contender: Contender, x: Any) -> dict[str, float]:
+    """`measure` in multiples of the logits' bytes."""
+    return {name: count / case.logits_bytes for name, count in vars(measure(contender, x)).items()}

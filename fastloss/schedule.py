@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
+from ._types import Direction
 from .compound import SETTINGS, CompoundLoss, Criterion
 from .stats import Stats
 
@@ -31,24 +32,25 @@ class LossSchedule(nn.Module):
 
     A blend keeps its two weights in 0-d buffers that are filled in place: its changes recompile nothing and are seen by
     a captured CUDA graph. An abrupt change is another computation and takes effect on the next call.
-
-    Args:
-        stages: pairs (first epoch, loss), the first at epoch 0, epochs increasing.
-
-    Raises:
-        ValueError: no stages, epochs that do not start at 0 or do not increase.
-        TypeError: an epoch is no integer, a loss is none of fastloss.
     """
 
+    _kind: ClassVar[str] = "abrupt"
+
     def __init__(self, stages: Iterable[tuple[int, Criterion]]) -> None:
+        """Change the loss abruptly at given epochs.
+
+        Args:
+            stages: pairs (first epoch, loss), the first at epoch 0, epochs increasing.
+
+        Raises:
+            ValueError: no stages, epochs that do not start at 0 or do not increase.
+            TypeError: an epoch is no integer, a loss is none of fastloss.
+        """
         stages = check.pairs("stages", stages, "(first epoch, loss)")
         starts = [check.count("a stage's first epoch", start) for start, _ in stages]
         if starts[0] != 0 or any([b <= a for a, b in pairwise(starts)]):
             raise ValueError(f"stages must start at epoch 0 and then increase, got {starts}.")
-        super().__init__()
-        self._kind = "abrupt"
-        self._settings: dict[str, Any] = {"starts": starts}
-        self._set_losses([loss for _, loss in stages])
+        self._begin([loss for _, loss in stages], starts=starts)
 
     @classmethod
     def linear(cls, a: Criterion, b: Criterion, start: int, end: int) -> LossSchedule:
@@ -57,7 +59,7 @@ class LossSchedule(nn.Module):
         The "naive" schedule of Taubert et al. 2020, "Loss scheduling for class-imbalanced image segmentation problems".
         Raises ValueError unless 0 <= start < end, and what a + b raises.
         """
-        return cls._blend("linear", a, b, start, end)
+        return LinearSchedule(a, b, start, end)
 
     @classmethod
     def alternating(cls, a: Criterion, b: Criterion, start: int, end: int, period: int) -> LossSchedule:
@@ -67,48 +69,28 @@ class LossSchedule(nn.Module):
         The "alternating" schedule of Taubert et al. 2020 (a linear ramp followed by a sinusoidal decay), repeated.
         Raises ValueError unless 0 <= start < end and period >= 2, and what a + b raises.
         """
-        return cls._blend("alternating", a, b, start, end, period=check.count("period", period, 2))
+        return AlternatingSchedule(a, b, start, end, period)
 
     @classmethod
     def on_plateau(
-        cls, a: Criterion, b: Criterion, patience: int = 10, min_delta: float = 0.0, mode: str = "max"
+        cls, a: Criterion, b: Criterion, patience: int = 10, min_delta: float = 0.0, mode: Direction = "max"
     ) -> LossSchedule:
         """a until the metric given to `step` has not improved by more than min_delta for `patience` steps, then b.
 
         mode: "max" (a score) or "min" (a loss). A NaN metric is no improvement. Raises ValueError for patience < 1,
         min_delta < 0 or another mode.
         """
-        made = cls([(0, a)])
-        made._kind = "on_plateau"
-        made._settings = {
-            "patience": check.count("patience", patience, 1),
-            "min_delta": check.number("min_delta", min_delta, 0.0),
-            "mode": check.choice("mode", mode, ("max", "min")),
-        }
-        made._set_losses([a, b])
-        return made
+        return PlateauSchedule(a, b, patience, min_delta, mode)
 
-    @classmethod
-    def _blend(cls, kind: str, a: Criterion, b: Criterion, start: int, end: int, **settings: int) -> LossSchedule:
-        start, end = check.count("start", start), check.count("end", end)
-        if start >= end:
-            raise ValueError(f"start must be before end, got start={start} and end={end}.")
-        weights = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.0)]
-        made = cls([(0, CompoundLoss([(weights[0], a), (weights[1], b)]))])
-        made._kind = kind
-        made._settings = {"start": start, "end": end, **settings}
-        made._set_weight(made._share(0))
-        return made
-
-    def _set_losses(self, losses: list[Criterion]) -> None:
+    def _begin(self, losses: list[Criterion], **settings: Any) -> None:
+        super().__init__()
         for loss in losses:
             if not isinstance(loss, Criterion):
                 raise TypeError(f"a stage must be a loss of fastloss, got {type(loss).__name__}.")
         self.losses = nn.ModuleList(losses)
+        self._settings = settings
         self._index = 0
         self._epoch = -1
-        self._best: float | None = None
-        self._waited = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTINGS or name in SETTINGS:
@@ -125,7 +107,7 @@ class LossSchedule(nn.Module):
     def stages(self) -> list[tuple[int, Criterion]]:
         """The pairs (first epoch, loss) of an abrupt schedule; empty for the other kinds."""
         losses: Any = self.losses
-        return list(zip(self._settings["starts"], losses)) if self._kind == "abrupt" else []
+        return list(zip(self._settings.get("starts", ()), losses))
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """The active loss; see `Criterion.forward`."""
@@ -143,7 +125,7 @@ class LossSchedule(nn.Module):
         return self.active.with_stats(x, y, threshold, mask, pixel_weight)
 
     def step(self, epoch: int, metric: float | Tensor | None = None) -> bool:
-        """Brings the loss to `epoch` (counted from 0) and returns whether it changed.
+        """Bring the loss to `epoch` (counted from 0) and return whether it changed.
 
         `metric` is the latest validation metric; only `on_plateau` reads it, and counts each epoch once.
 
@@ -152,17 +134,121 @@ class LossSchedule(nn.Module):
             TypeError: epoch is no integer.
         """
         epoch = check.count("epoch", epoch)
-        if self._kind == "on_plateau":
-            changed = self._watch(epoch, metric)
-        elif self._kind == "abrupt":
-            index = sum([start <= epoch for start in self._settings["starts"]]) - 1
-            changed, self._index = index != self._index, index
-        else:
-            changed = self._set_weight(self._share(epoch))
+        changed = self._move(epoch, metric)
         self._epoch = epoch
         return changed
 
-    def _watch(self, epoch: int, metric: float | Tensor | None) -> bool:
+    def _move(self, epoch: int, metric: float | Tensor | None) -> bool:
+        """Alter the loss for `epoch` and return whether it changed; `self._epoch` is still the one before."""
+        before = self._index
+        self._index = sum([start <= epoch for start in self._settings["starts"]]) - 1
+        return self._index != before
+
+    def get_extra_state(self) -> dict[str, Any]:
+        state = {"kind": self._kind, "index": self._index, "epoch": self._epoch}
+        return {**state, "best": None, "waited": 0, "applied": None}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what get_extra_state saved; raises ValueError if it belongs to another kind of schedule."""
+        if state["kind"] != self._kind:
+            raise ValueError(f"state_dict must come from a schedule of kind {self._kind!r}, got {state['kind']!r}.")
+        self._index, self._epoch = state["index"], state["epoch"]
+
+    def _get_name(self) -> str:
+        return "LossSchedule"
+
+    def extra_repr(self) -> str:
+        settings = ", ".join([f"{name}={value!r}" for name, value in self._settings.items()])
+        return f"{self._kind}, {settings}, active={self._index}"
+
+
+class _Blend(LossSchedule):
+    """One loss until epoch `start`, another from `end`, and a weighted sum of both in between."""
+
+    def _blend(self, a: Criterion, b: Criterion, start: int, end: int, **settings: int) -> None:
+        start, end = check.count("start", start), check.count("end", end)
+        if start >= end:
+            raise ValueError(f"start must be before end, got start={start} and end={end}.")
+        weights = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.0)]
+        self._begin([CompoundLoss([(weights[0], a), (weights[1], b)])], start=start, end=end, **settings)
+        self._share = -1.0
+        self._apply_share(0.0)
+
+    def _move(self, epoch: int, metric: float | Tensor | None) -> bool:
+        start, end = self._settings["start"], self._settings["end"]
+        return self._apply_share(self._share_between(epoch) if start < epoch < end else float(epoch >= end))
+
+    def _share_between(self, epoch: int) -> float:
+        """The weight of the second loss between `start` and `end`."""
+        raise NotImplementedError
+
+    def _apply_share(self, share: float) -> bool:
+        changed = share != self._share
+        self._share = share
+        blend: Any = self.losses[0]
+        with torch.no_grad():
+            for name, value in (("weight_0", 1.0 - share), ("weight_1", share)):
+                weight = blend._tensor(name)
+                if weight.is_inference() and not torch.is_inference_mode_enabled():  # made or moved there
+                    weight = blend._buffers[name] = weight.clone()
+                weight.fill_(value)
+        return changed
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {**super().get_extra_state(), "applied": self._share}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self._apply_share(state["applied"])
+
+
+class LinearSchedule(_Blend):
+    """What `LossSchedule.linear` makes."""
+
+    _kind = "linear"
+
+    def __init__(self, a: Criterion, b: Criterion, start: int, end: int) -> None:
+        """See `LossSchedule.linear`."""
+        self._blend(a, b, start, end)
+
+    def _share_between(self, epoch: int) -> float:
+        start, end = self._settings["start"], self._settings["end"]
+        return (epoch - start) / (end - start)
+
+
+class AlternatingSchedule(_Blend):
+    """What `LossSchedule.alternating` makes."""
+
+    _kind = "alternating"
+
+    def __init__(self, a: Criterion, b: Criterion, start: int, end: int, period: int) -> None:
+        """See `LossSchedule.alternating`."""
+        self._blend(a, b, start, end, period=check.count("period", period, 2))
+
+    def _share_between(self, epoch: int) -> float:
+        phase = (epoch - self._settings["start"]) % self._settings["period"] / self._settings["period"]
+        return 2.0 * phase if phase < 0.5 else math.cos(math.pi * (phase - 0.5))
+
+
+class PlateauSchedule(LossSchedule):
+    """What `LossSchedule.on_plateau` makes."""
+
+    _kind = "on_plateau"
+
+    def __init__(
+        self, a: Criterion, b: Criterion, patience: int = 10, min_delta: float = 0.0, mode: Direction = "max"
+    ) -> None:
+        """See `LossSchedule.on_plateau`."""
+        self._begin(
+            [a, b],
+            patience=check.count("patience", patience, 1),
+            min_delta=check.number("min_delta", min_delta, 0.0),
+            mode=check.choice("mode", mode, ("max", "min")),
+        )
+        self._best: float | None = None
+        self._waited = 0
+
+    def _move(self, epoch: int, metric: float | Tensor | None) -> bool:
         if metric is None:
             if epoch > 0 and self._index == 0:
                 raise ValueError("metric must be given to step() of an on_plateau schedule after epoch 0, got None.")
@@ -180,47 +266,9 @@ class LossSchedule(nn.Module):
         self._index = 1
         return True
 
-    def _share(self, epoch: int) -> float:
-        """The weight of the second loss of a blend."""
-        start, end = self._settings["start"], self._settings["end"]
-        if epoch <= start or epoch >= end:
-            return float(epoch >= end)
-        if self._kind == "linear":
-            return (epoch - start) / (end - start)
-        phase = (epoch - start) % self._settings["period"] / self._settings["period"]
-        return 2.0 * phase if phase < 0.5 else math.cos(math.pi * (phase - 0.5))
-
-    def _set_weight(self, share: float) -> bool:
-        changed = share != getattr(self, "_applied", None)
-        self._applied = share
-        blend: Any = self.losses[0]
-        with torch.no_grad():
-            for name, value in (("weight_0", 1.0 - share), ("weight_1", share)):
-                weight = blend._tensor(name)
-                if weight.is_inference() and not torch.is_inference_mode_enabled():  # made or moved there
-                    weight = blend._buffers[name] = weight.clone()
-                weight.fill_(value)
-        return changed
-
     def get_extra_state(self) -> dict[str, Any]:
-        return {
-            "kind": self._kind,
-            "index": self._index,
-            "epoch": self._epoch,
-            "best": self._best,
-            "waited": self._waited,
-            "applied": getattr(self, "_applied", None),
-        }
+        return {**super().get_extra_state(), "best": self._best, "waited": self._waited}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores what get_extra_state saved; raises ValueError if it belongs to another kind of schedule."""
-        if state["kind"] != self._kind:
-            raise ValueError(f"state_dict must come from a schedule of kind {self._kind!r}, got {state['kind']!r}.")
-        self._index, self._epoch = state["index"], state["epoch"]
+        super().set_extra_state(state)
         self._best, self._waited = state["best"], state["waited"]
-        if state["applied"] is not None:
-            self._set_weight(state["applied"])
-
-    def extra_repr(self) -> str:
-        settings = ", ".join([f"{name}={value!r}" for name, value in self._settings.items()])
-        return f"{self._kind}, {settings}, active={self._index}"

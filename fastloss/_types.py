@@ -1,0 +1,20 @@
+"""Types of arguments, as editors and type checkers see them; `_arguments` checks the values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+Mode = Literal["binary", "multilabel", "multiclass"]
+SigmoidMode = Literal["binary", "multilabel"]
+SoftmaxMode = Literal["multiclass"]
+Reduction = Literal["mean", "sum", "none"]
+ScalarReduction = Literal["mean", "sum"]
+Empty = Literal["zero", "skip", "score"]
+Soft = Literal["product", "l1"]
+Backend = Literal["reference", "cpu", "cuda", "triton"]
+Interpolation = Literal["nearest-exact", "nearest"]
+Direction = Literal["max", "min"]  # of a metric that gets better
+Vector = Sequence[float] | Tensor

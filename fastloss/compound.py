@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -158,16 +158,14 @@ class Criterion(nn.Module):
         return parameter if found is None else found
 
     def __add__(self, other: object) -> Criterion:
-        if isinstance(other, Criterion):
-            return CompoundLoss([(1.0, self), (1.0, other)])
         if isinstance(other, Real) and other == 0:
             return self  # sum() starts from 0
-        return NotImplemented
+        return CompoundLoss([(1.0, self), (1.0, other)]) if _addable(other) else NotImplemented
 
     __radd__ = __add__
 
     def __sub__(self, other: object) -> Criterion:
-        return CompoundLoss([(1.0, self), (-1.0, other)]) if isinstance(other, Criterion) else NotImplemented
+        return CompoundLoss([(1.0, self), (-1.0, other)]) if _addable(other) else NotImplemented
 
     def __neg__(self) -> Criterion:
         return CompoundLoss([(-1.0, self)])
@@ -192,17 +190,19 @@ class CompoundLoss(Criterion):
     It is flat: compounds inside it are spread out and their weights multiplied. Weight tensors become buffers (or
     parameters) `weight_0`, `weight_1` …, the very tensors that were given until `.to` moves them: fill them in place to
     change a weight without recompiling or re-capturing a graph. One that requires a gradient gets it.
-
-    Args:
-        terms: pairs (weight, loss), at most 16 terms in all; a weight is a finite number or a 0-d floating tensor.
-
-    Raises:
-        ValueError: losses of different mode, ignore_index, backend or process group (pointwise losses but top-k have
-            none), reduction="none", no or too many terms, or a weight that is not finite or not 0-d.
-        TypeError: a weight is no number or floating-point tensor, or a loss is none of fastloss.
     """
 
     def __init__(self, terms: Iterable[tuple[float | Tensor, Criterion]]) -> None:
+        """Make the sum of weight * loss.
+
+        Args:
+            terms: pairs (weight, loss), at most 16 terms in all; a weight is a finite number or a 0-d floating tensor.
+
+        Raises:
+            ValueError: losses of different mode, ignore_index, backend or process group (pointwise losses but top-k
+                have none), reduction="none", no or too many terms, or a weight that is not finite or not 0-d.
+            TypeError: a weight is no number or floating-point tensor, or a loss is none of fastloss.
+        """
         pairs = [(weight, _checked(loss)) for weight, loss in check.pairs("terms", terms, "(weight, loss)")]
         mode, ignore_index, backend, group = _common([loss for _, loss in pairs])
         tensors: dict[str, Tensor] = {}
@@ -234,9 +234,17 @@ class CompoundLoss(Criterion):
         return "CompoundLoss(\n" + "\n".join(lines) + "\n)"
 
 
+def _addable(other: object) -> TypeGuard[Criterion]:
+    """Whether it is a loss of fastloss; raises TypeError for a module that is none and cannot add itself."""
+    if isinstance(other, nn.Module) and not isinstance(other, Criterion) and not hasattr(type(other), "__radd__"):
+        _checked(other)
+    return isinstance(other, Criterion)
+
+
 def _checked(loss: object) -> Criterion:
     if not isinstance(loss, Criterion):
-        raise TypeError(f"a compound is made of fastloss losses, got {type(loss).__name__}.")
+        hint = "; fastloss.fuse([(weight, loss), …]) adds losses of any library" if isinstance(loss, nn.Module) else ""
+        raise TypeError(f"a compound is made of fastloss losses, got {type(loss).__name__}{hint}.")
     if loss._plan.elementwise:
         raise ValueError("reduction='none' cannot be used inside a compound; use 'mean' or 'sum'.")
     return loss

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
+from ._types import Interpolation
 from .compound import SETTINGS, Criterion
 from .plan import plan
 from .schedule import LossSchedule
 from .spec import Spec
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 INTERPOLATIONS = ("nearest-exact", "nearest")
 
 
@@ -25,27 +27,33 @@ class DeepSupervisionLoss(nn.Module):
     The target is given once, at full resolution. Each level reads it through a stride where the sizes divide each
     other, so that no smaller copies exist; elsewhere the few indices that are needed are gathered. Each level is one
     fused call, its weight inside.
-
-    Args:
-        criterion: the loss of each level: one of fastloss, a drop-in of `fastloss.compat`, or any module that is called
-            with logits and a target.
-        weights: one number for each level, the finest first; levels of weight 0 are not computed. None: 1, 1/2, 1/4 …,
-            divided by their sum. (nnU-Net's trainer takes these with a 0 for the coarsest level.)
-        interpolation: "nearest-exact" (nnU-Net, MONAI: the pixel below the centre of the coarse one) or "nearest" (its
-            corner), as `torch.nn.functional.interpolate` names them.
-
-    Raises:
-        ValueError: no weights, all of them 0, one that is not finite or below 0, or another interpolation.
-        TypeError: the criterion is no module.
     """
 
     def __init__(
-        self, criterion: nn.Module, weights: Sequence[float] | None = None, *, interpolation: str = "nearest-exact"
+        self,
+        criterion: nn.Module,
+        weights: Sequence[float] | None = None,
+        *,
+        interpolation: Interpolation = "nearest-exact",
     ) -> None:
+        """Make the loss of a pyramid.
+
+        Args:
+            criterion: the loss of each level: one of fastloss, a drop-in of `fastloss.compat`, or any module that is
+                called with logits and a target.
+            weights: one number for each level, the finest first; levels of weight 0 are not computed. None: 1, 1/2,
+                1/4 …, divided by their sum. (nnU-Net's trainer takes these with a 0 for the coarsest level.)
+            interpolation: "nearest-exact" (nnU-Net, MONAI: the pixel below the centre of the coarse one) or "nearest"
+                (its corner), as `torch.nn.functional.interpolate` names them.
+
+        Raises:
+            ValueError: no weights, all of them 0, one that is not finite or below 0, or another interpolation.
+            TypeError: the criterion is no module.
+        """
         super().__init__()
         self.criterion = criterion
         self.weights: Any = weights
-        self.interpolation = interpolation
+        self.interpolation: Interpolation = interpolation
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Settings can be changed at any time, and are checked as those of the constructor."""
@@ -139,8 +147,10 @@ def sample(t: Tensor, size: Sequence[int], interpolation: str = "nearest-exact")
 def scaled(loss: Callable[..., Tensor], weight: float, *inputs: Any, **named: Any) -> Tensor:
     """weight * loss(*inputs), with the weight inside the fused pass where there is one: the gradient that is written
     ahead in forward then is right for every level of a pyramid."""
+    if isinstance(loss, nn.Module) and altered(loss):
+        return weight * loss(*inputs, **named)
     if isinstance(loss, LossSchedule):
-        loss = loss.active
+        return scaled(loss.active, weight, *inputs, **named)
     if isinstance(loss, Criterion):
         factors = loss._weights() if loss._factors else None
         make = _scaled_spec if torch.compiler.is_compiling() else _cached_spec
@@ -148,6 +158,17 @@ def scaled(loss: Callable[..., Tensor], weight: float, *inputs: Any, **named: An
         return inner.run(*inputs, **named, weights=factors)[0]
     inside = getattr(loss, "_scaled", None)
     return weight * loss(*inputs, **named) if inside is None else inside(float(weight), *inputs, **named)
+
+
+def altered(loss: nn.Module) -> bool:
+    """Whether a call of a loss runs something else than its own computation: hooks, or the forward of a subclass."""
+    loss = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper
+    if "forward" in loss.__dict__ or any([getattr(loss, hook, None) for hook in HOOKS]):
+        return True
+    for known in (Criterion, LossSchedule):
+        if isinstance(loss, known):
+            return type(loss).forward is not known.forward
+    return getattr(loss, "_replaced", False)
 
 
 def _scaled_spec(spec: Spec, weight: float) -> Spec:

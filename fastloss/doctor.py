@@ -10,6 +10,7 @@ import torch
 
 import fastloss
 from fastloss import _library, backends
+from fastloss._types import Mode
 from fastloss._version import __version__
 
 
@@ -59,7 +60,8 @@ def warm(available: dict[str, str | None], device: str = "cuda") -> list[dict]:
     for backend in [name for name, why_not in available.items() if why_not is None]:
         if backends.DEVICES.get(backend) != device:
             continue
-        for mode, channels in (("binary", 1), ("multilabel", 3), ("multiclass", 4)):
+        modes: list[tuple[Mode, int]] = [("binary", 1), ("multilabel", 3), ("multiclass", 4)]
+        for mode, channels in modes:
             plain = fastloss.CrossEntropyLoss() if mode == "multiclass" else fastloss.BCEWithLogitsLoss(mode)
             dice = fastloss.DiceLoss(mode)
             for criterion in (plain, dice, dice + plain, dice + fastloss.FocalLoss(mode), fastloss.TopKLoss(mode)):

@@ -6,19 +6,16 @@ the class. The checked loss of each set of arguments is cached, so that a call c
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import lru_cache
-from numbers import Number
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _arguments as check
 from . import losses, region
-from .compound import Criterion
-from .plan import Plan, plan
+from ._forms import form_of
+from ._types import Backend, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
+from .plan import plan
 from .spec import Spec
 from .stats import Stats
 
@@ -35,108 +32,181 @@ __all__ = [
 ]
 
 
-def _form_of(owner: type[Criterion]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Gives a functional form the signature of its class."""
-
-    def decorate(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        own = [p for p in inspect.signature(form).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        settings = [p for p in inspect.signature(owner).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        form.__signature__ = inspect.Signature([*own, *settings], return_annotation=Tensor)
-        form.__doc__ = f"`fastloss.{owner.__name__}` as a function."
-        return form
-
-    return decorate
-
-
-@_form_of(losses.BCEWithLogitsLoss)
+@form_of(losses.BCEWithLogitsLoss)
 def bce_with_logits_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: SigmoidMode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    pos_weight: float | Vector | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    ignore_index: int | None = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(losses.BCEWithLogitsLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the binary cross-entropy of logits x [N, C, *S] and targets y of the same shape.
+
+    The mean over the valid elements of -[w y log p + (1 - y) log(1 - p)] with p = sigmoid(x), w = pos_weight: 0-d, or
+    of x's shape with reduction="none". Arguments and errors: see `fastloss.BCEWithLogitsLoss` and its call.
+    """
+    ...
 
 
-@_form_of(losses.CrossEntropyLoss)
+@form_of(losses.CrossEntropyLoss)
 def cross_entropy_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "multiclass",
+    mode: SoftmaxMode = "multiclass",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    class_weights: Vector | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    ignore_index: int | None = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(losses.CrossEntropyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the softmax cross-entropy of logits x [N, C, *S] and class indices y [N, *S], or probabilities [N, C, *S].
+
+    The mean over the valid pixels of -log softmax(x)_y: 0-d, or [N, *S] with reduction="none". Arguments and errors:
+    see `fastloss.CrossEntropyLoss` and its call.
+    """
+    ...
 
 
-@_form_of(losses.FocalLoss)
+@form_of(losses.FocalLoss)
 def focal_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    gamma: float = 2.0,
+    alpha: float | Vector | None = None,
+    reduction: Reduction = "mean",
+    ignore_index: int | None = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(losses.FocalLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the focal loss (Lin et al. 2017) of logits x [N, C, *S] and a target y that fits `mode`.
+
+    The mean of alpha_t (1 - p_t)^gamma (-log p_t): 0-d, or of x's shape (multiclass [N, *S]) with reduction="none".
+    Arguments and errors: see `fastloss.FocalLoss` and its call.
+    """
+    ...
 
 
-@_form_of(losses.TopKLoss)
+@form_of(losses.TopKLoss)
 def topk_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    k: float = 0.1,
+    reduction: ScalarReduction = "mean",
+    ignore_index: int | None = None,
+    backend: Backend | None = None,
+    process_group: Any = None,
 ) -> Tensor:
-    return _plan(losses.TopKLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the mean, 0-d, of the largest cross-entropies of logits x [N, C, *S] and a target y that fits `mode`.
+
+    A share k of the valid elements counts, at least one. Arguments and errors: see `fastloss.TopKLoss` and its call.
+    """
+    ...
 
 
-@_form_of(region.TverskyLoss)
+@form_of(region.TverskyLoss)
 def tversky_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 1.0,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+    log_loss: bool = False,
+    classes: Sequence[int] | None = None,
+    class_weights: Vector | None = None,
+    squared: bool = False,
+    soft: Soft = "product",
+    batch: bool = True,
+    empty: Empty | None = None,
+    ignore_index: int | None = None,
+    process_group: Any = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(region.TverskyLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the Tversky loss, 0-d, of logits x [N, C, *S] and a target y that fits `mode`.
+
+    The mean over classes of (1 - score)^gamma, score = (TP + smooth) / (TP + alpha FP + beta FN + smooth). Arguments
+    and errors: see `fastloss.TverskyLoss` and its call.
+    """
+    ...
 
 
-@_form_of(region.DiceLoss)
+@form_of(region.DiceLoss)
 def dice_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+    log_loss: bool = False,
+    classes: Sequence[int] | None = None,
+    class_weights: Vector | None = None,
+    squared: bool = False,
+    soft: Soft = "product",
+    batch: bool = True,
+    empty: Empty | None = None,
+    ignore_index: int | None = None,
+    process_group: Any = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(region.DiceLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the soft Dice loss, 0-d, of logits x [N, C, *S] and a target y that fits `mode`.
+
+    The mean over classes of 1 - (TP + smooth) / (TP + FP/2 + FN/2 + smooth). Arguments and errors: see
+    `fastloss.DiceLoss` and its call.
+    """
+    ...
 
 
-@_form_of(region.JaccardLoss)
+@form_of(region.JaccardLoss)
 def jaccard_loss(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
-    **settings: Any,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+    log_loss: bool = False,
+    classes: Sequence[int] | None = None,
+    class_weights: Vector | None = None,
+    squared: bool = False,
+    soft: Soft = "product",
+    batch: bool = True,
+    empty: Empty | None = None,
+    ignore_index: int | None = None,
+    process_group: Any = None,
+    backend: Backend | None = None,
 ) -> Tensor:
-    return _plan(region.JaccardLoss, mode, settings).run(x, y, mask, pixel_weight)[0]
+    """Return the soft Jaccard (IoU) loss, 0-d, of logits x [N, C, *S] and a target y that fits `mode`.
+
+    The mean over classes of 1 - (TP + smooth) / (TP + FP + FN + smooth). Arguments and errors: see
+    `fastloss.JaccardLoss` and its call.
+    """
+    ...
 
 
 iou_loss = jaccard_loss
@@ -145,14 +215,14 @@ iou_loss = jaccard_loss
 def stats(
     x: Tensor,
     y: Tensor,
-    mode: str = "binary",
+    mode: Mode = "binary",
     *,
     threshold: float = 0.5,
     ignore_index: int | None = None,
     mask: Tensor | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Stats:
-    """Confusion counts without a loss, for validation: `stats(x, y, mode=…).dice()`. `Stats.terms` is empty.
+    """Return confusion counts without a loss, for validation: `stats(x, y, mode=…).dice()`. `Stats.terms` is empty.
 
     Args:
         x: logits, as for a loss (see `Criterion.forward`).
@@ -168,38 +238,5 @@ def stats(
     """
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
-    return Stats(_counting(mode, ignore_index, backend).counts(x, y, mask, threshold))
-
-
-def _counting(mode: str, ignore_index: int | None, backend: str | None) -> Plan:
     spec = Spec(check.mode(mode), (), check.index("ignore_index", ignore_index))
-    return plan(spec, check.backend(backend))
-
-
-def _plan(owner: Callable[..., Criterion], mode: str, settings: dict[str, Any]) -> Plan:
-    flat = [_by_value(item) for pair in settings.items() for item in pair]
-    if torch.compiler.is_compiling() or not all(map(_fixed, (mode, *flat))):
-        return owner(mode, **settings)._plan
-    return _cached(owner, mode, *flat)
-
-
-def _make(owner: Callable[..., Criterion], mode: str, *flat: Any) -> Plan:
-    return owner(mode, **dict(zip(flat[::2], flat[1::2])))._plan
-
-
-_cached = lru_cache(maxsize=256, typed=True)(_make)  # typed: k=1 is refused, k=1.0 is not
-
-
-def _by_value(value: Any) -> Any:
-    """Lists, arrays and tensors by value: a cache must not go by the identity of what can change."""
-    if hasattr(value, "tolist") and not getattr(value, "requires_grad", False) and not getattr(value, "is_meta", False):
-        value = value.tolist()
-    return tuple(map(_by_value, value)) if isinstance(value, list | tuple) else value
-
-
-def _fixed(value: Any) -> bool:
-    """Whether a cache may go by it; anything else is for the class to judge."""
-    if isinstance(value, tuple):
-        return all(map(_fixed, value))
-    group = hasattr(value, "size") and not isinstance(value, Tensor)
-    return value is None or isinstance(value, str | Number) or group
+    return Stats(plan(spec, check.backend(backend)).counts(x, y, mask, threshold))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _arguments as check
-from .losses import SingleLoss, Vector
+from ._types import Backend, Empty, Mode, Soft, Vector
+from .losses import SingleLoss
 from .spec import EMPTY, Term
 
 
@@ -14,36 +15,13 @@ class TverskyLoss(SingleLoss):
     """Tversky loss (Salehi et al. 2017); focal Tversky for gamma != 1 (Abraham & Khan 2019).
 
     Per class: score = (TP + s) / max(TP + alpha FP + beta FN + s, eps), loss = (1 - score)^gamma, then the mean over
-    classes; TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y with p = sigmoid or softmax.
-
-    Args:
-        mode: "binary", "multilabel" or "multiclass".
-        alpha: weighs false positives, at least 0.
-        beta: weighs false negatives, at least 0.
-        gamma: exponent of the loss of each class, greater than 0.
-        smooth: s, at least 0.
-        eps: smallest denominator, and smallest score under log_loss; greater than 0.
-        log_loss: -log max(score, eps) instead of 1 - score; not together with gamma.
-        classes: channels that count (not binary).
-        class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
-        squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
-        soft: "product" (TP = sum p y) or "l1" (TP = (sum p + sum y - sum |p - y|) / 2, as smp), for soft labels.
-        batch: True pools batch and space; False takes each sample by itself and averages over samples.
-        empty: what a class without target pixels gives: "zero" (loss and gradient 0, but counted in the mean: smp's
-            rule and the default for batch=True), "skip" (left out of the mean) or "score" (the formula; needs
-            smooth > 0). batch=False has no default for it.
-        ignore_index: targets of this value are left out.
-        process_group: True (the default group) or a group: the sums are reduced over its processes, so that
-            data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
-        backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
-
-    Shapes of the call: see `Criterion.forward`. Raises ValueError or TypeError for an argument that does not fit, or
-    for two that do not go together.
+    classes; TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y with p = sigmoid or softmax. Shapes of the call: see
+    `Criterion.forward`.
     """
 
     def __init__(
         self,
-        mode: str,
+        mode: Mode = "binary",
         *,
         alpha: float = 0.5,
         beta: float = 0.5,
@@ -54,13 +32,39 @@ class TverskyLoss(SingleLoss):
         classes: Sequence[int] | None = None,
         class_weights: Vector | None = None,
         squared: bool = False,
-        soft: str = "product",
+        soft: Soft = "product",
         batch: bool = True,
-        empty: str | None = None,
+        empty: Empty | None = None,
         ignore_index: int | None = None,
         process_group: Any = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
+        """Make a Tversky loss.
+
+        Args:
+            mode: "binary", "multilabel" or "multiclass".
+            alpha: weighs false positives, at least 0.
+            beta: weighs false negatives, at least 0.
+            gamma: exponent of the loss of each class, greater than 0.
+            smooth: s, at least 0.
+            eps: smallest denominator, and smallest score under log_loss; greater than 0.
+            log_loss: -log max(score, eps) instead of 1 - score; not together with gamma.
+            classes: channels that count (not binary).
+            class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
+            squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
+            soft: "product" (TP = sum p y) or "l1" (TP = (sum p + sum y - sum |p - y|) / 2, as smp), for soft labels.
+            batch: True pools batch and space; False takes each sample by itself and averages over samples.
+            empty: what a class without target pixels gives: "zero" (loss and gradient 0, but counted in the mean: smp's
+                rule and the default for batch=True), "skip" (left out of the mean) or "score" (the formula; needs
+                smooth > 0). batch=False has no default for it.
+            ignore_index: targets of this value are left out.
+            process_group: True (the default group) or a group: the sums are reduced over its processes, so that
+                data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
+            backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+        Raises:
+            ValueError, TypeError: an argument that does not fit, or two that do not go together.
+        """
         term, shown = _region(
             mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
             alpha=check.number("alpha", alpha, 0.0),
@@ -73,15 +77,16 @@ class TverskyLoss(SingleLoss):
         super().__init__("tversky", term, mode, {**weighs, **shown}, ignore_index, backend, process_group)
 
 
-class _Fixed(SingleLoss):
-    """Dice and Jaccard: Tversky with alpha and beta fixed."""
+class DiceLoss(SingleLoss):
+    """Soft Dice loss (Milletari et al. 2016): `TverskyLoss` with alpha = beta = 1/2.
 
-    _name: str
-    _weight: float  # of FP and FN
+    Per class: score = (TP + s) / max(TP + FP/2 + FN/2 + s, eps), loss = 1 - score, then the mean over classes. Shapes
+    of the call: see `Criterion.forward`.
+    """
 
     def __init__(
         self,
-        mode: str,
+        mode: Mode = "binary",
         *,
         smooth: float = 0.0,
         eps: float = 1e-7,
@@ -89,32 +94,95 @@ class _Fixed(SingleLoss):
         classes: Sequence[int] | None = None,
         class_weights: Vector | None = None,
         squared: bool = False,
-        soft: str = "product",
+        soft: Soft = "product",
         batch: bool = True,
-        empty: str | None = None,
+        empty: Empty | None = None,
         ignore_index: int | None = None,
         process_group: Any = None,
-        backend: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
+        """Make a soft Dice loss.
+
+        Args:
+            mode: "binary", "multilabel" or "multiclass".
+            smooth: s, at least 0; the classic is (2 TP + 2s) / (sum p + sum y + 2s), as in smp.
+            eps: smallest denominator, and smallest score under log_loss; greater than 0.
+            log_loss: -log max(score, eps) instead of 1 - score.
+            classes: channels that count (not binary).
+            class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
+            squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
+            soft: "product" (TP = sum p y) or "l1" (TP = (sum p + sum y - sum |p - y|) / 2, as smp), for soft labels.
+            batch: True pools batch and space; False takes each sample by itself and averages over samples.
+            empty: what a class without target pixels gives: "zero" (loss and gradient 0, but counted in the mean: smp's
+                rule and the default for batch=True), "skip" (left out of the mean) or "score" (the formula; needs
+                smooth > 0). batch=False has no default for it.
+            ignore_index: targets of this value are left out.
+            process_group: True (the default group) or a group: the sums are reduced over its processes, so that
+                data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
+            backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
+
+        Raises:
+            ValueError, TypeError: an argument that does not fit, or two that do not go together.
+        """
         term, shown = _region(
             mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
-            alpha=self._weight, beta=self._weight,
+            alpha=0.5, beta=0.5,
         )  # fmt: skip
-        super().__init__(self._name, term, mode, shown, ignore_index, backend, process_group)
+        super().__init__("dice", term, mode, shown, ignore_index, backend, process_group)
 
 
-class DiceLoss(_Fixed):
-    """Soft Dice loss (Milletari et al. 2016): `TverskyLoss` with alpha = beta = 1/2, so score = (TP + s) / (TP + FP/2 +
-    FN/2 + s); smooth=s is the classic (2 TP + 2s) / (sum p + sum y + 2s), as in smp. Arguments: see `TverskyLoss`."""
+class JaccardLoss(SingleLoss):
+    """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1.
 
-    _name, _weight = "dice", 0.5
+    Per class: score = (TP + s) / max(TP + FP + FN + s, eps), loss = 1 - score, then the mean over classes. Shapes of
+    the call: see `Criterion.forward`.
+    """
 
+    def __init__(
+        self,
+        mode: Mode = "binary",
+        *,
+        smooth: float = 0.0,
+        eps: float = 1e-7,
+        log_loss: bool = False,
+        classes: Sequence[int] | None = None,
+        class_weights: Vector | None = None,
+        squared: bool = False,
+        soft: Soft = "product",
+        batch: bool = True,
+        empty: Empty | None = None,
+        ignore_index: int | None = None,
+        process_group: Any = None,
+        backend: Backend | None = None,
+    ) -> None:
+        """Make a soft Jaccard (IoU) loss.
 
-class JaccardLoss(_Fixed):
-    """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1, so score = (TP + s) /
-    (TP + FP + FN + s). Arguments: see `TverskyLoss`."""
+        Args:
+            mode: "binary", "multilabel" or "multiclass".
+            smooth: s, at least 0.
+            eps: smallest denominator, and smallest score under log_loss; greater than 0.
+            log_loss: -log max(score, eps) instead of 1 - score.
+            classes: channels that count (not binary).
+            class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
+            squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
+            soft: "product" (TP = sum p y) or "l1" (TP = (sum p + sum y - sum |p - y|) / 2, as smp), for soft labels.
+            batch: True pools batch and space; False takes each sample by itself and averages over samples.
+            empty: what a class without target pixels gives: "zero" (loss and gradient 0, but counted in the mean: smp's
+                rule and the default for batch=True), "skip" (left out of the mean) or "score" (the formula; needs
+                smooth > 0). batch=False has no default for it.
+            ignore_index: targets of this value are left out.
+            process_group: True (the default group) or a group: the sums are reduced over its processes, so that
+                data-parallel training sees the loss of the global batch; DDP's mean over ranks is then its gradient.
+            backend: "reference", "cpu", "cuda" or "triton"; None chooses by device.
 
-    _name, _weight = "jaccard", 1.0
+        Raises:
+            ValueError, TypeError: an argument that does not fit, or two that do not go together.
+        """
+        term, shown = _region(
+            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
+            alpha=1.0, beta=1.0,
+        )  # fmt: skip
+        super().__init__("jaccard", term, mode, shown, ignore_index, backend, process_group)
 
 
 IoULoss = JaccardLoss

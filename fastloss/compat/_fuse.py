@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from torch import nn
 
 from ..compound import Criterion
-from ..deep import DeepSupervisionLoss
+from ..deep import HOOKS, DeepSupervisionLoss
 from ..schedule import LossSchedule
 from ._base import REGISTRY, CompatLoss
 from ._sum import WeightedSum
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ._verify import Report
 
 LIBRARIES = {"segmentation_models_pytorch": "smp", "monai": "monai", "nnunetv2": "nnunet", "torch": "torch"}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class NotFusable(ValueError):

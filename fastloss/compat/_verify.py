@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +161,8 @@ def _peak(run: Callable[[], Any], x: Tensor) -> int:
         torch.cuda.reset_peak_memory_stats(x.device)
         run()
         return torch.cuda.max_memory_allocated(x.device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
     profiler: Any = profile.profiler
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -167,3 +171,27 @@ def _peak(run: Callable[[], Any], x: Tensor) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send the process's standard error nowhere: the profiler's C++ writes of each start and stop there."""
+    _flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed already
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        _flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _flush() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()

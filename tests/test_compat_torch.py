@@ -140,7 +140,7 @@ def test_they_are_instances_of_torchs_classes_and_keep_their_state():
     x, y = torch.randn(2, 3, 5), ids((2, 3, 5))
     for copy in (other, pickle.loads(pickle.dumps(loss))):
         assert torch.equal(copy(x, y), loss(x, y))
-    assert repr(loss) == "torch.CrossEntropyLoss(weight=[1.0, 2.0, 3.0], label_smoothing=0.1)"
+    assert repr(loss) == "fastloss.compat.torch.CrossEntropyLoss(weight=[1.0, 2.0, 3.0], label_smoothing=0.1)"
 
 
 @pytest.mark.compile

@@ -18,6 +18,8 @@ from .._modes import dispatches
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ._linear import Call
+
 _KEPT = 64  # prepared calls of a loss
 _changes = [0]  # how often a setting of any drop-in was changed: what was prepared before may be of another
 REGISTRY: dict[str, type[CompatLoss]] = {}  # module and name of an original's class -> its drop-in
@@ -41,14 +43,22 @@ class CompatLoss(_Loss):
     _paths: ClassVar[dict[str, str]] = {}
     _tensors: ClassVar[tuple[str, ...]] = ()  # settings that are tensors: a spec holds their numbers
 
+    _replaced: ClassVar[bool] = False  # whether `forward` is of a subclass that says nothing of the kernels' call
+
     strict: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if {"forward", "as_call", "_scaled"} & set(vars(cls)):
+            cls._replaced = not {"as_call", "_scaled"} & set(vars(cls))
         if cls.original:
             REGISTRY.setdefault(cls.original, cls)
 
     def __init__(self, reduction: str = "mean", *, strict: bool = True) -> None:
+        """Take the arguments of the original, under its names and in its order.
+
+        strict: True keeps the original's defects, False mends them (docs: the migration page of the library).
+        """
         super().__init__(reduction=reduction)
         self.strict = bool(strict)
         self._plans: dict[Any, Any] = {}
@@ -62,6 +72,13 @@ class CompatLoss(_Loss):
     @property
     def fused(self) -> bool:
         return self.why_not_fused is None
+
+    def as_call(self, *inputs: Any) -> Call | None:
+        """Return the one call of the kernels that is this loss of these inputs, or None if it takes other steps.
+
+        Sums of losses join such calls. Raises what the loss raises.
+        """
+        return None
 
     @classmethod
     def arguments(cls, loss: Any) -> dict[str, Any]:
@@ -86,7 +103,8 @@ class CompatLoss(_Loss):
             if default is inspect.Parameter.empty or not _same(value, default):
                 words.append(f"{name}={_text(value)}")
         slow = "" if self.why_not_fused is None else f" [not fused: {self.why_not_fused}]"
-        return f"{self.library}.{type(self).__name__}({', '.join(words)}){slow}"
+        home = ".".join(type(self).__module__.split(".")[:3])  # fastloss.compat.monai, not its file
+        return f"{home}.{type(self).__name__}({', '.join(words)}){slow}"
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} of fastloss cannot be scripted; use torch.compile instead.")

@@ -4,7 +4,6 @@ says. Nothing here checks settings: the originals take any number, and so do the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,23 +14,31 @@ from ..plan import Plan, plan
 from ..reference.inputs import signed
 from ..spec import Spec, Term
 from ._base import TargetError
-from ._linear import Call, Linear, Pending, pending
+from ._linear import Call, Linear
 
 TINY = 1e-300  # smallest denominator where the original has none
 
 
-def prepared(mode: str, *terms: Term, ignore_index: int | None = None) -> Plan:
+def make_plan(mode: str, *terms: Term, ignore_index: int | None = None) -> Plan:
     return plan(Spec(mode, terms, ignore_index))
 
 
-def call(ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
-    """The loss. Shapes have been fitted before, so what the kernels still refuse is a target out of range."""
+def make_linear(mode: str, *terms: Term, ignore_index: int | None = None) -> Linear:
+    return Linear(mode, terms, ignore_index)
+
+
+def run(call: Call) -> Tensor:
+    """Compute a loss that is one call, by itself."""
+    value = run_plan(call.loss.plan, *call.inputs())
+    return value if call.factor == 1.0 else value * call.factor
+
+
+def run_plan(
+    ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None
+) -> Tensor:
+    """Compute a plan. Shapes have been fitted before, so what the kernels still refuse is a target out of range."""
     if torch.compiler.is_compiling():
         return ready.run(x, y, mask, pixel_weight)[0]
-    if pending.get():
-        spec, found = ready.spec, (x, y, mask, pixel_weight)
-        later: Any = Pending(Call(Linear(spec.mode, spec.terms, spec.ignore_index), *found))
-        return later
     try:
         return ready.run(x, y, mask, pixel_weight)[0]
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,7 +26,7 @@ class Linear:
     ignore_index: int | None = None
     constant: float = 0.0
     undefined: bool = False
-    _plans: dict[bool, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plans: dict[bool | None, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def scaled(self, weight: float) -> Linear:
         if weight == 1:
@@ -48,6 +47,15 @@ class Linear:
         undefined = (self.undefined or other.undefined) and ignored[0] is not None
         return Linear(self.mode, terms, ignored[0], self.constant + other.constant, undefined)
 
+    @property
+    def plan(self) -> Plan:
+        """All terms and the ignored label as they stand; `run` leaves out what changes nothing."""
+        if torch.compiler.is_compiling():
+            return plan(Spec(self.mode, self.terms, self.ignore_index))
+        if None not in self._plans:
+            self._plans[None] = plan(Spec(self.mode, self.terms, self.ignore_index))
+        return self._plans[None]
+
     def run(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         ignores = representable(y, self.ignore_index)
         if ignores and self.mode != "multiclass":  # whose kernels look themselves
@@ -67,42 +75,24 @@ class Linear:
 
 
 class Call(NamedTuple):
-    """A loss and its inputs as the kernels take them."""
+    """A loss and its inputs as the kernels take them; `factor` multiplies the value."""
 
     loss: Linear
     x: Tensor
     y: Tensor
     mask: Tensor | None = None
     pixel_weight: Tensor | None = None
+    factor: float = 1.0
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        return self.x, self.y, self.mask, self.pixel_weight
+
+    def scaled(self, weight: float) -> Call:
+        """Return this call times `weight`, both factors inside the pass."""
+        return Call(self.loss.scaled(self.factor).scaled(weight), *self.inputs())
 
     def run(self, scale: float) -> Tensor:
-        return self.loss.scaled(scale).run(self.x, self.y, self.mask, self.pixel_weight)
-
-
-class Pending:
-    """What a loss returns while `pending` is on, in place of the value: its call, and what it was multiplied by.
-
-    Anything else that a loss does to its value raises TypeError or AttributeError, and it is no single call.
-    """
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-
-    @property
-    def ndim(self) -> int:
-        if any([term.reduction == "none" for term in self.call.loss.terms]):
-            raise AttributeError("the elements are no single number")
-        return 0
-
-    def __mul__(self, number: float) -> Pending:
-        if not isinstance(number, int | float):
-            return NotImplemented
-        return Pending(self.call._replace(loss=self.call.loss.scaled(number)))
-
-    __rmul__ = __mul__
-
-
-pending: ContextVar[bool] = ContextVar("pending", default=False)
+        return self.scaled(scale).loss.run(*self.inputs())
 
 
 def representable(y: Tensor, ignore_index: int | None) -> bool:

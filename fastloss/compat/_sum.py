@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .. import _arguments as check
 from ..compound import Criterion
-from ..deep import scaled
+from ..deep import altered, scaled
 from ._base import CompatLoss
-from ._linear import Call, Linear, Pending, pending
+from ._linear import Call, Linear
 
 
 class WeightedSum(nn.Module):
@@ -23,15 +23,18 @@ class WeightedSum(nn.Module):
 
     Losses whose terms belong to one activation, and whose targets the kernels read alike, share one pass over the
     inputs. The others take one each.
-
-    Args:
-        pairs: pairs (weight, loss); a weight is a finite number.
-
-    Raises ValueError for no pairs or a weight that is not finite, TypeError for a weight that is no number or a loss
-    that is no module.
     """
 
     def __init__(self, pairs: Iterable[tuple[float, nn.Module]]) -> None:
+        """Make the sum of weight * loss.
+
+        Args:
+            pairs: pairs (weight, loss); a weight is a finite number.
+
+        Raises:
+            ValueError: no pairs, or a weight that is not finite.
+            TypeError: a weight that is no number, or a loss that is no module.
+        """
         super().__init__()
         pairs = check.pairs("pairs", pairs, "(weight, loss)")
         for _, loss in pairs:
@@ -63,10 +66,8 @@ class WeightedSum(nn.Module):
             call = call_of(loss, *inputs)
             if call is None:
                 total = total + scaled(loss, scale * weight, *inputs)
-            elif isinstance(call, Tensor):
-                total = total + scale * weight * call
             else:
-                _add(calls, call._replace(loss=call.loss.scaled(scale * weight)))
+                _add(calls, call.scaled(scale * weight))
         for call in calls:
             total = total + call.run(1.0)
         return total
@@ -76,53 +77,35 @@ class WeightedSum(nn.Module):
         calls: list[Call] = []
         found = [call_of(loss, *inputs) for loss in self.losses]
         for call in found:
-            if isinstance(call, Call):
-                _add(calls, call)
-        return len(calls) + sum([not isinstance(call, Call) for call in found])
+            if call is not None:
+                _add(calls, call.scaled(1.0))
+        return len(calls) + found.count(None)
 
     def extra_repr(self) -> str:
         return f"weights={list(self.weights)}"
 
 
-def call_of(loss: nn.Module, *inputs: Any) -> Call | Tensor | None:
-    """What the kernels would be called with. If the loss is not one call of them: its value, or None if that has still
-    to be computed."""
+def call_of(loss: nn.Module, *inputs: Any) -> Call | None:
+    """The one call of the kernels that a loss of these inputs is, or None: it has to be computed by itself."""
+    if altered(loss):
+        return None
+    call = None
     if isinstance(loss, Criterion):
-        plain = loss.backend is None and loss.process_group is None and not loss._factors and len(inputs) == 2
-        call = Call(Linear(loss.mode, loss.spec.terms, loss.ignore_index), *inputs) if plain else None
-    elif hasattr(loss, "_call"):
-        make: Any = loss._call
-        call = make(*inputs)
-    else:
-        call = _asked(loss, *inputs)
-    if not isinstance(call, Call):
-        return call
-    if any([term.reduction == "none" for term in call.loss.terms]):
+        if loss.backend is None and loss.process_group is None and not loss._factors and len(inputs) == 2:
+            call = Call(Linear(loss.mode, loss.spec.terms, loss.ignore_index), *inputs)
+    elif isinstance(loss, CompatLoss):
+        call = loss.as_call(*inputs)
+    if call is None or any([term.reduction == "none" for term in call.loss.terms]):
         return None
     if call.loss.mode == "binary" and call.x.shape == call.y.shape:
         call = call._replace(loss=replace(call.loss, mode="multilabel"))
     return call
 
 
-def _asked(loss: nn.Module, *inputs: Any) -> Call | Tensor | None:
-    """The call that a drop-in would make, or its value if it makes others. Errors come when it is called again."""
-    fused = isinstance(loss, CompatLoss) and loss.fused
-    if not fused or torch.compiler.is_compiling() or len(inputs) != 2 or not all(map(torch.is_tensor, inputs)):
-        return None
-    token = pending.set(True)
-    try:
-        found: Any = loss.forward(*inputs)
-    except Exception:  # of any kind: those of the originals
-        return None
-    finally:
-        pending.reset(token)
-    return found.call if isinstance(found, Pending) else found
-
-
 def _add(calls: list[Call], call: Call) -> None:
     """Joins a call of the same inputs, or comes last."""
     for index, other in enumerate(calls):
-        same = [_alike(a, b) for a, b in zip(other[1:], call[1:])]
+        same = [_alike(a, b) for a, b in zip(other.inputs(), call.inputs())]
         both = other.loss.plus(call.loss) if all(same) else None
         if both is not None:
             y = min(other.y, call.y, key=lambda t: t.ndim)

@@ -64,7 +64,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
         return self._scaled(1.0, input, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
-        call = self._call(input, target)
+        call = self.as_call(input, target)
         if call is None:
             return scale * self._plain(input, target)
         if self.reduction != "none":
@@ -75,7 +75,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
     def _plain(self, input: Tensor, target: Tensor) -> Tensor:
         return nn.CrossEntropyLoss.forward(self, input, target)
 
-    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
         """None for a single class: nothing to tell apart, and nothing for the kernels to do; and for what requires a
         gradient that torch's own loss gives."""
         x, y = input, target
@@ -143,14 +143,14 @@ class BCEWithLogitsLoss(CompatLoss, nn.BCEWithLogitsLoss):
         return self._scaled(1.0, input, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
-        call = self._call(input, target)
+        call = self.as_call(input, target)
         if call is None:
             return scale * nn.BCEWithLogitsLoss.forward(self, input, target)
         if self.reduction != "none":
             return call.run(scale)
-        return elementwise(call.loss.scaled(scale), *call[1:]).reshape(input.shape)
+        return elementwise(call.loss.scaled(scale), *call.inputs()).reshape(input.shape)
 
-    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
         if input.shape != target.shape:
             raise ValueError(f"target must have the shape {list(input.shape)} of input, got {list(target.shape)}.")
         if self._learns(target, self.weight):
@@ -183,12 +183,12 @@ class SigmoidFocalLoss(CompatLoss):
         return self._scaled(1.0, inputs, targets)
 
     def _scaled(self, scale: float, inputs: Tensor, targets: Tensor) -> Tensor:
-        call = self._call(inputs, targets)
+        call = self.as_call(inputs, targets)
         if call is None:
             return scale * _plain_focal(inputs, targets, self.alpha, self.gamma, self.reduction)
         return _focal(scale, call, inputs)
 
-    def _call(self, inputs: Tensor, targets: Tensor) -> Call | None:
+    def as_call(self, inputs: Tensor, targets: Tensor) -> Call | None:
         call = _focal_call(inputs, targets, self.alpha, self.gamma, self.reduction)
         return self._slow("targets requires a gradient") if self._learns(targets) else call
 

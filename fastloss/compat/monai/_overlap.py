@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +9,20 @@ from torch import Tensor
 
 from ...spec import SumColumn, Term
 from .. import _fused
+from .._base import CompatLoss
+from .._linear import Call
 from ._inputs import (
     check_activation,
     check_ids,
     check_reduction,
     class_ids,
     is_hard,
+    plain_tensor,
     single,
 )
 from ._plain import Parts, PlainOverlap
+
+ABSENT = {"squared_pred": False, "soft_label": False, "ignore_index": None}  # values of what a loss has no argument for
 
 
 class Ratio(NamedTuple):
@@ -44,34 +48,11 @@ class Fitted(NamedTuple):
 class OverlapLoss(PlainOverlap):
     """Base of the losses that are functions of the overlap sums of each class."""
 
-    def __init__(
-        self,
-        include_background: bool,
-        to_onehot_y: bool,
-        sigmoid: bool,
-        softmax: bool,
-        other_act: Callable | None,
-        reduction: str,
-        smooth_nr: float,
-        smooth_dr: float,
-        batch: bool,
-        soft_label: bool,
-        ignore_index: int | None,
-        strict: bool,
-    ) -> None:
-        super().__init__(check_reduction(reduction), strict=strict)
-        check_activation(sigmoid, softmax, other_act)
-        self.include_background = include_background
-        self.to_onehot_y = to_onehot_y
-        self.sigmoid = sigmoid
-        self.softmax = softmax
-        self.other_act = other_act
-        self.smooth_nr = float(smooth_nr)
-        self.smooth_dr = float(smooth_dr)
-        self.batch = batch
-        self.soft_label = soft_label
-        self.ignore_index = ignore_index
-        self.squared_pred = False
+    def _set(self, *, reduction: str, strict: bool, **settings: Any) -> None:
+        CompatLoss.__init__(self, check_reduction(reduction), strict=strict)
+        check_activation(settings["sigmoid"], settings["softmax"], settings["other_act"])
+        for name, value in {**ABSENT, **settings}.items():
+            setattr(self, name, float(value) if name in ("smooth_nr", "smooth_dr") else value)
 
     @property
     def why_not_fused(self) -> str | None:
@@ -149,6 +130,27 @@ class OverlapLoss(PlainOverlap):
             return self._slow("the channel of ignore_index may be soft")
         return ignored == 0
 
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """input [B, C, *S]; target of the same shape, or class indices [B, 1, *S] with to_onehot_y=True. Returns a
+        scalar, or the shape that the class names for reduction "none"."""
+        x, y = plain_tensor(input), plain_tensor(target)
+        fitted = self._fit(x, y) if self.why_not_fused is None else None
+        if fitted is None:
+            return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
+        return self._of(fitted)
+
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
+        fitted = self._fit(plain_tensor(input), plain_tensor(target)) if self.why_not_fused is None else None
+        return None if fitted is None else self._call(fitted)
+
+    def _of(self, fitted: Fitted) -> Tensor:
+        call = self._call(fitted)
+        return self._from_sums(fitted) if call is None else _fused.run(call)
+
+    def _call(self, fitted: Fitted) -> Call | None:
+        """The loss as one term of the kernels, or None where it takes the sums."""
+        return None
+
     def _from_sums(self, fitted: Fitted) -> Tensor:
         """The loss by way of the sums."""
         x = fitted.x
@@ -205,7 +207,7 @@ class OverlapLoss(PlainOverlap):
         return table[..., 1:, :] if self._classes(table.shape[-2]) < table.shape[-2] else table
 
     def _prepare_sums(self, key: tuple) -> Any:
-        return _fused.prepared(key[1], self._term(), ignore_index=key[2])
+        return _fused.make_plan(key[1], self._term(), ignore_index=key[2])
 
     def _parts(self, table: Tensor, with_background: bool = True) -> Parts:
         """From the sums of the kernels [N or 1, C, *]."""

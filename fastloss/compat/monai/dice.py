@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,66 +15,40 @@ from ...plan import Plan
 from ...spec import SumColumn, Term
 from .. import _fused
 from .._fused import TINY
-from ._inputs import check_activation, plain_tensor
+from .._linear import Call, Linear
+from ._declared import Activation, Smoothing, Squares
+from ._inputs import plain_tensor
 from ._overlap import Fitted, OverlapLoss, Parts, Ratio
 
 Weights = Sequence[float] | float | int | Tensor
 
 
-class DiceLoss(OverlapLoss):
+class DiceLoss(OverlapLoss, Smoothing, Squares, Activation):
     """`monai.losses.DiceLoss`: 1 - (2 I + smooth_nr) / (P + T + smooth_dr) of each sample (batch=True: of the batch)
     and class; jaccard: 2 (P + T - I) below the line; squared_pred: sums of squares for P and T; soft_label: I = (P + T
-    - sum |p - t|) / 2. An absent class is scored as the formula says. Arguments as there; `strict`: see the module.
+    - sum |p - t|) / 2. An absent class is scored as the formula says. Reduction "none" gives [B, C, 1 …], or [C, 1 …]
+    with batch=True. Arguments as there; `strict`: see the module.
     """
 
     original = "monai.losses.dice.DiceLoss"
     _paths: ClassVar = {"weight": "class_weight"}
     _tensors = ("class_weight",)
 
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        squared_pred: bool = False,
-        jaccard: bool = False,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        weight: Weights | None = None,
-        soft_label: bool = False,
-        ignore_index: int | None = None,
-        *,
-        strict: bool = True,
-    ) -> None:
-        super().__init__(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch,
-            soft_label, ignore_index, strict,
-        )  # fmt: skip
-        self.squared_pred = squared_pred
-        self.jaccard = jaccard
+    weight: Weights | None = None
+    soft_label: bool = False
+    ignore_index: int | None = None
+
+    def _set(self, *, weight: Weights | None, **settings: Any) -> None:
+        super()._set(**settings)
         self.register_buffer("class_weight", None if weight is None else torch.as_tensor(weight))
         self._read()
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. Returns a scalar;
-        with reduction "none" [B, C, 1 …], or [C, 1 …] with batch=True."""
-        x, y = plain_tensor(input), plain_tensor(target)
-        if self.why_not_fused is None:
-            fitted = self._fit(x, y)
-            if fitted is not None:
-                return self._fused(fitted)
-        return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
-
-    def _fused(self, fitted: Fitted) -> Tensor:
-        x = fitted.x
-        if self._linear:
-            key = (fitted.mode, x.shape[1], self._samples(x), fitted.ignore_index, self._class_weights(x.shape[1]))
-            return _fused.call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
-        return self._from_sums(fitted)
+    def _call(self, fitted: Fitted) -> Call | None:
+        if not self._linear:
+            return None
+        x, channels = fitted.x, fitted.x.shape[1]
+        key = (fitted.mode, channels, self._samples(x), fitted.ignore_index, self._class_weights(channels))
+        return Call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
 
     @property
     def _linear(self) -> bool:
@@ -84,9 +59,9 @@ class DiceLoss(OverlapLoss):
         """What a sum adds up, of what a mean divides by."""
         return x.shape[0] if self.reduction == "sum" and not self.batch else 1
 
-    def _prepare(self, key: tuple[str, int, int, int | None, tuple[float, ...]]) -> Plan:
+    def _prepare(self, key: tuple[str, int, int, int | None, tuple[float, ...]]) -> Linear:
         mode, channels, samples, ignore_index, weights = key
-        return _fused.prepared(mode, self._region(channels, samples, weights), ignore_index=ignore_index)
+        return _fused.make_linear(mode, self._region(channels, samples, weights), ignore_index=ignore_index)
 
     def _region(
         self, channels: int, samples: int, weights: tuple[float, ...], factor: float = 1.0, dropped: bool = False
@@ -144,29 +119,7 @@ class MaskedDiceLoss(DiceLoss):
         "other_act": "pre_other_act",
     }
 
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        squared_pred: bool = False,
-        jaccard: bool = False,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        weight: Weights | None = None,
-        soft_label: bool = False,
-        *,
-        strict: bool = True,
-    ) -> None:
-        check_activation(sigmoid, softmax, other_act)
-        super().__init__(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, reduction,
-            smooth_nr, smooth_dr, batch, weight, soft_label, strict=strict,
-        )  # fmt: skip
+    ignore_index: int | None = field(default=None, init=False)
 
     @property
     def pre_sigmoid(self) -> bool:
@@ -195,8 +148,7 @@ class MaskedDiceLoss(DiceLoss):
     def forward(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """As `DiceLoss.forward`; mask [B, 1, *S] or [1, 1, *S] of 0 and 1."""
         if mask is None:
-            if not torch.compiler.is_compiling():
-                warnings.warn("No mask value specified for the MaskedLoss.", stacklevel=2)
+            self._warn_no_mask()
             return super().forward(input, target)
         x, y, mask = plain_tensor(input), plain_tensor(target), plain_tensor(mask)
         self._check_mask(x, y, mask)
@@ -208,6 +160,16 @@ class MaskedDiceLoss(DiceLoss):
             if fitted is not None and selected is not None:
                 return self._fused_masked(fitted._replace(mask=selected.expand(x.shape[0], *selected.shape[1:])))
         return self._reduced(self._plain_parts(self._activated(x) * mask, y * mask), x.ndim)
+
+    def as_call(self, input: Tensor, target: Tensor, mask: Tensor | None = None) -> Call | None:
+        if mask is not None:
+            return None
+        self._warn_no_mask()
+        return super().as_call(input, target)
+
+    def _warn_no_mask(self) -> None:
+        if not torch.compiler.is_compiling():
+            warnings.warn("No mask value specified for the MaskedLoss.", stacklevel=3)
 
     def _check_mask(self, x: Tensor, y: Tensor, mask: Tensor) -> None:
         if x.dim() != mask.dim():
@@ -232,7 +194,7 @@ class MaskedDiceLoss(DiceLoss):
 
     def _fused_masked(self, fitted: Fitted) -> Tensor:
         if not (self.strict and self.to_onehot_y and fitted.x.shape[1] > 1):
-            return self._fused(fitted)
+            return self._of(fitted)
         ready, x = self._cached(("masked", fitted.mode), self._prepare_masked), fitted.x
 
         def finish(table: Tensor) -> Tensor:
@@ -248,4 +210,4 @@ class MaskedDiceLoss(DiceLoss):
 
     def _prepare_masked(self, key: tuple[str, str]) -> Plan:
         soft = bool(self.soft_label) and not self.squared_pred
-        return _fused.prepared(key[1], Term("tversky", squared=bool(self.squared_pred), l1=soft, batch=False))
+        return _fused.make_plan(key[1], Term("tversky", squared=bool(self.squared_pred), l1=soft, batch=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,12 +10,14 @@ from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
+from .._linear import Call, Linear
 from ._compound import check_shapes, not_negative, paths
+from ._declared import Activation, Smoothing, Squares
 from ._inputs import class_ids, plain_tensor
 from .dice import DiceLoss
 
 
-class DiceCELoss(CompatLoss):
+class DiceCELoss(CompatLoss, Smoothing, Squares, Activation):
     """`monai.losses.DiceCELoss`: lambda_dice Dice + lambda_ce cross-entropy. With several channels the cross-entropy
     is that of the softmax whatever the activation of Dice, and two passes if that is the sigmoid; with one it is
     BCE, whose pos_weight is `weight`. include_background is Dice's alone. Arguments as there; `strict`: see the
@@ -32,35 +34,29 @@ class DiceCELoss(CompatLoss):
         label_smoothing="cross_entropy.label_smoothing",
     )
 
-    def __init__(
+    weight: Tensor | None = None
+    lambda_dice: float = 1.0
+    lambda_ce: float = 1.0
+    label_smoothing: float = 0.0
+
+    def _set(
         self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        squared_pred: bool = False,
-        jaccard: bool = False,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        weight: Tensor | None = None,
-        lambda_dice: float = 1.0,
-        lambda_ce: float = 1.0,
-        label_smoothing: float = 0.0,
         *,
-        strict: bool = True,
+        reduction: str,
+        weight: Tensor | None,
+        lambda_dice: float,
+        lambda_ce: float,
+        label_smoothing: float,
+        strict: bool,
+        **overlap: Any,
     ) -> None:
-        super().__init__(strict=strict)
+        CompatLoss.__init__(self, strict=strict)
         reduction = reduction.strip() if isinstance(reduction, str) else reduction
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
         reduction = str(getattr(reduction, "value", reduction))
-        self.dice = DiceLoss(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, reduction, smooth_nr,
-            smooth_dr, batch, weight[1:] if weight is not None and not include_background else weight, strict=strict,
-        )  # fmt: skip
+        foreground = weight[1:] if weight is not None and not overlap["include_background"] else weight
+        self.dice = DiceLoss(**overlap, reduction=reduction, weight=foreground, strict=strict)
         self.cross_entropy = nn.CrossEntropyLoss(weight=weight, reduction=reduction, label_smoothing=label_smoothing)
         self.binary_cross_entropy = nn.BCEWithLogitsLoss(pos_weight=weight, reduction=reduction)
         self.lambda_dice = not_negative("lambda_dice", lambda_dice)
@@ -73,34 +69,33 @@ class DiceCELoss(CompatLoss):
         return reason and f"Dice's {reason}"
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. A scalar."""
+        """input [B, C, *S]; target of the same shape, or class indices [B, 1, *S] with to_onehot_y=True. A scalar."""
+        call = self.as_call(input, target)
+        if call is not None:
+            return _fused.run(call)
         x, y = plain_tensor(input), plain_tensor(target)
-        check_shapes(x, y)
-        together = self._together(x, y)
-        if together is not None:
-            return together
         return self.lambda_dice * self.dice(x, y) + self.lambda_ce * self._entropy(x, y)
 
-    def _together(self, x: Tensor, y: Tensor) -> Tensor | None:
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
         """Both in one pass, where they have one activation."""
+        x, y = plain_tensor(input), plain_tensor(target)
+        check_shapes(x, y)
         dice, channels = self.dice, x.shape[1]
         if not (dice.sigmoid if channels == 1 else dice.softmax) or not dice._linear or dice.why_not_fused is not None:
             return None
-        if dice.ignore_index is not None:
-            return None
-        if not self._entropy_fits(x, y):
+        if dice.ignore_index is not None or not self._entropy_fits(x, y):
             return None
         fitted = dice._fit(x, y)
         if fitted is None:
             return None
         weights = dice._class_weights(channels)
         key = (*self._entropy_key(fitted.mode), channels, dice._samples(x), weights)
-        return _fused.call(self._cached(key, self._prepare), fitted.x, fitted.y)
+        return Call(self._cached(key, self._prepare), fitted.x, fitted.y)
 
-    def _prepare(self, key: tuple) -> Plan:
+    def _prepare(self, key: tuple) -> Linear:
         mode, *_, channels, samples, weights = key
         region = self.dice._region(channels, samples, weights, self.lambda_dice)
-        return _fused.prepared(mode, region, self._entropy_term(mode, self.lambda_ce))
+        return _fused.make_linear(mode, region, self._entropy_term(mode, self.lambda_ce))
 
     @property
     def _weight(self) -> Tensor | None:
@@ -141,7 +136,7 @@ class DiceCELoss(CompatLoss):
                 y = class_ids(y)
             elif mode == "multiclass" and not y.is_floating_point():
                 y = y.to(x.dtype)
-            return _fused.call(ready, x, y)
+            return _fused.run_plan(ready, x, y)
         if ids:
             y = y.squeeze(1).long()
         elif not y.is_floating_point():
@@ -149,4 +144,4 @@ class DiceCELoss(CompatLoss):
         return self.binary_cross_entropy(x, y) if x.shape[1] == 1 else self.cross_entropy(x, y)
 
     def _prepare_entropy(self, key: tuple) -> Plan:
-        return _fused.prepared(key[1], self._entropy_term(key[1], 1.0))
+        return _fused.make_plan(key[1], self._entropy_term(key[1], 1.0))

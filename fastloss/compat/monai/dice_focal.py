@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,7 +10,9 @@ from ...plan import Plan
 from ...spec import FIXED_SUMS
 from .. import _fused
 from .._base import CompatLoss
+from .._linear import Call, Linear
 from ._compound import check_shapes, not_negative, paths
+from ._declared import Activation, ClassWeighting, Smoothing, Squares
 from ._focal import Weights
 from ._inputs import plain_tensor
 from .dice import DiceLoss
@@ -19,7 +20,7 @@ from .focal import FocalLoss
 from .tversky import GeneralizedDiceLoss
 
 
-class DiceFocalLoss(CompatLoss):
+class DiceFocalLoss(CompatLoss, Smoothing, Squares, Activation):
     """`monai.losses.DiceFocalLoss`: lambda_dice Dice + lambda_focal focal loss. The focal loss is that of sigmoids
     whatever the activation of Dice, in a pass of its own if that is the softmax. Arguments as there; `strict`: see the
     module."""
@@ -31,33 +32,26 @@ class DiceFocalLoss(CompatLoss):
         "to_onehot_y": "to_onehot_y",
     }
 
-    def __init__(
+    gamma: float = 2.0
+    weight: Weights | None = None
+    lambda_dice: float = 1.0
+    lambda_focal: float = 1.0
+    alpha: float | None = None
+
+    def _set(
         self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        squared_pred: bool = False,
-        jaccard: bool = False,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        gamma: float = 2.0,
-        weight: Weights | None = None,
-        lambda_dice: float = 1.0,
-        lambda_focal: float = 1.0,
-        alpha: float | None = None,
         *,
-        strict: bool = True,
+        gamma: float,
+        weight: Weights | None,
+        lambda_dice: float,
+        lambda_focal: float,
+        alpha: float | None,
+        strict: bool,
+        **overlap: Any,
     ) -> None:
-        super().__init__(strict=strict)
-        self.dice = DiceLoss(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, squared_pred, jaccard, reduction, smooth_nr,
-            smooth_dr, batch, weight, strict=strict,
-        )  # fmt: skip
-        self.focal = FocalLoss(include_background, to_onehot_y, gamma, alpha, weight, reduction, strict=strict)
+        CompatLoss.__init__(self, strict=strict)
+        self.dice = DiceLoss(**overlap, weight=weight, strict=strict)
+        self.focal = FocalLoss(**focal_settings(overlap), gamma=gamma, alpha=alpha, weight=weight, strict=strict)
         self.lambda_dice = not_negative("lambda_dice", lambda_dice)
         self.lambda_focal = not_negative("lambda_focal", lambda_focal)
 
@@ -77,26 +71,32 @@ class DiceFocalLoss(CompatLoss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. A scalar; with
         reduction "none" [B, C, *S], Dice added to every voxel of its class."""
+        call = self.as_call(input, target)
+        if call is not None:
+            return _fused.run(call)
+        x, y = plain_tensor(input), plain_tensor(target)
+        return self.lambda_dice * self.dice(x, y) + self.lambda_focal * self.focal(x, y)
+
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
+        """Both in one pass, where they have one activation."""
         x, y = plain_tensor(input), plain_tensor(target)
         check_shapes(x, y)
         dice, focal = self.dice, self.focal
-        if focal.fits_one_pass(dice) and dice._linear:
-            fitted = focal._fit(x, y)
-            if fitted is not None:
-                shape = fitted.x.shape
-                key = (fitted.mode, shape[1], fitted.x[0, 0].numel(), dice._samples(x), fitted.soft)
-                return _fused.call(self._cached(key, self._prepare), fitted.x, fitted.y)
-        return self.lambda_dice * dice(x, y) + self.lambda_focal * focal(x, y)
+        fitted = focal._fit(x, y) if focal.fits_one_pass(dice) and dice._linear else None
+        if fitted is None:
+            return None
+        key = (fitted.mode, fitted.x.shape[1], fitted.x[0, 0].numel(), dice._samples(x), fitted.soft)
+        return Call(self._cached(key, self._prepare), fitted.x, fitted.y)
 
-    def _prepare(self, key: tuple[str, int, int, int, bool]) -> Plan:
+    def _prepare(self, key: tuple[str, int, int, int, bool]) -> Linear:
         mode, classes, voxels, samples, soft = key
         region = self.dice._region(classes, samples, (), self.lambda_dice, dropped=True)
-        return _fused.prepared(
+        return _fused.make_linear(
             mode, region, self.focal._term(soft, self.lambda_focal * self.focal._factor(classes, voxels))
         )
 
 
-class GeneralizedDiceFocalLoss(CompatLoss):
+class GeneralizedDiceFocalLoss(CompatLoss, Smoothing, ClassWeighting, Activation):
     """`monai.losses.GeneralizedDiceFocalLoss`: lambda_gdl generalised Dice + lambda_focal focal loss of sigmoids, in
     one pass if Dice takes the sigmoid too. Arguments as there; `strict`: see the module."""
 
@@ -104,31 +104,24 @@ class GeneralizedDiceFocalLoss(CompatLoss):
     library = "monai"
     _paths = paths("generalized_dice", "w_type", weight="focal.weight", gamma="focal.gamma")
 
-    def __init__(
+    gamma: float = 2.0
+    weight: Weights | None = None
+    lambda_gdl: float = 1.0
+    lambda_focal: float = 1.0
+
+    def _set(
         self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        w_type: str = "square",
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        gamma: float = 2.0,
-        weight: Weights | None = None,
-        lambda_gdl: float = 1.0,
-        lambda_focal: float = 1.0,
         *,
-        strict: bool = True,
+        gamma: float,
+        weight: Weights | None,
+        lambda_gdl: float,
+        lambda_focal: float,
+        strict: bool,
+        **overlap: Any,
     ) -> None:
-        super().__init__(strict=strict)
-        self.generalized_dice = GeneralizedDiceLoss(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, w_type, reduction, smooth_nr, smooth_dr,
-            batch, strict=strict,
-        )  # fmt: skip
-        self.focal = FocalLoss(include_background, to_onehot_y, gamma, None, weight, reduction, strict=strict)
+        CompatLoss.__init__(self, strict=strict)
+        self.generalized_dice = GeneralizedDiceLoss(**overlap, strict=strict)
+        self.focal = FocalLoss(**focal_settings(overlap), gamma=gamma, weight=weight, strict=strict)
         self.lambda_gdl = not_negative("lambda_gdl", lambda_gdl)
         self.lambda_focal = not_negative("lambda_focal", lambda_focal)
 
@@ -157,4 +150,9 @@ class GeneralizedDiceFocalLoss(CompatLoss):
         return self.lambda_gdl * overlap(x, y) + self.lambda_focal * focal(x, y)
 
     def _prepare(self, key: tuple[str, bool]) -> Plan:
-        return _fused.prepared(key[0], self.generalized_dice._term(), self.focal._term(key[1]))
+        return _fused.make_plan(key[0], self.generalized_dice._term(), self.focal._term(key[1]))
+
+
+def focal_settings(overlap: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that the focal loss shares with an overlap loss."""
+    return {name: overlap[name] for name in ("include_background", "to_onehot_y", "reduction")}

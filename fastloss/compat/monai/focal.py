@@ -11,6 +11,7 @@ from torch import Tensor
 from ...plan import Plan
 from ...spec import FIXED_SUMS, SumColumn, Term
 from .. import _fused
+from .._linear import Call, Linear
 from ._focal import FittedFocal, PlainFocal, Weights
 from ._inputs import check_reduction, plain_tensor
 from ._overlap import OverlapLoss
@@ -67,28 +68,48 @@ class FocalLoss(PlainFocal):
         """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. Returns a float32
         scalar; with reduction "none" the shape of the input (without channel 0 if it does not count)."""
         x, y = plain_tensor(input), plain_tensor(target)
-        if self.why_not_fused is None:
-            fitted = self._fit(x, y)
-            if fitted is not None:
-                return self._fused(fitted)
-        return self._plain(x, y)
+        fitted = self._fit(x, y) if self.why_not_fused is None else None
+        if fitted is None:
+            return self._plain(x, y)
+        call = self._call(fitted)
+        if call is not None:
+            return _fused.run(call)
+        weights = self._class_weights(fitted.x.shape[1])
+        if fitted.mode == "multiclass":
+            return self._softmax_in_steps(fitted, weights)
+        if self.reduction == "none" or (fitted.soft and isinstance(self.alpha, Tensor)):
+            return self._unreduced(fitted, weights)
+        return self._from_sums(fitted, weights)
 
-    def _fused(self, fitted: FittedFocal) -> Tensor:
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
+        fitted = self._fit(plain_tensor(input), plain_tensor(target)) if self.why_not_fused is None else None
+        return None if fitted is None else self._call(fitted)
+
+    def _call(self, fitted: FittedFocal) -> Call | None:
+        """One pass, where that is all it takes."""
         x, channels = fitted.x, fitted.x.shape[1]
         weights = self._class_weights(channels)
         if fitted.mode == "multiclass":
-            return self._softmax(fitted, weights)
-        if fitted.soft and isinstance(self.alpha, Tensor):
-            return self._unreduced(fitted, weights)
-        if self.reduction == "none":
-            return self._unreduced(fitted, weights)
-        single_weight = weights[0] if len(weights) == 1 else 1.0
-        by_class = isinstance(self.alpha, Tensor) or len(weights) > 1
-        by_sample = self.reduction == "sum" and self.ignore_index is not None
-        if by_class or by_sample:
-            return self._from_sums(fitted, weights, by_sample)
-        key = (fitted.mode, channels, x[0, 0].numel(), fitted.ignore_index, fitted.soft, single_weight)
-        return _fused.call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
+            whole = self._own_mean or self.ignore_index is None or self.reduction == "sum"
+            if self._by_sample or not whole:
+                return None
+            loss = self._cached(self._softmax_key(fitted, weights), self._prepare_softmax)
+            return Call(loss, x, fitted.y, fitted.mask)
+        if self.reduction == "none" or isinstance(self.alpha, Tensor) or len(weights) > 1 or self._by_sample:
+            return None
+        weight = weights[0] if weights else 1.0
+        key = (fitted.mode, channels, x[0, 0].numel(), fitted.ignore_index, fitted.soft, weight)
+        return Call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
+
+    @property
+    def _by_sample(self) -> bool:
+        """Whether each sample is divided by its own number of valid voxels."""
+        return self.reduction == "sum" and self.ignore_index is not None
+
+    @property
+    def _own_mean(self) -> bool:
+        """Whether softmax's mean is the kernels': labels without the background are ignored there, and not counted."""
+        return self.reduction == "mean" and not (self.to_onehot_y and not self.include_background)
 
     def fits_one_pass(self, overlap: OverlapLoss) -> bool:
         """Whether it and an overlap loss take the sigmoid of the same channels, and the target alike."""
@@ -104,10 +125,10 @@ class FocalLoss(PlainFocal):
             return 1.0 / voxels
         return float(channels) if self.strict and self.ignore_index is not None else 1.0
 
-    def _prepare(self, key: tuple[str, int, int, int | None, bool, float]) -> Plan:
+    def _prepare(self, key: tuple[str, int, int, int | None, bool, float]) -> Linear:
         mode, channels, voxels, ignore_index, soft, weight = key
         term = self._term(soft, weight * self._factor(channels, voxels))
-        return _fused.prepared(mode, term, ignore_index=ignore_index)
+        return _fused.make_linear(mode, term, ignore_index=ignore_index)
 
     def _term(self, soft: bool, weight: float = 1.0, alpha: float | None = None) -> Term:
         """The sigmoid term; an alpha for each class is two of them, of the positives and of the negatives."""
@@ -118,8 +139,8 @@ class FocalLoss(PlainFocal):
             "focal", gamma=float(self.gamma), vector=vector, weight=weight, reduction=reduction, margin=soft
         )  # fmt: skip
 
-    def _from_sums(self, fitted: FittedFocal, weights: tuple[float, ...], by_sample: bool) -> Tensor:
-        x, channels = fitted.x, fitted.x.shape[1]
+    def _from_sums(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
+        x, channels, by_sample = fitted.x, fitted.x.shape[1], self._by_sample
         ready = self._cached(("sums", fitted.mode, fitted.ignore_index, fitted.soft, by_sample), self._prepare_sums)
         if isinstance(self.alpha, Tensor):
             self._check_alpha(channels)
@@ -147,12 +168,12 @@ class FocalLoss(PlainFocal):
         terms = [self._term(soft, alpha=1.0), self._term(soft, alpha=0.0)] if several else [self._term(soft)]
         if by_sample:
             terms.append(Term("tversky", batch=False))
-        return _fused.prepared(mode, *terms, ignore_index=ignore_index)
+        return _fused.make_plan(mode, *terms, ignore_index=ignore_index)
 
     def _unreduced(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
         """Elementwise; reduced in PyTorch where soft labels meet an alpha for each class."""
         key = ("elements", fitted.mode, fitted.ignore_index, fitted.soft)
-        loss = _fused.call(self._cached(key, self._prepare_elements), fitted.x, fitted.y, fitted.mask)
+        loss = _fused.run_plan(self._cached(key, self._prepare_elements), fitted.x, fitted.y, fitted.mask)
         axes = [1] * (loss.ndim - 2)
         if isinstance(self.alpha, Tensor):
             self._check_alpha(loss.shape[1])
@@ -170,35 +191,33 @@ class FocalLoss(PlainFocal):
         _, mode, ignore_index, soft = key
         alpha = () if self.alpha is None or isinstance(self.alpha, Tensor) else (float(self.alpha),)
         term = Term("focal", gamma=float(self.gamma), vector=alpha, reduction="none", margin=soft)
-        return _fused.prepared(mode, term, ignore_index=ignore_index)
+        return _fused.make_plan(mode, term, ignore_index=ignore_index)
 
-    def _softmax(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
-        x, channels = fitted.x, fitted.x.shape[1]
+    def _softmax_key(self, fitted: FittedFocal, weights: tuple[float, ...]) -> tuple:
+        channels = fitted.x.shape[1]
         by_class = self._softmax_alpha(channels)
         if weights:
             by_class = tuple([w * a for w, a in zip(weights * (channels if len(weights) == 1 else 1), by_class)])
-        by_sample = self.reduction == "sum" and self.ignore_index is not None
-        # labels without the background are ignored there: the kernel's own mean would not count those voxels
-        own_mean = self.reduction == "mean" and not (self.to_onehot_y and not self.include_background)
-        voxels = x[0, 0].numel() * (1 if self.reduction == "sum" else x.shape[0])
-        key = ("softmax", fitted.ignore_index, by_class, by_sample, own_mean, voxels)
-        ready = self._cached(key, self._prepare_softmax)
-        if by_sample:
+        voxels = fitted.x[0, 0].numel() * (1 if self.reduction == "sum" else fitted.x.shape[0])
+        return "softmax", fitted.ignore_index, by_class, self._by_sample, self._own_mean, voxels
+
+    def _softmax_in_steps(self, fitted: FittedFocal, weights: tuple[float, ...]) -> Tensor:
+        x = fitted.x
+        ready = self._cached(self._softmax_key(fitted, weights), self._prepare_softmax).plan
+        if self._by_sample:
             valid = self._valid(fitted).flatten(1).sum(1).clamp_min(1)
 
             def finish(table: Tensor) -> Tensor:
                 return (table[..., FIXED_SUMS].sum(1) / valid).sum().float()
 
             return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
-        loss = _fused.call(ready, x, fitted.y, fitted.mask)
-        if own_mean or self.ignore_index is None or self.reduction == "sum":
-            return loss
-        return loss / (self._valid(fitted).sum() * (1 if self.strict else channels)).clamp_min(1)
+        loss = _fused.run_plan(ready, x, fitted.y, fitted.mask)
+        return loss / (self._valid(fitted).sum() * (1 if self.strict else x.shape[1])).clamp_min(1)
 
     def _valid(self, fitted: FittedFocal) -> Tensor:
         return fitted.mask if fitted.mask is not None else fitted.y != fitted.ignore_index
 
-    def _prepare_softmax(self, key: tuple) -> Plan:
+    def _prepare_softmax(self, key: tuple) -> Linear:
         _, ignore_index, by_class, by_sample, own_mean, voxels = key
         if by_sample:
             scale = 1.0
@@ -213,4 +232,4 @@ class FocalLoss(PlainFocal):
         terms = [Term("focal", gamma=float(self.gamma), vector=vector, reduction=reduction, weight=scale)]
         if by_sample:
             terms.append(Term("tversky", batch=False))
-        return _fused.prepared("multiclass", *terms, ignore_index=ignore_index)
+        return _fused.make_linear("multiclass", *terms, ignore_index=ignore_index)

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...plan import Plan
 from .. import _fused
 from .._fused import TINY
-from ._inputs import plain_tensor
+from .._linear import Call, Linear
+from ._declared import Activation, ClassWeighting, ErrorWeights, Smoothing
 from ._overlap import Fitted, OverlapLoss, Parts, Ratio
 
 
-class GeneralizedDiceLoss(OverlapLoss):
+class GeneralizedDiceLoss(OverlapLoss, Smoothing, ClassWeighting, Activation):
     """`monai.losses.GeneralizedDiceLoss`: 1 - (2 sum_c w I + smooth_nr) / (sum_c w (P + T) + smooth_dr), w = 1/T^2
-    ("square"), 1/T ("simple") or 1 ("uniform"), absent classes with the largest finite w (Sudre et al. 2017). Arguments
-    as there."""
+    ("square"), 1/T ("simple") or 1 ("uniform"), absent classes with the largest finite w (Sudre et al. 2017). Reduction
+    "none" gives [B, 1, 1 …], or [1, 1 …] with batch=True. Arguments as there."""
 
     original = "monai.losses.dice.GeneralizedDiceLoss"
 
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        w_type: str = "square",
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        soft_label: bool = False,
-        *,
-        strict: bool = True,
-    ) -> None:
-        super().__init__(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch,
-            soft_label, None, strict,
-        )  # fmt: skip
+    soft_label: bool = False
+
+    def _set(self, *, w_type: str, **settings: Any) -> None:
+        super()._set(**settings)
         name = w_type.strip() if isinstance(w_type, str) else w_type
         if name not in ("square", "simple", "uniform"):
             raise ValueError(f"w_type must be 'square', 'simple' or 'uniform', got {w_type!r}.")
         self.w_type = str(getattr(name, "value", name))
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """As `DiceLoss.forward`; reduction "none" gives [B, 1, 1 …], or [1, 1 …] with batch=True."""
-        x, y = plain_tensor(input), plain_tensor(target)
-        if self.why_not_fused is None:
-            fitted = self._fit(x, y)
-            if fitted is not None:
-                return self._from_sums(fitted)
-        return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
 
     def _ratio(self, parts: Parts) -> Ratio:
         w = self._weights(parts.truth.detach())
@@ -72,56 +47,25 @@ class GeneralizedDiceLoss(OverlapLoss):
         return torch.where(absent, w.amax(-1, keepdim=True), w)
 
 
-class TverskyLoss(OverlapLoss):
+class TverskyLoss(OverlapLoss, Smoothing, ErrorWeights, Activation):
     """`monai.losses.TverskyLoss`: 1 - (I + smooth_nr) / (I + alpha FP + beta FN + smooth_dr) of each sample
-    (batch=True: of the batch) and class. Arguments as there."""
+    (batch=True: of the batch) and class. Reduction "none" gives [B, C], or [C] with batch=True. Arguments as there."""
 
     original = "monai.losses.tversky.TverskyLoss"
     _masks_first = True
 
-    def __init__(
-        self,
-        include_background: bool = True,
-        to_onehot_y: bool = False,
-        sigmoid: bool = False,
-        softmax: bool = False,
-        other_act: Callable | None = None,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        reduction: str = "mean",
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        batch: bool = False,
-        soft_label: bool = False,
-        ignore_index: int | None = None,
-        *,
-        strict: bool = True,
-    ) -> None:
-        super().__init__(
-            include_background, to_onehot_y, sigmoid, softmax, other_act, reduction, smooth_nr, smooth_dr, batch,
-            soft_label, ignore_index, strict,
-        )  # fmt: skip
-        self.alpha = alpha
-        self.beta = beta
+    soft_label: bool = False
+    ignore_index: int | None = None
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """As `DiceLoss.forward`; reduction "none" gives [B, C], or [C] with batch=True."""
-        x, y = plain_tensor(input), plain_tensor(target)
-        if self.why_not_fused is None:
-            fitted = self._fit(x, y)
-            if fitted is not None:
-                return self._fused(fitted)
-        return self._reduced(self._plain_parts(self._activated(x), y), x.ndim)
-
-    def _fused(self, fitted: Fitted) -> Tensor:
+    def _call(self, fitted: Fitted) -> Call | None:
         x = fitted.x
         if self.reduction == "none" or self.smooth_nr != self.smooth_dr:
-            return self._from_sums(fitted)
+            return None
         samples = x.shape[0] if self.reduction == "sum" and not self.batch else 1
-        ready = self._cached((fitted.mode, x.shape[1], samples, fitted.ignore_index), self._prepare)
-        return _fused.call(ready, x, fitted.y, fitted.mask)
+        key = (fitted.mode, x.shape[1], samples, fitted.ignore_index)
+        return Call(self._cached(key, self._prepare), x, fitted.y, fitted.mask)
 
-    def _prepare(self, key: tuple[str, int, int, int | None]) -> Plan:
+    def _prepare(self, key: tuple[str, int, int, int | None]) -> Linear:
         mode, channels, samples, ignore_index = key
         classes = self._classes(channels)
         term = self._term(
@@ -133,7 +77,7 @@ class TverskyLoss(OverlapLoss):
             vector=() if classes == channels else (0.0,) + (1.0,) * classes,
             weight=1.0 if self.reduction == "mean" else float(classes * samples),
         )
-        return _fused.prepared(mode, term, ignore_index=ignore_index)
+        return _fused.make_linear(mode, term, ignore_index=ignore_index)
 
     def _ratio(self, parts: Parts) -> Ratio:
         own = 1.0 - self.alpha - self.beta

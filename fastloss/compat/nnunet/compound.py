@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...deep import scaled
-from .._linear import Linear
+from .._linear import Call, Linear
 from .activation import softmax_helper_dim1
 from .base import Compound, dice_arguments, own_class, unwrapped
 from .cross_entropy import RobustCrossEntropyLoss, TopKLoss
@@ -71,30 +71,29 @@ class DC_and_CE_loss(Compound):
         }
         return found if cls._pointwise is TopKLoss else {**found, "dice_class": own_class(type(dc))}
 
-    def _scaled(self, scale: float, net_output: Tensor, target: Tensor) -> Tensor:
-        x, ignore, ce = net_output, self.ignore_label, unwrapped(self.ce)
-        if ignore is not None and target.shape[1] != 1:
-            raise ValueError(f"target must be labels [N, 1, *S] with ignore_label, got {list(target.shape)}.")
-        weights = (scale * self.weight_dice, scale * self.weight_ce)
-        if weights[1] == 0:
-            ce_target = target
-        elif target.ndim != x.ndim:
-            raise ValueError(f"target must be labels [N, 1, *S] to fit net_output, got {list(target.shape)}.")
-        else:
-            ce_target = target[:, :1]
+    def _pointwise_call(self, x: Tensor, target: Tensor) -> Call | None:
+        ce = unwrapped(self.ce)
+        self._check(x, target)
         whole = target.shape == x.shape and not self.strict
         known = isinstance(ce, RobustCrossEntropyLoss) and not ce._learns(target)
-        if known and x.shape[1] > 1 and (whole or target.shape != x.shape):
-            y = for_kernels("multiclass", x, target if target.ndim == x.ndim else target.unsqueeze(1))
-            loss = self._linear(ce, x, y, whole) if weights[1] != 0 else Linear("multiclass", (), ignore)
-            value = self._one_pass(weights, loss, x, y)
-            if value is not None:
-                return value
-        mask = None if ignore is None else target != ignore
+        if not known or x.shape[1] < 2 or not (whole or target.shape != x.shape):
+            return None
+        y = for_kernels("multiclass", x, target if target.ndim == x.ndim else target.unsqueeze(1))
+        loss = Linear("multiclass", (), self.ignore_label) if self.weight_ce == 0 else self._linear(ce, x, y, whole)
+        return None if loss is None else Call(loss, x, y)
+
+    def _check(self, x: Tensor, target: Tensor) -> None:
+        if self.ignore_label is not None and target.shape[1] != 1:
+            raise ValueError(f"target must be labels [N, 1, *S] with ignore_label, got {list(target.shape)}.")
+        if self.weight_ce != 0 and target.ndim != x.ndim:
+            raise ValueError(f"target must be labels [N, 1, *S] to fit net_output, got {list(target.shape)}.")
+
+    def _in_two(self, weights: tuple[float, float], x: Tensor, target: Tensor) -> Tensor:
+        mask = None if self.ignore_label is None else target != self.ignore_label
         dice_target = target if mask is None else torch.where(mask, target, 0)
         value = scaled(self.dc, weights[0], x, dice_target, loss_mask=mask) if weights[0] != 0 else 0.0
         if weights[1] != 0:
-            entropy = scaled(ce, weights[1], x, ce_target)
+            entropy = scaled(unwrapped(self.ce), weights[1], x, target[:, :1])
             if mask is not None:
                 entropy = torch.where(mask.any(), entropy, torch.zeros_like(entropy))
             value = value + entropy

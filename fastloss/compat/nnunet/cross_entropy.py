@@ -27,8 +27,8 @@ class RobustCrossEntropyLoss(CrossEntropyLoss):
     def _plain(self, input: Tensor, target: Tensor) -> Tensor:
         return super()._plain(input, self._ids(input, target).reshape(input.shape[0], *input.shape[2:]).long())
 
-    def _call(self, input: Tensor, target: Tensor) -> Call | None:
-        return super()._call(input, self._ids(input, target))
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
+        return super().as_call(input, self._ids(input, target))
 
     def _ids(self, input: Tensor, target: Tensor) -> Tensor:
         if target.ndim == input.ndim and target.shape[1] != 1:
@@ -103,7 +103,7 @@ class TopKLoss(RobustCrossEntropyLoss):
         return self._scaled(1.0, inp, target)
 
     def _scaled(self, scale: float, input: Tensor, target: Tensor) -> Tensor:
-        call = self._call(input, target)
+        call = self.as_call(input, target)
         if call is not None:
             return call.run(scale)
         y = as_ids(target if target.shape[1] == 1 else target[:, :1])
@@ -117,7 +117,7 @@ class TopKLoss(RobustCrossEntropyLoss):
                 return 0.0 * elements.sum()
         return scale * torch.topk(elements, count, sorted=False).values.mean()
 
-    def _call(self, input: Tensor, target: Tensor) -> Call | None:
+    def as_call(self, input: Tensor, target: Tensor) -> Call | None:
         if target.ndim != input.ndim:
             raise ValueError(f"target must be labels [N, 1, *S] to fit input, got {list(target.shape)}.")
         y = as_ids(target if target.shape[1] == 1 else target[:, :1])

@@ -77,7 +77,7 @@ class _Dice(CompatLoss):
 
     def _scaled(self, scale: float, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         mode = self.mode
-        call = self._call(x, y, loss_mask)
+        call = self.as_call(x, y, loss_mask)
         if call is not None:
             return call.run(scale)
         y = with_channel(x, y)
@@ -88,7 +88,7 @@ class _Dice(CompatLoss):
             return scale * self._finish(x, *self._plain_sums(x, y, loss_mask))
         return scale * self._finish(x, *self._sums(mode, x, for_kernels(mode, x, y), loss_mask))
 
-    def _call(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Call | None:
+    def as_call(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Call | None:
         """One pass, where that is all it takes."""
         mode = self.mode
         if mode is None or self._why_not_these(mode, x, y, loss_mask) is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...deep import scaled
 from ...spec import Term
-from .._linear import Linear
+from .._linear import Call, Linear
 from ..torch import BCEWithLogitsLoss
 from .base import Compound, dice_arguments, own_class, unwrapped
 from .dice import MemoryEfficientSoftDiceLoss
@@ -65,8 +65,23 @@ class DC_and_BCE_loss(Compound):
             "dice_class": own_class(type(dc)),
         }
 
-    def _scaled(self, scale: float, net_output: Tensor, target: Tensor) -> Tensor:
-        x, y, mask, ce = net_output, target, None, unwrapped(self.ce)
+    def _pointwise_call(self, x: Tensor, target: Tensor) -> Call | None:
+        (y, mask), ce = self._split(x, target), unwrapped(self.ce)
+        known = isinstance(ce, BCEWithLogitsLoss) and not ce._learns(y, ce.weight)
+        loss = ce.linear(x) if known else None
+        if loss is None:
+            return None
+        if self.use_ignore_label:
+            loss = Linear(loss.mode, tuple([_with_mean(term) for term in loss.terms]))
+        return Call(loss, x, y, mask, None if ce.weight is None else ce.weight.expand(x.shape), self._times(x))
+
+    def _times(self, x: Tensor) -> int:
+        """What BCE is multiplied by: nnU-Net sums over the channels where it has an ignore label."""
+        return x.shape[1] if self.use_ignore_label and self.strict else 1
+
+    def _split(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(regions, mask of what counts)."""
+        y, mask = target, None
         if self.use_ignore_label:
             ignored = target[:, -1:]
             mask, y = ~ignored if ignored.dtype == torch.bool else ignored != 1, target[:, :-1]
@@ -75,22 +90,15 @@ class DC_and_BCE_loss(Compound):
             raise ValueError(
                 f"target must have the shape {list(x.shape)}{extra} to fit net_output, got {list(target.shape)}."
             )
-        weights = (scale * self.weight_dice, scale * self.weight_ce)
-        times = x.shape[1] if self.use_ignore_label and self.strict else 1
-        known = isinstance(ce, BCEWithLogitsLoss) and not ce._learns(y, ce.weight)
-        loss = ce.linear(x) if known else None
-        if loss is not None:
-            if self.use_ignore_label:
-                loss = Linear(loss.mode, tuple([_with_mean(term) for term in loss.terms]))
-            pixel_weight = None if ce.weight is None else ce.weight.expand(x.shape)
-            value = self._one_pass((weights[0], times * weights[1]), loss, x, y, mask, pixel_weight)
-            if value is not None:
-                return value
+        return y, mask
+
+    def _in_two(self, weights: tuple[float, float], x: Tensor, target: Tensor) -> Tensor:
+        (y, mask), ce = self._split(x, target), unwrapped(self.ce)
         dice = scaled(self.dc, weights[0], x, y, loss_mask=mask)
         if mask is None:
             return scaled(ce, weights[1], x, y.float()) + dice
         entropy = (ce(x, y.float()) * mask).sum() / mask.sum().clamp_min(1e-8)
-        return weights[1] * times / x.shape[1] * entropy + dice
+        return weights[1] * self._times(x) / x.shape[1] * entropy + dice
 
 
 def _with_mean(term: Term) -> Term:

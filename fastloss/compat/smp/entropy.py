@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
+from .._linear import Call, Linear
 from ._common import labels
 
 
@@ -46,26 +46,33 @@ class SoftBCEWithLogitsLoss(CompatLoss):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred and y_true of the same shape; returns a scalar, or that shape with reduction neither mean nor sum."""
-        ready = self._fit(y_pred, y_true)
-        if ready is None:
+        call = self._call(y_pred, y_true)
+        if call is None:
             return self._plain(y_pred, y_true)
-        x, y, weight = y_pred, y_true, self.weight
-        if weight is not None:
-            weight = weight.expand(x.shape)
-        if not 3 <= x.ndim <= 5:
-            x, y = x.reshape(1, 1, -1), y.reshape(1, 1, -1)
-            weight = weight if weight is None else weight.reshape(1, 1, -1)
-        loss = _fused.call(ready, x, y, None, weight)
+        loss = _fused.run(call)
         if loss.ndim:
             return loss.reshape(y_pred.shape)
-        return loss / x.numel() if self._over_all else loss
+        return loss / y_pred.numel() if self._over_all else loss
+
+    def as_call(self, y_pred: Tensor, y_true: Tensor) -> Call | None:
+        return None if self._over_all else self._call(y_pred, y_true)
+
+    def _call(self, x: Tensor, y: Tensor) -> Call | None:
+        loss = self._fit(x, y)
+        if loss is None:
+            return None
+        weight = None if self.weight is None else self.weight.expand(x.shape)
+        if not 3 <= x.ndim <= 5:
+            x, y = x.reshape(1, 1, -1), y.reshape(1, 1, -1)
+            weight = None if weight is None else weight.reshape(1, 1, -1)
+        return Call(loss, x, y, None, weight)
 
     @property
     def _over_all(self) -> bool:
         """Whether the sum is divided by all elements."""
         return self.strict and self.reduction == "mean" and self.ignore_index is not None
 
-    def _fit(self, x: Tensor, y: Tensor) -> Plan | None:
+    def _fit(self, x: Tensor, y: Tensor) -> Linear | None:
         """None leaves the inputs to plain PyTorch, whose errors are the original's."""
         if x.shape != y.shape or not x.is_floating_point() or x.numel() == 0:
             return None
@@ -76,10 +83,10 @@ class SoftBCEWithLogitsLoss(CompatLoss):
             return None
         if self.weight is not None and not self.weight.is_floating_point():
             return None
-        ready = self._cached((x.shape[1:2], x.ndim, self._floats("pos_weight")), self._prepare)
-        return self._slow("pos_weight varies along another axis than the channels") if ready is False else ready
+        loss = self._cached((x.shape[1:2], x.ndim, self._floats("pos_weight")), self._prepare)
+        return self._slow("pos_weight varies along another axis than the channels") if loss is False else loss
 
-    def _prepare(self, key: tuple[torch.Size, int, tuple[float, ...]]) -> Plan | bool:
+    def _prepare(self, key: tuple[torch.Size, int, tuple[float, ...]]) -> Linear | bool:
         sizes, axes, vector = key
         if self.pos_weight is not None:
             channels = sizes[0] if sizes else 1
@@ -93,7 +100,7 @@ class SoftBCEWithLogitsLoss(CompatLoss):
             label_smoothing=2.0 * (self.smooth_factor or 0.0),
             vector=vector,
         )
-        return _fused.prepared("multilabel", term, ignore_index=self.ignore_index)
+        return _fused.make_linear("multilabel", term, ignore_index=self.ignore_index)
 
     def _plain(self, x: Tensor, y: Tensor) -> Tensor:
         s = self.smooth_factor
@@ -133,22 +140,30 @@ class SoftCrossEntropyLoss(CompatLoss):
         """y_pred [N, C, *] with the classes on axis `dim`, y_true class ids without that axis (or with it of size 1).
         Returns a scalar; with reduction neither mean nor sum the pixels, with the axis of size 1 unless ignore_index is
         None."""
-        e = self.smooth_factor
-        if e is None and self.strict:
-            raise TypeError("smooth_factor must be a number, got None (strict=False reads it as 0).")
-        x = y_pred.movedim(self.dim, 1) if y_pred.ndim > 1 else y_pred
-        y = y_true.movedim(self.dim, 1) if y_true.ndim == y_pred.ndim > 1 else y_true
-        if not self._fits(x, y):
-            return self._plain(y_pred, y_true, e or 0.0)
-        shape = x[:, 0].shape
-        x, y = _fused.volume(x), y if self.strict else labels(y)
-        if y.ndim != x.ndim:
-            y = y.reshape(x[:, 0].shape)
-        loss = _fused.call(self._cached((), self._prepare), x, y)
+        call = self._call(y_pred, y_true)
+        if call is None:
+            return self._plain(y_pred, y_true, self.smooth_factor or 0.0)
+        loss, shape = _fused.run(call), y_pred.select(self.dim, 0).shape
         if loss.ndim:
             loss = loss.reshape(shape)
             return loss if self.ignore_index is None else loss.unsqueeze(self.dim)
         return loss / shape.numel() if self._over_all else loss
+
+    def as_call(self, y_pred: Tensor, y_true: Tensor) -> Call | None:
+        return None if self._over_all else self._call(y_pred, y_true)
+
+    def _call(self, x: Tensor, y: Tensor) -> Call | None:
+        if self.smooth_factor is None and self.strict:
+            raise TypeError("smooth_factor must be a number, got None (strict=False reads it as 0).")
+        several = x.ndim > 1
+        y = y.movedim(self.dim, 1) if several and y.ndim == x.ndim else y
+        x = x.movedim(self.dim, 1) if several else x
+        if not self._fits(x, y):
+            return None
+        x, y = _fused.volume(x), y if self.strict else labels(y)
+        if y.ndim != x.ndim:
+            y = y.reshape(x[:, 0].shape)
+        return Call(self._cached((), self._prepare), x, y)
 
     @property
     def _over_all(self) -> bool:
@@ -161,13 +176,13 @@ class SoftCrossEntropyLoss(CompatLoss):
             return False
         return y.dtype == torch.int64 or not self.strict
 
-    def _prepare(self, _: tuple) -> Plan:
+    def _prepare(self, _: tuple) -> Linear:
         term = Term(
             "ce",
             reduction="sum" if self._over_all else self.reduction if self.reduction in ("mean", "sum") else "none",
             label_smoothing=float(self.smooth_factor or 0.0),
         )
-        return _fused.prepared("multiclass", term, ignore_index=self.ignore_index)
+        return _fused.make_linear("multiclass", term, ignore_index=self.ignore_index)
 
     def _plain(self, x: Tensor, y: Tensor, e: float) -> Tensor:
         log_p = x.log_softmax(self.dim)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...plan import Plan
 from ...spec import FIXED_SUMS, SumColumn, Term
 from .. import _fused
 from .._base import CompatLoss
+from .._linear import Call, Linear
 from ._common import Vector, bce, check_mode, tensor
 
 REDUCED = {"mean": "mean", "sum": "sum", "batchwise_mean": "sum"}
@@ -82,9 +82,19 @@ class FocalLoss(CompatLoss):
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred [N, C, *]; y_true of the same shape (binary: of the same number of elements) or class ids [N, *].
         Returns a scalar, or one value for each valid element (binary, reduction neither mean nor sum)."""
-        if self.why_not_fused is None and self._fits(y_pred, y_true):
-            return self._fused(y_pred, y_true)
-        return self._plain(y_pred, y_true)
+        call = self._call(y_pred, y_true)
+        if call is None:
+            return self._plain(y_pred, y_true)
+        if self.class_weights is not None:
+            return self._weighted(call)
+        loss = _fused.run(call)
+        if loss.ndim:
+            loss = loss.reshape(-1)
+            return loss if self.ignore_index is None else loss[call.y.reshape(-1) != self.ignore_index]
+        return loss
+
+    def as_call(self, y_pred: Tensor, y_true: Tensor) -> Call | None:
+        return self._call(y_pred, y_true) if self.class_weights is None else None
 
     def _fits(self, x: Tensor, y: Tensor) -> bool:
         if not x.is_floating_point() or x.numel() == 0:
@@ -97,7 +107,9 @@ class FocalLoss(CompatLoss):
             return x.ndim >= 3 and y.shape == x[:, 0].shape
         return x.ndim >= 3 and y.shape == x.shape and (self.ignore_index is None or not self.strict)
 
-    def _fused(self, x: Tensor, y: Tensor) -> Tensor:
+    def _call(self, x: Tensor, y: Tensor) -> Call | None:
+        if self.why_not_fused is not None or not self._fits(x, y):
+            return None
         mask = None
         if self.mode == "binary":
             if not (3 <= x.ndim <= 5 and x.shape[1] == 1 and (y.shape == x.shape or y.shape == x[:, 0].shape)):
@@ -108,16 +120,10 @@ class FocalLoss(CompatLoss):
             y = y.unsqueeze(1) if x.ndim == y.ndim + 1 else y.reshape(x.shape[0], 1, -1)
             mask = None if self.ignore_index is None else y != self.ignore_index
             y = _fused.one_hot(y, x.shape[1])
-        ready, scale = self._cached((x.shape[1], x[0, 0].numel(), x.shape[0]), self._prepare)
-        if self.class_weights is not None:
-            return self._weighted(ready, x, y, mask)
-        loss = _fused.call(ready, x, y, mask)
-        if loss.ndim:
-            loss = loss.reshape(-1)
-            return loss if self.ignore_index is None else loss[y.reshape(-1) != self.ignore_index]
-        return loss if scale == 1.0 else loss * scale
+        loss, scale = self._cached((x.shape[1], x[0, 0].numel(), x.shape[0]), self._prepare)
+        return Call(loss, x, y, mask, factor=scale)
 
-    def _prepare(self, key: tuple[int, int, int]) -> tuple[Plan, float]:
+    def _prepare(self, key: tuple[int, int, int]) -> tuple[Linear, float]:
         channels, pixels, _ = key
         several = self.mode != "binary"
         reduction = REDUCED.get(self.reduction, "mean" if several else "none")
@@ -132,18 +138,18 @@ class FocalLoss(CompatLoss):
             vector=() if self.alpha is None else (float(self.alpha),),
         )
         ignore = None if self.mode == "multiclass" else self.ignore_index
-        return _fused.prepared("multilabel" if several else "binary", term, ignore_index=ignore), scale
+        return _fused.make_linear("multilabel" if several else "binary", term, ignore_index=ignore), scale
 
-    def _weighted(self, ready: Plan, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    def _weighted(self, call: Call) -> Tensor:
         def finish(table: Tensor) -> Tensor:
             columns = table[0].unbind(-1)
             classes = columns[FIXED_SUMS]
             if self.reduction == "mean":
                 classes = classes / columns[SumColumn.VALID].detach().clamp_min(1.0)
             weights = self.class_weights.to(classes)
-            return _fused.value_of((classes * weights).sum() / weights.sum(), x)
+            return _fused.value_of((classes * weights).sum() / weights.sum(), call.x)
 
-        return _fused.finished(ready, x, y, mask, finish)
+        return _fused.finished(call.loss.plan, call.x, call.y, call.mask, finish)
 
     def _plain(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.from_logits:

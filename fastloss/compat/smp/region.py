@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...plan import Plan
 from ...spec import Term
 from .. import _fused
 from .._base import CompatLoss
+from .._linear import Call, Linear
 from ._common import Vector, check_mode, labels, tensor
 from ._probabilities import Score
 
@@ -59,15 +59,20 @@ class _RegionLoss(CompatLoss):
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred [N, C, *]; y_true as y_pred, without its channel axis, or class ids [N, *] or [N, 1, *] (multiclass).
         Returns a scalar."""
-        if self.why_not_fused is None:
-            fitted = self._fit(y_pred, y_true)
-            if fitted is not None:
-                x, y = fitted
-                key = (x.shape[1], y.is_floating_point(), self._floats("class_weights"), self._floats("classes"))
-                ready, scale = self._cached(key, self._prepare)
-                loss = _fused.call(ready, x, y)
-                return loss if scale == 1.0 else loss * scale
-        return self._plain(y_pred, y_true)
+        call = self._call(y_pred, y_true)
+        return self._plain(y_pred, y_true) if call is None else _fused.run(call)
+
+    def as_call(self, y_pred: Tensor, y_true: Tensor) -> Call | None:
+        return self._call(y_pred, y_true)
+
+    def _call(self, x: Tensor, y: Tensor) -> Call | None:
+        fitted = self._fit(x, y) if self.why_not_fused is None else None
+        if fitted is None:
+            return None
+        x, y = fitted
+        key = (x.shape[1], y.is_floating_point(), self._floats("class_weights"), self._floats("classes"))
+        loss, scale = self._cached(key, self._prepare)
+        return Call(loss, x, y, factor=scale)
 
     def _fit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """The inputs as the kernels take them; None leaves them to plain PyTorch, whose errors are the original's."""
@@ -97,7 +102,7 @@ class _RegionLoss(CompatLoss):
             return x, y
         return x.reshape(x.shape[0], x.shape[1], -1), y.reshape(y.shape[0], -1)
 
-    def _prepare(self, key: tuple[int, bool, tuple, tuple]) -> tuple[Plan, float]:
+    def _prepare(self, key: tuple[int, bool, tuple, tuple]) -> tuple[Linear, float]:
         channels, soft, *_ = key
         shares, scale = self._shares(channels)
         term = Term(
@@ -110,7 +115,7 @@ class _RegionLoss(CompatLoss):
             l1=soft and self.mode != "multiclass",
             vector=shares,
         )
-        return _fused.prepared(self.mode, term, ignore_index=self.ignore_index), scale
+        return _fused.make_linear(self.mode, term, ignore_index=self.ignore_index), scale
 
     def _shares(self, channels: int) -> tuple[tuple[float, ...], float]:
         """(w, s) such that the loss is s times the w-weighted mean over classes; errors are those of the indexing."""
@@ -255,3 +260,6 @@ class TverskyLoss(_RegionLoss):
             return loss**self.gamma
         above = loss > 0
         return torch.where(above, torch.where(above, loss, torch.ones_like(loss)) ** self.gamma, loss * 0.0)
+
+    def as_call(self, y_pred: Tensor, y_true: Tensor) -> Call | None:
+        return self._call(y_pred, y_true) if self.gamma == 1.0 else None

@@ -42,17 +42,20 @@ def form_of(owner: type[Criterion]) -> Callable[[Declared], Declared]:
 
 
 def _plan(owner: Callable[..., Criterion], mode: str, settings: dict[str, Any]) -> Plan:
-    flat = [_by_value(item) for pair in settings.items() for item in pair]
+    flat = tuple([_by_value(item) for pair in settings.items() for item in pair])
     if torch.compiler.is_compiling() or not all(map(_fixed, (mode, *flat))):
         return owner(mode, **settings)._plan
-    return _cached(owner, mode, *flat)
+    return _cached(owner, mode, flat, _types(flat))
 
 
-def _make(owner: Callable[..., Criterion], mode: str, *flat: Any) -> Plan:
+@lru_cache(maxsize=256)
+def _cached(owner: Callable[..., Criterion], mode: str, flat: tuple, types: Any) -> Plan:
     return owner(mode, **dict(zip(flat[::2], flat[1::2])))._plan
 
 
-_cached = lru_cache(maxsize=256, typed=True)(_make)  # typed: k=1 is refused, k=1.0 is not
+def _types(value: Any) -> Any:
+    """The types of all values, also in tuples: equal ones may be refused (k=1 and 1.0, classes=[0] and [0.0])."""
+    return tuple(map(_types, value)) if isinstance(value, tuple) else type(value)
 
 
 def _by_value(value: Any) -> Any:

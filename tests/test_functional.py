@@ -85,3 +85,19 @@ def test_a_wrong_argument_is_an_error_that_names_the_class(name):
         OWNERS[name]("binary", 1.0)
     with pytest.raises(TypeError, match=r"^\w+_loss\(\) takes from 2 to 3 positional"):
         getattr(functional, name)(x, x, "binary", None)
+
+
+@pytest.mark.parametrize(
+    "form,setting,good,bad",
+    (
+        (functional.topk_loss, "k", 1.0, 1),
+        (functional.cross_entropy_loss, "class_weights", [1.0, 1.0, 1.0], [True, True, True]),
+        (functional.dice_loss, "classes", [0, 1], [0.0, 1.0]),
+        (functional.dice_loss, "batch", True, 1),
+    ),
+)
+def test_an_equal_value_of_a_wrong_type_is_refused_after_a_right_one(form, setting, good, bad):
+    x, y = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    form(x, y, "multiclass", **{setting: good})
+    with pytest.raises(TypeError, match=f"^{setting} must be"):
+        form(x, y, "multiclass", **{setting: bad})

@@ -56,5 +56,5 @@ def notebook(content: dict) -> str:
                 parts.append(f"![Output of the code above](data:image/png;base64,{''.join(data['image/png']).strip()})")
             else:
                 text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
-                parts.append(f"``` {{ .text .notebook-output }}\n{text}\n```")
+                parts.append(f"```text\n{text}\n```")
     return "\n\n".join(parts) + "\n"

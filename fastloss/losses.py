@@ -42,7 +42,7 @@ class SingleLoss(Criterion):
 
 
 class BCEWithLogitsLoss(SingleLoss):
-    """Binary cross-entropy of logits: the mean over N*C*S of -[w y log p + (1 - y) log(1 - p)], p = sigmoid(x).
+    """Binary cross-entropy of logits: the mean over N·C·S of -[w y log p + (1 - y) log(1 - p)], p = sigmoid(x).
 
     Shapes of the call: see `Criterion.forward`.
     """

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from . import _library, _ops, triton
 
+__all__ = ["available", "debug", "use"]
+
 NAMES = ("reference", "cpu", "cuda", "triton")
 DEVICES = {
     "cpu": "cpu",

@@ -119,7 +119,7 @@ def _monai() -> list[CompatCase]:
 
 
 def _nnunet() -> list[CompatCase]:
-    """As its trainers build them: batch Dice, no background, smooth 1e-5."""
+    """Make the cases as its trainers build the losses: batch Dice, no background, smooth 1e-5."""
     dice = {"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}
     names = ("SoftDiceLoss", "MemoryEfficientSoftDiceLoss")
     cases = [_case("nnunet", name, "ids", apply_nonlin="softmax", **dice) for name in names]

@@ -32,19 +32,19 @@ RESIDENT_BYTES = 256 << 20  # of logits: with more, nothing would stay on the ch
 
 
 def summed(case: Case) -> bool:
-    """Whether a gradient needs a sum over all pixels first, or a threshold."""
+    """Tell whether a gradient needs a sum over all pixels first, or a threshold."""
     return any(t.region or t.kind == "topk" for t in case.terms)
 
 
 def forced(case: Case) -> list[str]:
-    """The paths of the CUDA backend that are forced too, so that the range of each can be read from a record."""
+    """Return the paths of the CUDA backend that are forced too, so that the range of each can be read from a record."""
     if not summed(case) or case.levels > 1 or case.group == "64":
         return []
     return ["resident", "split"] if case.logits_bytes <= RESIDENT_BYTES else ["split"]
 
 
 def path_bytes(case: Case, path: str) -> int | None:
-    """The least that a path moves between the chip and its memory if no cache helps; None if that is open (auto).
+    """Return the least bytes that a path moves to and from the chip if no cache helps; None if that is open (auto).
 
     `resident` reads and writes once, as does a pointwise loss in any way. `split` reads once for the sums (and the
     digits of top-k) and once more for the gradient.
@@ -55,7 +55,7 @@ def path_bytes(case: Case, path: str) -> int | None:
 
 
 def make(size: str, loss: str, dry: bool = False, **settings: Any) -> Case:
-    """A row; `settings` as of `Case`."""
+    """Make a row; `settings` as of `Case`."""
     shape = SHAPES[size][dry]
     mode = settings.pop("mode", "binary" if shape[1] == 1 else "multiclass")
     case = Case("", size, shape, mode, tuple([TERMS[word] for word in loss.split("+")]), **settings)
@@ -67,14 +67,14 @@ def make(size: str, loss: str, dry: bool = False, **settings: Any) -> Case:
 
 
 def _rows(dry: bool, *lines: tuple[str, str, dict[str, Any]]) -> list[Case]:
-    """Every loss of a line at every size of it."""
+    """Make every loss of a line at every size of it."""
     return [
         make(s, loss, dry, **more) for sizes, losses, more in lines for s in sizes.split() for loss in losses.split()
     ]
 
 
 def bench(dry: bool = False) -> list[Case]:
-    """The rows that stand for all others."""
+    """Return the rows that stand for all others."""
     return _rows(
         dry,
         ("8mpx 2mpx 268mpx", "dice", {}),
@@ -95,7 +95,7 @@ def bench(dry: bool = False) -> list[Case]:
 
 
 def more(dry: bool = False) -> list[Case]:
-    """The rest, those that peers are compiled for first; dry: the first of each kind."""
+    """Return the rest, those that peers are compiled for first; dry: the first of each kind."""
     half = {"dtype": "bfloat16"}
     eager, none = {"peers": EAGER}, {"peers": ""}
     every = _rows(
@@ -152,7 +152,7 @@ BEST = {
 
 
 def best(case: Case) -> tuple[str, str]:
-    """The library that is fastest eager, and the one that is fastest under torch.compile."""
+    """Return the library that is fastest eager, and the one that is fastest under torch.compile."""
     natural = {term.kind for term in case.terms} <= {"bce", "ce", "topk"}
     other_gamma = any(term.kind == "focal" and term.gamma != 2 for term in case.terms)
     if natural or other_gamma or not usual(case) or case.shape[1] > MANY:
@@ -162,7 +162,7 @@ def best(case: Case) -> tuple[str, str]:
 
 
 def wanted(case: Case, libraries: list[str] | None) -> list[str]:
-    """The keys of the peers of a case: the best ones, or all of `libraries`; who offers no such loss says so."""
+    """Return the keys of the peers of a case: the best ones, or all of `libraries`, also those without such a loss."""
     if not case.peers:
         return []
     eager, compiled = ([name] for name in best(case)) if libraries is None else (libraries, libraries)

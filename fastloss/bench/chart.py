@@ -55,7 +55,7 @@ def _bar(axis, at: float, key: str, value: float, height: float) -> None:
 
 
 def draw(data: dict, stem: Path) -> list[Path]:
-    """The charts of a CPU record, as files that begin with `stem`; none without matplotlib."""
+    """Draw the charts of a CPU record into files that begin with `stem`; none without matplotlib."""
     if data["kind"] != "cpu" or not possible():
         return []
     drawn = [
@@ -66,7 +66,7 @@ def draw(data: dict, stem: Path) -> list[Path]:
 
 
 def speed(data: dict, path: Path) -> Path | None:
-    """The fastest eager and the fastest compiled peer of each case, as multiples of fastloss's time."""
+    """Draw the fastest eager and the fastest compiled peer of each case, as multiples of fastloss's time."""
     bars: list[tuple[dict, str, float]] = []
     for row in rows_of(data):
         for how in ("eager", "compiled"):

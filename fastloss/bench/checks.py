@@ -17,7 +17,7 @@ from .worker_gpu import OURS, backend_of
 
 
 def environment(out: Path, seconds: float) -> int:
-    """What is here, in full."""
+    """Print and write what is here, in full."""
     there, absent = installed(list(PEERS))
     print(doctor.render(doctor.collect()))
     found = {"doctor": doctor.collect(), "gpu": record.gpu(), "peers": there, "absent": absent}
@@ -25,7 +25,7 @@ def environment(out: Path, seconds: float) -> int:
 
 
 def smoke_all(out: Path, seconds: float) -> int:
-    """Every backend and path in a worker of its own, all at once; Triton, which compiles longest, in three."""
+    """Try every backend and path in a worker of its own, all at once; Triton, which compiles longest, in three."""
     modes = {
         key: [[m] for m in smoke.SHAPES] if key == "triton" and not dry() else [list(smoke.SHAPES)] for key in OURS
     }
@@ -51,7 +51,7 @@ def smoke_all(out: Path, seconds: float) -> int:
 
 
 def sanitize(out: Path, seconds: float) -> int:
-    """A small set in this very process, for compute-sanitizer to watch."""
+    """Run a small set in this very process, for compute-sanitizer to watch."""
     device = "cpu" if dry() else "cuda"
     answer = smoke.run(device, device, tiny=True)
     print(json.dumps(answer))

@@ -87,7 +87,7 @@ def _render(path: Path) -> int:
 
 
 def _words(text: str | None, option: str) -> list[str] | None:
-    """The words of a comma-separated option; None if it is not given."""
+    """Return the words of a comma-separated option; None if it is not given."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -105,7 +105,7 @@ def _names(text: str | None, known: list[str], option: str) -> list[str] | None:
 
 
 def _check(args: argparse.Namespace, default: str) -> Path:
-    """The output folder, made; ValueError for an option that is wrong, before anything is measured."""
+    """Make and return the output folder; ValueError for an option that is wrong, before anything is measured."""
     if args.rounds is not None and not 3 <= args.rounds <= 1000:
         raise ValueError(f"--rounds: {args.rounds} given, a number from 3 to 1000 expected")
     out = args.out or Path(default)
@@ -122,7 +122,7 @@ def _check(args: argparse.Namespace, default: str) -> Path:
 
 
 def _peers(args: argparse.Namespace, default: list[str]) -> list[str]:
-    """Those that are asked for, or those of the default that are installed."""
+    """Return those that are asked for, or those of the default that are installed."""
     asked = [] if args.peers == "none" else _names(args.peers, list(PEERS), "--peers")
     there, absent = installed(default if asked is None else asked)
     if absent and asked is not None:

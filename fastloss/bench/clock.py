@@ -17,7 +17,7 @@ SLEEP_CLOCK = 2.0e9  # cycles per second that torch.cuda._sleep counts, or a lit
 
 
 def host_seconds(work: Work, calls: int, wait: Callable[[], None]) -> float:
-    """Host time of one call, the device never waited for within the calls; the median of five batches."""
+    """Return the host time of one call, the median of five batches; the device is never waited for within one."""
     batches = []
     for _ in range(5):
         wait()
@@ -41,7 +41,7 @@ class Cuda:
     wait = staticmethod(torch.cuda.synchronize)
 
     def _lead(self, work: Work) -> int:
-        """Cycles of sleep that hide the host's part of a call."""
+        """Return cycles of sleep that hide the host's part of a call."""
         for _ in range(2):
             work()
         self.wait()
@@ -51,7 +51,7 @@ class Cuda:
         return int(min(1.5 * host + 20e-6, 0.01) * SLEEP_CLOCK)
 
     def rounds(self, works: dict[str, Work], seconds: float, most: int = MOST) -> dict[str, dict[str, float]]:
-        """Every work once per round; the summary of each one's seconds per call."""
+        """Run every work once per round; return the summary of each one's seconds per call."""
         leads = {name: self._lead(work) for name, work in works.items()}
         taken: dict[str, list[float]] = {name: [] for name in works}
         began = time.perf_counter()
@@ -73,7 +73,7 @@ class Cuda:
         return {name: Timing(values).summary for name, values in taken.items()}
 
     def graph(self, works: list[Work], seconds: float) -> dict[str, float]:
-        """Calls over as many inputs as outgrow the L2 cache, in one CUDA graph: device and host seconds per call."""
+        """Capture calls over more inputs than the L2 cache holds in a CUDA graph: device and host seconds per call."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -91,7 +91,7 @@ class Cuda:
         return found
 
     def launches(self, work: Work) -> list[dict]:
-        """Kernels, copies and fills of one call, in order of time: name, microseconds."""
+        """List kernels, copies and fills of one call, in order of time: name, microseconds."""
         work()
         self.wait()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -138,5 +138,5 @@ class Dry:
 
 @cache
 def choose(dry: bool) -> Cuda | Dry:
-    """The clock of this process."""
+    """Return the clock of this process."""
     return Dry() if dry else Cuda()

@@ -30,7 +30,7 @@ LIMITS = (1e-5, 1e-3)  # relative differences of values and gradients that refus
 
 
 def contenders(case: CompatCase, compiled: bool) -> list[Contender]:
-    """fastloss, the original, and those under torch.compile."""
+    """Make fastloss's, the original, and those under torch.compile."""
 
     def contender(key: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Contender:
         return Contender(key, "ours" if key.startswith(OURS) else "peer", lambda x, y: loss(x, y).sum())
@@ -51,7 +51,7 @@ def fused(loss: nn.Module) -> bool:
 def measure(
     library: str, case: str, size: str, compiled: bool, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict:
-    """A row's times, and their ratios to fastloss (the compiled original's to the faster of ours)."""
+    """Measure a row's times, and their ratios to fastloss (the compiled original's to the faster of ours)."""
     one = next(c for c in CASES[library] if c.label == case)
     return measure_case(one, size, compiled, rounds, seconds)
 

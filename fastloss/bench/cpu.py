@@ -61,7 +61,7 @@ def measure(
     weigh: bool,
     say: Say,
 ) -> dict:
-    """A row's contenders; whoever raises or is wrong is refused with the reason and not timed."""
+    """Measure a row's contenders; who raises or is wrong is refused with the reason and not timed."""
     torch._dynamo.reset()
     one = _case(case)
     x, y = inputs(one)
@@ -101,7 +101,7 @@ def _times(
     seconds: float,
     say: Say,
 ) -> dict:
-    """Writes times into the entries; returns what they say of the row."""
+    """Write times into the entries; return what they say of the row."""
     copy = timing.Memcpy(case.least_bytes(), torch.get_num_threads())
     works: dict[str, Callable[[], object]] = {MEMCPY: copy.call}
     works |= {contender.key: lambda contender=contender: contender.step(x) for contender in sound}
@@ -126,7 +126,7 @@ def _times(
 
 
 def compile_peers(case: str, peers: list[str], say: Say) -> dict:
-    """One call of every compiled peer, so that inductor's cache holds it."""
+    """Call every compiled peer once, so that inductor's cache holds it."""
     torch._dynamo.reset()
     one = _case(case)
     x, y = inputs(one)

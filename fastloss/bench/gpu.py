@@ -34,14 +34,14 @@ def say(line: str) -> None:
 
 
 def unavailable(key: str, dry: bool) -> str | None:
-    """Why one of our contenders cannot run here, or None."""
+    """Say why one of our contenders cannot run here, or None."""
     if dry and key not in DRY_OURS:
         return "left out of a dry run"
     return backends.available()[backend_of(key, dry)]
 
 
 def worker(name: str, key: str = "cuda") -> Worker:
-    """One process for contenders that need the same environment. It compiles alone: the workers are many already."""
+    """Make the process of contenders that need one environment. It compiles alone: the workers are many already."""
     return Worker(name, env={"TORCHINDUCTOR_COMPILE_THREADS": "1", "FASTLOSS_CUDA_PATH": path_of(key)})
 
 
@@ -98,7 +98,7 @@ class Bench:
         return worker.ask(request, within)
 
     def prepare(self, seconds: float) -> None:
-        """Everything that compiles does so now, in all workers at once. Nothing new is begun after `seconds`."""
+        """Let everything that compiles do so, in all workers at once. Nothing new is begun after `seconds`."""
         deadline = Deadline(seconds)
         todo: dict[str, list[tuple[Case, str]]] = {}
         for case in self.cases:
@@ -120,13 +120,13 @@ class Bench:
         self.say(f"prepared: {ready} contenders; {missing} not offered, {len(self.failed) - missing} failed")
 
     def bandwidth(self) -> None:
-        """A large copy: the rate that the page tells."""
+        """Time a large copy, for the rate that the page tells."""
         sizes = [1 << (12 if self.dry else 32)]
         answer = self.workers[0].ask({"do": "worker_gpu.bandwidth", "sizes": sizes, "dry": self.dry}, 60)
         self.data["bandwidth"] = answer if "refused" not in answer else {}
 
     def measure(self, seconds: float, each: float = 0.25) -> None:
-        """Rows in the order of the cases; those that no time is left for are named in `left_out`."""
+        """Measure rows in the order of the cases; those that no time is left for are named in `left_out`."""
         deadline = Deadline(seconds)
         for case in self.cases:
             if deadline.left < LEAST_SECONDS:
@@ -152,7 +152,7 @@ class Bench:
         return row
 
     def profile(self, seconds: float) -> None:
-        """Launches of one call of each of our contenders, after all timing: the profiler slows calls."""
+        """Count launches of one call of each of our contenders, after all timing: the profiler slows calls."""
         deadline = Deadline(seconds)
         cases = {case.name: case for case in self.cases}
         for row in self.data["rows"]:

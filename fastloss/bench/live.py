@@ -143,6 +143,6 @@ class Rich(Plain):
 
 
 def choose(total: int, columns: list[Column]) -> Plain:
-    """Rich on a terminal that has it; `total` cases are to come."""
+    """Return the live table of a terminal that has rich, else plain lines; `total` cases are to come."""
     rich = sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
     return (Rich if rich else Plain)(total, columns)

@@ -19,8 +19,8 @@ PEER_LIMITS = {"float32": (1e-2, 1e-2), "bfloat16": (0.5, 1.0)}
 
 
 def truth(case: Case, x: Any, y: Any) -> Truth:
-    """fastloss's reference backend in float64, itself checked against the plain PyTorch expression; of a pyramid the
-    weighted sum of its levels, with their gradients in one row.
+    """Compute value and gradient by the reference backend in float64, itself checked against the plain PyTorch
+    expression; of a pyramid the weighted sum of its levels, with their gradients in one row.
 
     Raises:
         ArithmeticError: the reference and the plain expression disagree, so nothing can be judged.
@@ -41,7 +41,7 @@ def truth(case: Case, x: Any, y: Any) -> Truth:
 
 
 def judge(case: Case, contender: Contender, truth: Truth, x: Any) -> dict[str, Any]:
-    """What a record says of one call: who, with which errors, and `refused` with the reason if they are too large.
+    """Judge one call for a record: who, with which errors, and `refused` with the reason if they are too large.
 
     fastloss must meet the limits of its dtype. A peer's formula is checked by `formula.same_formula`; how precisely it
     computes at full size is its own business (smp's float32 Dice is off by 1e-4 at 2 Mpx), so that its errors are

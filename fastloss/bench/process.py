@@ -56,8 +56,8 @@ class Worker:
         lines.put("")
 
     def ask(self, request: dict, seconds: float | None = None, say: Callable[[str], None] | None = None) -> dict:
-        """The answer, or {"refused": why}: also for no answer within `seconds`, or if the process ended. `say` gets
-        what the worker is doing meanwhile."""
+        """Return the answer, or {"refused": why}: also for no answer within `seconds`, or if the process ended. `say`
+        gets what the worker is doing meanwhile."""
         if self.closed:
             return {"refused": "stopped"}
         answer: dict | None = None

@@ -19,7 +19,7 @@ def entry(row: dict, key: str) -> dict:
 
 
 def own(row: dict) -> dict:
-    """fastloss's entry; on a GPU that of the CUDA backend."""
+    """Return fastloss's entry; on a GPU that of the CUDA backend."""
     return entry(row, OURS) or entry(row, "cuda")
 
 
@@ -32,7 +32,7 @@ def how(key: str) -> str:
 
 
 def ratio(row: dict, key: str, mine: dict | None = None) -> float | None:
-    """A contender's time over fastloss's (or that of the entry `mine`), paired by round where it was measured so."""
+    """Return a contender's time over fastloss's (or that of the entry `mine`); paired by round if measured so."""
     found = entry(row, key)
     if mine is None and "ratio" in found:
         return found["ratio"]["median"]
@@ -40,7 +40,7 @@ def ratio(row: dict, key: str, mine: dict | None = None) -> float | None:
 
 
 def fastest(row: dict, kind: str | None = None, roles: tuple[str, ...] = PEER) -> str | None:
-    """The fastest contender of these roles; `kind` eager or compiled, None: either."""
+    """Return the fastest contender of these roles; `kind` eager or compiled, None: either."""
     timed = [
         key
         for key, found in row["contenders"].items()
@@ -50,18 +50,18 @@ def fastest(row: dict, kind: str | None = None, roles: tuple[str, ...] = PEER) -
 
 
 def peer(row: dict, kind: str | None = None, roles: tuple[str, ...] = PEER, mine: str | None = None) -> float | None:
-    """The time of the fastest peer over fastloss's, or over that of `mine`."""
+    """Return the time of the fastest peer over fastloss's, or over that of `mine`."""
     key = fastest(row, kind, roles)
     return None if key is None else ratio(row, key, None if mine is None else entry(row, mine))
 
 
 def memory(row: dict, what: str) -> float | None:
-    """Of fastloss, in multiples of the logits."""
+    """Return a number of fastloss's memory, in multiples of the logits."""
     return own(row).get("memory", {}).get(what)
 
 
 def path(row: dict, key: str = "cuda") -> str | None:
-    """`one pass` if one kernel over the logits wrote the gradient in forward, where it then lies; else `split`."""
+    """Return `one pass` if one kernel over the logits wrote the gradient in forward, else `split`."""
     names = entry(row, key).get("profile", {}).get("forward", [])
     passes = [name for name in names if any(kernel in name for kernel in CUDA_KERNELS)]
     kept = memory(row, "kept")
@@ -71,7 +71,7 @@ def path(row: dict, key: str = "cuda") -> str | None:
 
 
 def graph(row: dict, key: str = "cuda", what: str = "seconds") -> float | None:
-    """Of a call in a CUDA graph: its seconds, or those of a `copy` there."""
+    """Return the seconds of a call in a CUDA graph, or those of a `copy` there."""
     return entry(row, key).get("graph", {}).get(what)
 
 
@@ -94,6 +94,6 @@ def of_path_copy(row: dict) -> float | None:
 
 
 def captured(row: dict, key: str) -> float | None:
-    """1 if the call was captured in a CUDA graph, 0 if that failed."""
+    """Return 1 if the call was captured in a CUDA graph, 0 if that failed."""
     found = entry(row, key).get("graph")
     return None if found is None else float("seconds" in found)

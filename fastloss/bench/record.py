@@ -46,7 +46,7 @@ def _git(*words: str) -> str:
 
 
 def machine() -> dict:
-    """What the times depend on besides the code."""
+    """Describe what the times depend on besides the code."""
     flags = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())
     memory = re.search(r"MemTotal:\s*(\d+)", _read("/proc/meminfo"))
     return {
@@ -66,7 +66,7 @@ def machine() -> dict:
 
 
 def gpu() -> dict:
-    """The GPU, its driver and compilers; none of it when there is no GPU."""
+    """Describe the GPU, its driver and compilers; empty when there is no GPU."""
     if not torch.cuda.is_available():
         return {}
     p = torch.cuda.get_device_properties(0)
@@ -95,7 +95,7 @@ def versions(peers: list[str]) -> dict[str, str]:
 
 
 def new(kind: str, peers: list[str], settings: dict, **more: object) -> dict:
-    """A record without rows yet; `kind`: cpu (its rows lie in regimes), gpu or compat."""
+    """Make a record without rows; `kind`: cpu (its rows lie in regimes), gpu or compat."""
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     commit = _git("rev-parse", "HEAD") + "+changes" * dirty
     return {
@@ -115,7 +115,7 @@ def new(kind: str, peers: list[str], settings: dict, **more: object) -> dict:
 
 
 def row(case: Case) -> dict:
-    """What a row says of its case."""
+    """Make the row of a case, without contenders yet."""
     return {
         "case": case.name,
         "title": case.title,
@@ -136,7 +136,7 @@ def row(case: Case) -> dict:
 
 
 def slug(record: dict) -> str:
-    """File name of a record: device, processor and cores."""
+    """Name the file of a record: device, processor and cores."""
     m = record["machine"]
     words = f"{m['cpu']} {m['cpu_id'].replace('model', 'm').replace('family', 'f')}".lower()
     return f"cpu--{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{m['cores']}c"
@@ -163,7 +163,7 @@ def _today(record: dict) -> dict:
 
 
 def _from_1(record: dict) -> dict:
-    """CPU and drop-ins, 2026: the latter with milliseconds and ratios by name."""
+    """Convert records of a CPU and of drop-ins of 2026, the latter with milliseconds and ratios by name."""
     found = record["regimes"].pop("compat", None)
     if found is None:
         return record | {"kind": "cpu"}
@@ -179,7 +179,7 @@ def _from_1(record: dict) -> dict:
 
 
 def _from_gpu_1(record: dict) -> dict:
-    """GPU, 2026: memory in bytes, other names."""
+    """Convert records of a GPU of 2026: memory in bytes, other names."""
     for row in record["rows"]:
         row |= {"case": row.pop("problem"), "group": row["size"], "size": row.pop("shape")}
         row |= {"logits_bytes": row.pop("one_gradient"), "missing": {}}

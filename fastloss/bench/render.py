@@ -51,7 +51,7 @@ def _machine(data: dict) -> list[str]:
 
 
 def _remarks(data: dict) -> list[str]:
-    """What is missing, refused or peculiar: the words, and the cases that they are about."""
+    """List what is missing, refused or peculiar: the words, and the cases that they are about."""
     found: dict[str, list[str]] = {}
     for row in targets.rows_of(data):
         if "refused" in row and not row["contenders"]:
@@ -74,7 +74,7 @@ def _remarks(data: dict) -> list[str]:
 
 
 def section(data: dict, title: str) -> str:
-    """One record as Markdown."""
+    """Write one record as Markdown."""
     parts = [
         f"## {title}",
         *([DRY] if data.get("dry") else []),

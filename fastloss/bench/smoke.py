@@ -34,7 +34,7 @@ def losses(mode: str) -> dict[str, fl.CompoundLoss]:
 
 
 def draw(mode: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """On the CPU, so that a checked process launches no kernels but ours and a few copies."""
+    """Draw on the CPU, so that a checked process launches no kernels but ours and a few copies."""
     rng = torch.Generator().manual_seed(7)
     x = torch.randn(shape, generator=rng) * 2
     plain = (shape[0], *shape[2:])
@@ -48,7 +48,7 @@ def draw(mode: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 def run(
     backend: str, device: str, tiny: bool = False, modes: Iterable[str] = tuple(SHAPES), seconds: float = 600.0
 ) -> dict:
-    """{checked, failures}: a failure says which loss, shape and dtype, and by how much it is off.
+    """Return {checked, failures}: a failure says which loss, shape and dtype, and by how much it is off.
 
     Small shapes in float32 come first; after `seconds` the rest is left out, and `late` says so.
     """

@@ -65,7 +65,7 @@ def quartiles(row: dict, key: str | None, form: str = ".1f", mark: str = "**") -
 
 
 def relative(row: dict, key: str) -> str:
-    """A peer's time over fastloss's."""
+    """Return a peer's time over fastloss's."""
     found, value = entry(row, key), read.ratio(row, key)
     if "refused" in found:
         return "refused"
@@ -75,7 +75,7 @@ def relative(row: dict, key: str) -> str:
 
 
 def mine(row: dict) -> str:
-    """Milliseconds, or why there are none."""
+    """Show milliseconds, or why there are none."""
     found = seconds(row, OURS)
     return ms(found) if found is not None else f"refused: {row.get('refused', 'not timed')}"
 
@@ -99,7 +99,7 @@ CASE: list[Column] = [
 
 
 def keys(rows: Rows, has: str = "") -> list[str]:
-    """The contenders (that have something somewhere): ours first, then the peers in their usual order."""
+    """List the contenders (that have something somewhere): ours first, then the peers in their usual order."""
     found = dict.fromkeys(key for row in rows for key, e in row["contenders"].items() if not has or has in e)
     order = list(PEERS)
 
@@ -111,7 +111,7 @@ def keys(rows: Rows, has: str = "") -> list[str]:
 
 
 def peers(rows: Rows) -> list[Column]:
-    """A column for each peer."""
+    """Make a column for each peer."""
     every = [key for key in keys(rows) if key.removesuffix(" compiled") in PEERS]
     return [(key, partial(relative, key=key)) for key in every]
 

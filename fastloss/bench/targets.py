@@ -47,7 +47,7 @@ class Result:
 
 
 def cpu(rows: Rows) -> list[Target]:
-    """Ratios are medians over rounds, 1-thread CPU time without page faults."""
+    """List the targets of a CPU. Ratios are medians over rounds, 1-thread CPU time without page faults."""
     work = [r for r in rows if r["group"] != "overhead"]
     small = [r for r in rows if r["group"] == "overhead"]
     big = [r for r in work if r["pixels"] >= BIG]
@@ -70,7 +70,7 @@ def cpu(rows: Rows) -> list[Target]:
 
 
 def gpu(rows: Rows) -> list[Target]:
-    """Of the CUDA and Triton backends."""
+    """List the targets of the CUDA and Triton backends."""
 
     def pick(*groups: str, title: str = "", dtype: str = "", target: str = "uint8") -> Rows:
         found = [r for r in rows if r["group"] in groups and r["levels"] == 1 and r["target"] == target]
@@ -80,7 +80,7 @@ def gpu(rows: Rows) -> list[Target]:
         return over(graph(row), 1e-6)
 
     def in_proportion(row: dict) -> float | None:
-        """bfloat16's time in a graph over float32's in proportion to the bytes, plus 1 us."""
+        """Return bfloat16's time in a graph over float32's in proportion to the bytes, plus 1 us."""
         wide = [r for r in pick(row["group"], title="Dice", dtype="float32") if us(r)]
         return over(us(row), us(wide[0]) * row["least_bytes"] / wide[0]["least_bytes"] + 1) if wide else None
 
@@ -89,7 +89,7 @@ def gpu(rows: Rows) -> list[Target]:
         return over(seconds(row, "cuda"), seconds(dice[0], "cuda") if dice else None)
 
     def beyond(row: dict) -> float | None:
-        """MiB at the peak of forward and backward beyond the inputs and one gradient."""
+        """Return MiB at the peak of forward and backward beyond the inputs and one gradient."""
         peak = read.memory(row, "peak")
         return None if peak is None else (peak - 1) * row["logits_bytes"] / 2**20
 
@@ -140,7 +140,7 @@ def gpu(rows: Rows) -> list[Target]:
 
 
 def compat(rows: Rows) -> list[Target]:
-    """At least as fast as the original, eager and compiled (then the faster of a drop-in and the compiled drop-in)."""
+    """List those of drop-ins: as fast as the original, and, compiled or not, as the compiled original."""
     keys = [("eager", "original"), ("compiled", "original compiled")]
     return [
         Target(f"original, {kind}", rows, lambda r, key=key: read.ratio(r, key), 1, optional=kind == "compiled")
@@ -152,12 +152,12 @@ TARGETS = {"cpu": cpu, "gpu": gpu, "compat": compat}
 
 
 def rows_of(data: dict) -> Rows:
-    """The rows that the targets are read from."""
+    """Return the rows that the targets are read from."""
     return data["regimes"].get(JUDGED, {}).get("rows", []) if data["kind"] == "cpu" else data["rows"]
 
 
 def check(data: dict) -> list[Result]:
-    """Every target of a record; a row that was never reached leaves its targets unproven."""
+    """Judge every target of a record; a row that was never reached leaves its targets unproven."""
     return [judge(target, data.get("dry", False)) for target in TARGETS[data["kind"]](rows_of(data))]
 
 
@@ -187,14 +187,14 @@ def _show(value: float, unit: str, form: str = ".2f") -> str:
 
 
 def lines(data: dict) -> list[str]:
-    """The targets as text, one a line."""
+    """Write the targets as text, one a line."""
     found = check(data)
     width = max(len(r.name) for r in found)
     return [f"{r.verdict.upper():8} {r.name:{width}}  {r.value:>10} ({r.target}); {r.detail}" for r in found]
 
 
 def summary(data: dict) -> str:
-    """One line for a quick run: the geometric mean over plain eager PyTorch."""
+    """Sum a quick run up in one line: the geometric mean over plain eager PyTorch."""
     ratios = [value for row in rows_of(data) if (value := read.peer(row, "eager", ANY)) is not None]
     if not ratios:
         return "nothing was compared"

@@ -24,7 +24,7 @@ def _stamp() -> Path:
 
 
 def _key(job: Job) -> str:
-    """What compiled code depends on besides the case: versions, and the threads that inductor writes into its loops."""
+    """Name what compiled code depends on beside the case: versions, and the threads that inductor writes into loops."""
     names = ",".join(f"{k}={v}" for k, v in sorted(record.versions(job.peers).items()) if k != "fastloss")
     return f"{names};threads={REGIMES[job.regime].thread_count};{torch.backends.cpu.get_cpu_capability()}"
 
@@ -37,7 +37,7 @@ def _known() -> dict[str, list[str]]:
 
 
 def missing(job: Job) -> list[str]:
-    """Cases of a job whose compiled peers are not in the cache yet; empty where compiling ahead does not pay."""
+    """List cases of a job whose compiled peers are not in the cache yet; none where compiling ahead does not pay."""
     have = set(_known().get(_key(job), [])) if job.compiled else set()
     absent = [c.name for c in job.cases if c.name not in have and c.peers == COMPILED and job.compiled]
     return absent if len(absent) > FEW else []

@@ -15,7 +15,7 @@ from fastloss.measure.peers import NotOffered
 
 
 def reason(error: BaseException) -> str:
-    """An error as one line."""
+    """Write an error as one line."""
     words = str(error).strip()
     return f"{type(error).__name__}: {words.splitlines()[0][:160] if words else 'no message'}"
 

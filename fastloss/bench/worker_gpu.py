@@ -34,13 +34,13 @@ def backend_of(key: str, dry: bool) -> str:
 
 
 def path_of(key: str) -> str:
-    """What FASTLOSS_CUDA_PATH is set to for this contender."""
+    """Return what FASTLOSS_CUDA_PATH is set to for this contender."""
     return key.partition(" ")[2] or "auto"
 
 
 @cache
 def build(case: Case, key: str, dry: bool) -> Contender:
-    """A contender by its key; NotOffered where a library has no such loss."""
+    """Make a contender by its key; NotOffered where a library has no such loss."""
     torch._dynamo.config.recompile_limit = 1000
     if key in OURS:
         return ours(case, backend_of(key, dry), key)
@@ -72,18 +72,18 @@ def _copy(total: int, device: str) -> Callable[[], object]:
 
 
 def bandwidth(sizes: list[int], dry: bool, say: Say) -> dict:
-    """Seconds of a device copy that reads and writes so many bytes together."""
+    """Time a device copy that reads and writes so many bytes together."""
     found = clock.choose(dry)
     return {str(size): found.rounds({"copy": _copy(size, found.device)}, 0.2)["copy"] for size in sizes}
 
 
 def look(backend: str, modes: list[str], seconds: float, dry: bool, say: Say) -> dict:
-    """A first look at a backend."""
+    """Take a first look at a backend."""
     return smoke.run(backend, clock.choose(dry).device, dry, modes, seconds)
 
 
 def prepare(case: str, key: str, dry: bool, say: Say) -> dict:
-    """One call, so that whatever compiles has compiled."""
+    """Call a contender once, so that whatever compiles has compiled."""
     one = named(dry)[case]
     x, y = _inputs(one, dry)
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def prepare(case: str, key: str, dry: bool, say: Say) -> dict:
 
 
 def measure(case: str, key: str, seconds: float, last: bool, dry: bool, say: Say) -> dict:
-    """Errors, times, memory and graph of a contender; `last`: the inputs are not needed again."""
+    """Measure errors, times, memory and graph of a contender; `last`: the inputs are not needed again."""
     one, used = named(dry)[case], clock.choose(dry)
     x, y = _inputs(one, dry)
     contender = build(one, key, dry).on(y)
@@ -125,7 +125,7 @@ def measure(case: str, key: str, seconds: float, last: bool, dry: bool, say: Say
 
 
 def clones(x: Any, count: int) -> list[Any]:
-    """Further inputs of the same kind with other values, so that the cache holds none of them when its turn comes."""
+    """Make inputs of the same kind with other values, so that the cache holds none of them when its turn comes."""
     return [fresh(by_level(lambda level, i=i: torch.roll(level.detach(), i + 1, -1), x)) for i in range(count)]
 
 
@@ -140,7 +140,7 @@ def _graph(case: Case, contender: Contender, x: Any, seconds: float, dry: bool) 
 
 
 def profile(case: str, key: str, dry: bool, say: Say) -> dict:
-    """Launches of one call."""
+    """List the launches of one call."""
     one, used = named(dry)[case], clock.choose(dry)
     x, y = _inputs(one, dry)
     contender = build(one, key, dry).on(y)

@@ -31,7 +31,7 @@ EAGER, COMPILED = "eager", "compiled"  # the peers of a case: eager ones, or tho
 
 
 def kind(term: Term) -> str:
-    """The kind of a term as users call it: Tversky with equal weights 1/2 is Dice, with 1 IoU."""
+    """Return the kind of a term as users call it: Tversky with equal weights 1/2 is Dice, with 1 IoU."""
     if term.kind != "tversky":
         return term.kind
     return {(0.5, 0.5): "dice", (1.0, 1.0): "iou"}.get((term.alpha, term.beta), "tversky")
@@ -43,7 +43,7 @@ def label(term: Term) -> str:
 
 
 def by_level(function: Callable[..., Any], *values: Any) -> Any:
-    """The function of a tensor, or its list over the levels of a pyramid."""
+    """Apply a function to tensors, or to each level of pyramids (lists)."""
     return [function(*level) for level in zip(*values)] if isinstance(values[0], list) else function(*values)
 
 
@@ -102,7 +102,7 @@ class Case:
         return sum(part.numel for part in self.parts) * DTYPES[self.dtype].itemsize
 
     def least_bytes(self, target: str | None = None) -> int:
-        """Bytes that no implementation can avoid: read logits, targets and mask once, write the gradient once."""
+        """Count what no implementation can avoid: logits, targets and mask read once, the gradient written once."""
         pixel = TARGETS[target or self.target].itemsize * (1 if self.mode == "multiclass" else self.shape[1])
         pixel += self.ignored == "mask"
         return 2 * self.logits_bytes + pixel * sum(part.pixels for part in self.parts)
@@ -141,7 +141,7 @@ QUICK = (
 
 
 def select(patterns: list[str] | None, cases: tuple[Case, ...] = CASES) -> list[Case]:
-    """Cases whose name or group equals a pattern, or else whose name contains it; ValueError if there is none."""
+    """Return cases whose name or group is a pattern, or else whose name contains it; ValueError if there is none."""
     if not patterns:
         return list(cases)
     chosen: list[Case] = []
@@ -155,7 +155,7 @@ def select(patterns: list[str] | None, cases: tuple[Case, ...] = CASES) -> list[
 
 
 def draw(shape: tuple[int, ...], mode: str, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Float32 logits that have learned something, and integer truth made of blobs: [N, C, *S] (sigmoid) or [N, *S]."""
+    """Draw float32 logits that have learned something, and int64 truth of blobs: [N, C, *S] (sigmoid) or [N, *S]."""
     rng = torch.Generator(device).manual_seed(20240229)
     n, c, *space = shape
     pitch = 2 if min(space) < 64 else 16 if c <= 32 else 4  # small inputs and those of many classes meet every class
@@ -175,8 +175,8 @@ _drawn = lru_cache(maxsize=1)(draw)
 
 
 def inputs(case: Case, device: str = "cpu") -> tuple[Any, Any]:
-    """Logits in the dtype of the case and int64 truth, or lists of them by level; the same values on every call (on a
-    GPU others than on a CPU) and for every contender."""
+    """Return logits in the dtype of the case and int64 truth, or lists of them by level; the same values on every call
+    (on a GPU others than on a CPU) and for every contender."""
     make = _drawn if device == "cpu" else draw
     made = [make(part.shape, case.mode, device) for part in case.parts]
     xs = [x.to(DTYPES[case.dtype], copy=make is _drawn) for x, _ in made]
@@ -190,5 +190,5 @@ def inputs(case: Case, device: str = "cpu") -> tuple[Any, Any]:
 
 
 def fresh(x: Any) -> Any:
-    """The logits as leaves that require gradients."""
+    """Return the logits as leaves that require gradients."""
     return by_level(lambda level: level.detach().requires_grad_(), x)

@@ -41,17 +41,17 @@ class Contender:
     y: Any = None
 
     def on(self, truth: Any) -> Contender:
-        """The same with the target of this truth."""
+        """Bind the target of this truth."""
         return replace(self, y=by_level(self.target, truth))
 
     def step(self, x: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients of the logits as a training step needs them (there no leaf: nothing accumulates)."""
+        """Return loss and gradients of the logits, as in a training step (no leaf there: nothing accumulates)."""
         loss = self.loss(x, self.y)
         return loss, torch.autograd.grad(loss, x)
 
 
 def _own_code(loss: Loss) -> Loss:
-    """A function with a code object of its own: dynamo counts recompilations by code object."""
+    """Make a function with a code object of its own: dynamo counts recompilations by code object."""
 
     def call(x: Any, y: Any) -> Tensor:
         return loss(x, y)
@@ -61,14 +61,14 @@ def _own_code(loss: Loss) -> Loss:
 
 
 def criterion(case: Case, backend: str | None = None) -> Criterion:
-    """fastloss's loss of a case; backend None or "auto": the default of the device."""
+    """Make fastloss's loss of a case; backend None or "auto": the default of the device."""
     parts = [Part(term.kind, term.kind, term) for term in case.terms]
     ignore_index = IGNORED if case.ignored == "index" else None
     return Criterion(parts, case.mode, ignore_index, None if backend == "auto" else backend)
 
 
 def ours(case: Case, backend: str | None = None, key: str = OURS) -> Contender:
-    """fastloss on a case."""
+    """Make fastloss's contender."""
     loss = mine = criterion(case, backend)
     if case.levels > 1:
         pyramid = DeepSupervisionLoss(mine)
@@ -79,7 +79,7 @@ def ours(case: Case, backend: str | None = None, key: str = OURS) -> Contender:
 
 
 def peer(case: Case, library: str, compiler: str = "") -> Contender:
-    """A library on a case, eager or under torch.compile with this backend; NotOffered if it has no such loss.
+    """Make a library's contender, eager or by this backend of torch.compile; NotOffered if it has no such loss.
 
     Levels are weighted and summed as users do it, in the same compiled region.
     """
@@ -111,8 +111,8 @@ def _weighted(single: Loss, weights: tuple[float, ...]) -> Loss:
 def contenders(
     case: Case, libraries: list[str], *, compiled: bool, backend: str | None = None, every_dtype: bool = True
 ) -> tuple[list[Contender], dict[str, str]]:
-    """All contenders of a case, fastloss first (`every_dtype`: also with the target that the peers are given), and why
-    the others are missing ({name: reason})."""
+    """Make all contenders of a case, fastloss first (`every_dtype`: also with the target that the peers are given), and
+    say why the others are missing ({name: reason})."""
     mine = ours(case, backend)
     found, missing = [mine], {}
     wide = "int64" if case.mode == "multiclass" else case.dtype

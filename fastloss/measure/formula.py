@@ -51,7 +51,7 @@ def tie_band(case: Case, x: Tensor, y: Tensor) -> Tensor | None:
 
 
 def signs(case: Case, y: Tensor) -> Tensor | float:
-    """The sign of each logit's BCE or CE gradient, where top-k needs it."""
+    """Return the sign of each logit's BCE or CE gradient, where top-k needs it."""
     if all(t.kind != "topk" for t in case.terms):
         return 1.0
     labels = plain.one_hot(y, case.shape[1], torch.float64) if case.mode == "multiclass" else y.double()
@@ -78,16 +78,16 @@ def compare(truth: Truth, value: float, grad: Tensor, limits: tuple[float, float
 
 
 def small(case: Case) -> Case:
-    """The same formula in float64 on a few thousand elements, and classes so few that none is absent, which libraries
-    treat differently."""
+    """Return the same formula in float64 on a few thousand elements, and classes so few that none is absent, which
+    libraries treat differently."""
     n, c, *space = case.shape
     shape = (min(n, 2), min(c, FEW_CLASSES), *(min(s, 33 if len(space) < 3 else 11) for s in space))
     return replace(case, shape=shape, dtype="float64", levels=1)
 
 
 def same_formula(case: Case, loss: Callable[[Tensor, Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> str:
-    """Empty if a peer computes the formula of a case, else how far off it is; its loss for the case that `small` gives
-    is checked in float64."""
+    """Return "" if a peer computes the formula of a case, else how far off it is; its loss for the case that `small`
+    gives is checked in float64."""
     tiny = small(case)
     x, y = inputs(tiny)
     value, grad = evaluate(plain.build(tiny), x, y)

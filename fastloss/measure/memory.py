@@ -41,7 +41,7 @@ def live_and_peak(changes: list[int]) -> tuple[int, int]:
 
 
 def measure(contender: Contender, x: Any) -> Memory:
-    """One warm call, then a counted forward (loss alive: what training keeps), then a counted forward and backward.
+    """Count a forward (loss alive: what training keeps), then a forward and backward, after a warm call.
 
     The allocator sees everything: what a node keeps outside `save_for_backward` (a gradient from forward) counts too.
     """
@@ -55,7 +55,7 @@ def measure(contender: Contender, x: Any) -> Memory:
 
 
 def _measure_cuda(contender: Contender, x: Any) -> Memory:
-    """The same by the counters of torch's CUDA allocator."""
+    """Count the same by the counters of torch's CUDA allocator."""
     tiny = torch.zeros((), device="cuda", requires_grad=True)
     torch.autograd.grad(tiny * 2, tiny)  # autograd's thread lets go of the last results when it works again
     torch.cuda.synchronize()
@@ -71,7 +71,7 @@ def _measure_cuda(contender: Contender, x: Any) -> Memory:
 
 
 def no_grad_peak(contender: Contender, x: Tensor) -> int:
-    """The most a forward without gradient holds at once."""
+    """Return the most a forward without gradient holds at once."""
 
     def forward() -> Tensor:
         with torch.no_grad():
@@ -82,5 +82,5 @@ def no_grad_peak(contender: Contender, x: Tensor) -> int:
 
 
 def in_logits(case: Case, contender: Contender, x: Any) -> dict[str, float]:
-    """`measure` in multiples of the logits' bytes."""
+    """Measure in multiples of the logits' bytes."""
     return {name: count / case.logits_bytes for name, count in vars(measure(contender, x)).items()}

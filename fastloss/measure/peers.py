@@ -50,7 +50,7 @@ def _same(y: Tensor) -> Tensor:
 
 
 def _target(case: Case, dtype: torch.dtype | None = None) -> tuple[Callable[[Tensor], Tensor], str]:
-    """How a truth becomes a target, and its dtype: class indices, or labels as floats (by default as the logits)."""
+    """Return how a truth becomes a target, and its dtype: class indices, or floats (by default as the logits)."""
     if case.mode == "multiclass":
         return _same, "int64"
     dtype = dtype or DTYPES[case.dtype]
@@ -58,7 +58,7 @@ def _target(case: Case, dtype: torch.dtype | None = None) -> tuple[Callable[[Ten
 
 
 def own_target(case: Case, y: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
-    """What fastloss is given: labels in the case's dtype, with the mask if the case has one."""
+    """Make what fastloss is given: labels in the case's dtype, with the mask if the case has one."""
     if case.ignored != "mask":
         return y.to(TARGETS[case.target])
     labels, mask = plain.split(case, y)
@@ -66,7 +66,7 @@ def own_target(case: Case, y: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
 
 
 def _topk(term: Term, mode: str) -> Loss:
-    """nnU-Net's TopKLoss: unreduced CE (here also BCE), torch.topk unsorted, mean; in float32 if y is."""
+    """Make nnU-Net's TopKLoss: unreduced CE (here also BCE), torch.topk unsorted, mean; in float32 if y is."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         losses = plain.elements(x.to(y.dtype) if y.dtype == torch.float32 else x, y, mode).flatten()
@@ -76,7 +76,7 @@ def _topk(term: Term, mode: str) -> Loss:
 
 
 def _sum(case: Case, library: str, own: dict[str, Callable[[Term], Loss]]) -> tuple[Loss, str]:
-    """The weighted sum of a case's terms by the library's `own` losses, and in words what stands in."""
+    """Return the weighted sum of a case's terms by the library's `own` losses, and in words what stands in."""
     parts, notes = [], []
     for term in case.terms:
         name = kind(term)
@@ -179,7 +179,7 @@ def exacta(case: Case) -> Offer:
 
 
 def nnunet(case: Case) -> Offer:
-    """Its softmax Dice, alone or with CE. It is -Dice, so 1 is added. Its trainer compiles the Dice, not the sum."""
+    """Offer its softmax Dice, alone or with CE. It is -Dice, so 1 is added. Its trainer compiles the Dice only."""
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
     from nnunetv2.utilities.helpers import softmax_helper_dim1
@@ -228,12 +228,12 @@ def installed(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def usual(case: Case) -> bool:
-    """Whether libraries can be set to it: hard labels, every pixel counts, no smoothing."""
+    """Tell whether libraries can be set to it: hard labels, every pixel counts, no smoothing."""
     return not case.ignored and not case.target.startswith("float") and not any(t.label_smoothing for t in case.terms)
 
 
 def offer(case: Case, library: str) -> Offer:
-    """The library's loss for a case; NotOffered where it has none, or cannot be set to a term's settings."""
+    """Return the library's loss for a case; NotOffered where it has none, or cannot be set to a term's settings."""
     if library != "torch" and not usual(case):
         raise NotOffered("compared with plain torch only")
     for t in case.terms:

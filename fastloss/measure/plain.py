@@ -19,7 +19,7 @@ from .cases import IGNORED, Case
 
 
 def topk_count(k: Fraction | None, n: int) -> int:
-    """How many of n elements a top-k term selects."""
+    """Count how many of n elements a top-k term selects."""
     assert k is not None
     return max(1, math.floor(k * n))
 
@@ -35,7 +35,7 @@ def elements(x: Tensor, y: Tensor, mode: str) -> Tensor:
 
 
 def split(case: Case, y: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Labels and the bool mask [N, *S] of the pixels that count, from a truth or from such a pair."""
+    """Return labels and the bool mask [N, *S] of the pixels that count, from a truth or from such a pair."""
     if isinstance(y, tuple):
         return y
     if not case.ignored:
@@ -75,7 +75,7 @@ def region(term: Term, x: Tensor, y: Tensor, mode: str, mask: Tensor | None = No
 
 
 def build(case: Case) -> Callable[[Tensor, Tensor], Tensor]:
-    """loss(x, y) for the sum of the case's terms; y may be a pair of labels and mask."""
+    """Make loss(x, y) for the sum of the case's terms; y may be a pair of labels and mask."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         y, mask = split(case, y)

@@ -107,7 +107,7 @@ class Fuzzer:
         error = abs(value.double() - truth).item()
         if error > value_limit * max(scale, 1e-12) and error > 20 * own_error(case, upstream)[0]:
             text = f"{what} value {value.item()!r}, expected {truth.item()!r}"
-            assert error < 0.1 * scale and self.exact(case, expected), text
+            assert (error < 0.1 * scale or cancels(case)) and self.exact(case, expected), text
         if grad is None or case.hostile or not grad.numel():
             return
         true_grad = true_grad if what == "" else true_grad / before
@@ -118,7 +118,8 @@ class Fuzzer:
             and apart > 20 * own_error(case, upstream)[1]
         ):
             text = f"{what} gradient is off by {apart:.2e} of {size:.2e}"
-            assert apart < 0.05 * size + 1e-6 * scale * upstream and self.exact(case, expected), text
+            near_enough = apart < 0.05 * size + 1e-6 * scale * upstream
+            assert (near_enough or cancels(case)) and self.exact(case, expected), text
 
     def exact(self, case: Case, expected: tuple) -> bool:
         """Whether it is the numbers' fault: a quotient of differences, say, which float64 gets right."""
@@ -199,6 +200,11 @@ def oracle(case: Case, upstream: float) -> tuple:
 def case_values(stats: fl.Stats, case: Case) -> list[float]:
     """The value of each computed term (Python weights of 0 are not)."""
     return [value for value, row in zip(stats._values.tolist(), case.loss._rows) if row >= 0]
+
+
+def cancels(case: Case) -> bool:
+    """Whether a logarithm is taken of sum p + sum y - sum |p - y|, of which no digit may be left below float64."""
+    return any([term.l1 and term.log_loss for term in case.loss.spec.terms])
 
 
 def own_error(case: Case, upstream: float) -> tuple[float, float]:

@@ -6,10 +6,12 @@ from .backends import debug
 from .compat._fuse import NotFusable, fuse
 from .compound import CompoundLoss
 from .deep import DeepSupervisionLoss
+from .head import HeadLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
 from .stats import Stats
+from .upsampled import UpsampledLoss
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -18,6 +20,7 @@ __all__ = [
     "DeepSupervisionLoss",
     "DiceLoss",
     "FocalLoss",
+    "HeadLoss",
     "IoULoss",
     "JaccardLoss",
     "LossSchedule",
@@ -25,6 +28,7 @@ __all__ = [
     "Stats",
     "TopKLoss",
     "TverskyLoss",
+    "UpsampledLoss",
     "__version__",
     "backends",
     "debug",

@@ -27,6 +27,10 @@ SCHEMAS = {
 # Below autograd, of the device backends only: makes `grad`, which forward wrote for the scale in `state`, the gradient
 # for `grad_output`, and remembers that in `predicted`.
 SETTLE = f"(Tensor grad_output, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
+DOUBLE_BACKWARD = (
+    "fastloss gradients cannot be differentiated again (double backward); `with fastloss.backends.use('reference'):` "
+    "around the loss allows it."
+)
 
 
 def _value_dtype(x: Tensor) -> torch.dtype:
@@ -129,10 +133,7 @@ class _Gradients:
         pass
 
     def backward(self, ctx: Any, grad: Tensor) -> NoReturn:
-        raise RuntimeError(
-            "fastloss gradients cannot be differentiated again (double backward); `with fastloss.backends."
-            "use('reference'):` around the loss allows it."
-        )
+        raise RuntimeError(DOUBLE_BACKWARD)
 
 
 def _register(backend: str) -> tuple[Library, Any]:

@@ -16,5 +16,6 @@ Empty = Literal["zero", "skip", "score"]
 Soft = Literal["product", "l1"]
 Backend = Literal["reference", "cpu", "cuda", "triton"]
 Interpolation = Literal["nearest-exact", "nearest"]
+Upsampling = Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear"]
 Direction = Literal["max", "min"]  # of a metric that gets better
 Vector = Sequence[float] | Tensor

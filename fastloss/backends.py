@@ -109,6 +109,12 @@ def choose(argument: str | None, x: Tensor) -> str:
     return name
 
 
+def named(argument: str | None) -> bool:
+    """Whether a backend is asked for by name: by the argument, by `use` or by the environment."""
+    setting = override.get() if _traces_context or not torch.compiler.is_compiling() else _thread.override
+    return (argument or setting or _environment) is not None
+
+
 def _reason(name: str) -> str | None:
     return None if name == "reference" else _ops.available(name)
 

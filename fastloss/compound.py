@@ -137,10 +137,14 @@ class Criterion(nn.Module):
         weights = self._weights() if self._factors else None
         loss, values, counts = self._plan.run(x, y, mask, pixel_weight, weights, True, threshold)
         assert values is not None and counts is not None
+        return loss, self._named(values, counts)
+
+    def _named(self, values: Tensor, counts: Tensor) -> Stats:
+        """Statistics from the values of the terms that are computed."""
         if len(values) != len(self._rows):
             missing = values.new_full((), math.nan)
             values = torch.stack([missing if row < 0 else values[row] for row in self._rows])
-        return loss, Stats(counts, self._names, values)
+        return Stats(counts, self._names, values)
 
     def _weights(self) -> list[Tensor]:
         """The effective weight tensors, in the order of Term.weight_index."""

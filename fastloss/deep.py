@@ -40,7 +40,8 @@ class DeepSupervisionLoss(nn.Module):
 
         Args:
             criterion: the loss of each level: one of fastloss, a drop-in of `fastloss.compat`, or any module that is
-                called with logits and a target.
+                called with logits and a target. `UpsampledLoss(loss)` compares each level, interpolated, with the
+                labels of full resolution instead of sampling them.
             weights: one number for each level, the finest first; levels of weight 0 are not computed. None: 1, 1/2,
                 1/4 …, divided by their sum. (nnU-Net's trainer takes these with a 0 for the coarsest level.)
             interpolation: "nearest-exact" (nnU-Net, MONAI: the pixel below the centre of the coarse one) or "nearest"
@@ -105,13 +106,17 @@ class DeepSupervisionLoss(nn.Module):
         for level, (logits, weight) in enumerate(zip(x, weights)):
             if weight == 0:
                 continue
-            size = logits.shape[2:]
-            optional = [sample(t, size, self.interpolation) for t in (mask, pixel_weight) if t is not None]
+            optional = [self._fitted(t, logits) for t in (mask, pixel_weight) if t is not None]
             given = [name for name, t in (("mask", mask), ("pixel_weight", pixel_weight)) if t is not None]
-            target = y[level] if isinstance(y, Sequence) else sample(y, size, self.interpolation)
+            target = y[level] if isinstance(y, Sequence) else self._fitted(y, logits)
             value = scaled(self.criterion, weight, logits, target, **dict(zip(given, optional)))
             total = value if total is None else total + value
         return total
+
+    def _fitted(self, t: Tensor, logits: Tensor) -> Tensor:
+        """What a level reads: `UpsampledLoss` takes labels of any size."""
+        full = getattr(self.criterion, "full_resolution", False)
+        return t if full else sample(t, logits.shape[2:], self.interpolation)
 
     def extra_repr(self) -> str:
         words = ["weights=halving" if self.weights is None else f"weights={list(self.weights)}"]

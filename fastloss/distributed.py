@@ -41,9 +41,13 @@ class _Total(torch.autograd.Function):
 
 def total(part: Tensor, group: Any) -> Tensor:
     """The sum of `part` over the processes of `group` (True: the default group)."""
+    check_ready()
+    return _Total.apply(part, None if group is True else group)
+
+
+def check_ready() -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("process_group needs torch.distributed.init_process_group() first, which was not called.")
-    return _Total.apply(part, None if group is True else group)
 
 
 def _pointwise(spec: Spec, term: Term, reduction: str) -> Term:

@@ -230,3 +230,38 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
 
 
 _cached_encode = lru_cache(maxsize=512)(encode)
+
+
+@lru_cache(maxsize=256)
+def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Spec:
+    """The spec of an encoding, for what runs Python inside an op; `classes` has become a part of the vector."""
+    count = ints[Header.TERMS]
+    pool, terms = floats[TERM_FLOATS * count :], []
+    for t in range(count):
+        i, f = ints[HEADER_INTS + TERM_INTS * t :], floats[TERM_FLOATS * t :]
+        kind, begin = KINDS[i[TermInt.KIND]], i[TermInt.VECTOR_BEGIN]
+        k = Fraction(i[TermInt.K_NUM], i[TermInt.K_DEN]) if i[TermInt.K_NUM] else Fraction(1, 2**62)
+        terms.append(
+            Term(
+                kind,
+                weight=f[TermFloat.WEIGHT],
+                weight_index=i[TermInt.WEIGHT_INDEX],
+                reduction=REDUCTIONS[i[TermInt.REDUCTION]],
+                gamma=f[TermFloat.GAMMA],
+                alpha=f[TermFloat.ALPHA],
+                beta=f[TermFloat.BETA],
+                smooth=f[TermFloat.SMOOTH],
+                eps=f[TermFloat.EPS],
+                label_smoothing=f[TermFloat.LABEL_SMOOTHING],
+                k=k if kind == "topk" else None,
+                log_loss=bool(i[TermInt.LOG_LOSS]),
+                squared=bool(i[TermInt.SQUARED]),
+                l1=bool(i[TermInt.L1]),
+                batch=bool(i[TermInt.BATCH]),
+                empty=EMPTY[i[TermInt.EMPTY]],
+                vector=tuple(pool[begin : begin + i[TermInt.VECTOR_LENGTH]]),
+                margin=bool(f[TermFloat.MARGIN]),
+            )
+        )
+    mode = "multiclass" if ints[Header.ACTIVATION] else "binary" if ints[Header.BINARY] else "multilabel"
+    return Spec(mode, tuple(terms), ints[Header.IGNORE_INDEX] if ints[Header.HAS_IGNORE] else None)

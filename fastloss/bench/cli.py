@@ -156,9 +156,8 @@ def _cpu(args: argparse.Namespace) -> Run:
         groups = () if args.cases else REGIMES[name].groups
         inside = [c for c in chosen if not groups or c.group in groups]
         seconds = 2.0 if args.quick else 8.0 if name == JUDGED else 3.0
-        settings = {"backend": args.backend, "rounds": rounds, "seconds": seconds, "weigh": name == JUDGED}
         if inside:
-            jobs.append(Job(name, inside, peers, compiled, settings))
+            jobs.append(Job(name, inside, peers, compiled, args.backend, rounds, seconds, weigh=name == JUDGED))
     settings = {"peers": peers, "rounds": rounds, "compiled": compiled, "backend": args.backend, "quick": args.quick}
     return lambda: _run(args, jobs, record.new("cpu", peers, settings), out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -37,7 +38,8 @@ def run(jobs: list[Job], data: dict) -> None:
             try:
                 for case in job.cases:
                     request = {"do": "cpu.measure", "case": case.name, "peers": job.peers, "compiled": job.compiled}
-                    request |= {"clock": regime.clock, **job.settings}
+                    request |= {"backend": job.backend, "weigh": job.weigh}
+                    request["limits"] = {"clock": regime.clock, "rounds": job.rounds, "seconds": job.seconds}
                     found = worker.ask(request, say=lambda words, case=case: view.progress(case.name, words))
                     rows.append(record.row(case) | found)
                     view.row(rows[-1])
@@ -51,17 +53,10 @@ def _case(name: str) -> Case:
 
 
 def measure(
-    case: str,
-    peers: list[str],
-    compiled: bool,
-    clock: str,
-    backend: str,
-    rounds: int,
-    seconds: float,
-    weigh: bool,
-    say: Say,
+    case: str, peers: list[str], compiled: bool, backend: str, weigh: bool, limits: dict[str, Any], say: Say
 ) -> dict:
-    """Measure a row's contenders; who raises or is wrong is refused with the reason and not timed."""
+    """Measure a row's contenders; who raises or is wrong is refused with the reason and not timed. `limits` are the
+    clock, rounds and seconds of `timing.interleave`."""
     torch._dynamo.reset()
     one = _case(case)
     x, y = inputs(one)
@@ -88,18 +83,11 @@ def measure(
             weights["no_grad_peak"] = memory.no_grad_peak(contender, x) / one.logits_bytes
     if "refused" in entries[OURS]:
         return row | {"refused": entries[OURS]["refused"]}
-    return row | _times(one, sound, entries, x, clock, rounds, seconds, say)
+    return row | _times(one, sound, entries, x, limits, say)
 
 
 def _times(
-    case: Case,
-    sound: list[Contender],
-    entries: dict[str, dict],
-    x: torch.Tensor,
-    clock: str,
-    rounds: int,
-    seconds: float,
-    say: Say,
+    case: Case, sound: list[Contender], entries: dict[str, dict], x: torch.Tensor, limits: dict[str, Any], say: Say
 ) -> dict:
     """Write times into the entries; return what they say of the row."""
     copy = timing.Memcpy(case.least_bytes(), torch.get_num_threads())
@@ -108,9 +96,7 @@ def _times(
     noise = 0.0
     for attempt in (1, 2):  # a noisy machine gets a second chance
         say(f"timing {len(works)} contenders" + (f" again ({attempt})" if attempt > 1 else ""))
-        timings, faults = timing.interleave(
-            works, (MEMCPY, OURS), clock=clock, rounds=rounds, seconds=seconds, seed=attempt
-        )
+        timings, faults = timing.interleave(works, (MEMCPY, OURS), seed=attempt, **limits)
         noise = max(timings[MEMCPY].spread, timings[OURS].spread)
         if noise <= timing.NOISE:
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 from . import readings as read
@@ -37,7 +36,7 @@ WIDTHS = {
     "fastest eager": 14,
     "x": 6,
     "loss": 75,
-    "input": 14,
+    "input": 12,
 }
 NUMBERS = ("fastloss ms", "of memcpy", "x", "kept")
 
@@ -52,9 +51,7 @@ class Plain:
     def __enter__(self) -> Plain:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._clear()
 
     def _clear(self) -> None:
@@ -110,9 +107,7 @@ class Rich(Plain):
         self.view.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.status = ""
         self.view.stop()
 

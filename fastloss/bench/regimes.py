@@ -44,13 +44,16 @@ class Regime:
 
 @dataclass
 class Job:
-    """What is measured in one regime; `settings` are the arguments of `cpu.measure` that all cases share."""
+    """What is measured in one regime: `seconds` and `rounds` at most for a case; `weigh`: memory too."""
 
     regime: str
     cases: list[Case]
     peers: list[str]
     compiled: bool
-    settings: dict
+    backend: str
+    rounds: int
+    seconds: float
+    weigh: bool
 
 
 SOME = ("2d-fp32", "softmax", "multilabel")

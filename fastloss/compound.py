@@ -98,13 +98,13 @@ class Criterion(nn.Module):
         return self._plan.spec
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
-        """The loss of logits x and target y.
+        """Compute the loss of logits x and target y.
 
         Args:
             x: logits [N, C, *S] with 1 to 3 spatial axes (binary: [N, 1, *S] or [N, H, W]).
             y: binary, multilabel: the shape of x, or [N, *S] for one channel, with values in [0, 1] (floats that
-                rounding left outside, by 1e-5 or the eps of a half type, are clamped); multiclass: class ids [N, *S] or
-                [N, 1, *S], or probabilities of x's shape.
+                rounding left outside, by 1e-5 or the eps of a half type, are clamped); multiclass: class indices
+                [N, *S] or [N, 1, *S], or probabilities of x's shape.
             mask: bool [N, *S] or [N, 1, *S] (or x's shape, unless multiclass); only True elements count.
             pixel_weight: floating, the shapes of mask, not negative; multiplies the elements of pointwise terms (BCE,
                 CE, focal, top-k), whose mean still divides by the number of valid elements.

@@ -222,7 +222,7 @@ def _loaded(loss: CompatLoss, _: Any) -> None:
 
 
 class TargetError(ValueError, RuntimeError, IndexError):
-    """A class id or label out of range: the kernels' ValueError, and what the originals' own operations raise."""
+    """A class index or label out of range: the kernels' ValueError, and what the originals' own operations raise."""
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -45,48 +45,48 @@ def run_plan(
         raise TargetError(str(error)) from None
 
 
-def finished(
+def run_sums(
     ready: Plan,
     x: Tensor,
     y: Tensor,
     mask: Tensor | None,
-    finish: Callable[[Tensor], Tensor],
-    slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
+    finalize: Callable[[Tensor], Tensor],
+    with_grads: Callable[[Tensor, Tensor], Tensor] | None = None,
     counted: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """finish(sums [N or 1, C, FIXED_SUMS + T]), differentiable in x; the sums are float64.
+    """Return finalize(sums [N or 1, C, FIXED_SUMS + T]), differentiable in x; the sums are float64.
 
-    `slopes` gives the same value and writes its derivatives by the sums into its second argument, zeros of their shape,
-    where these are known in closed form: much less work for a small input. No term is pointwise then. A loss that is no
-    scalar has one value for each class of counted(sums).
+    `with_grads` gives the same value and writes its derivatives by the sums into its second argument, zeros of their
+    shape, where these are known in closed form: much less work for a small input. No term is pointwise then. A loss
+    that is no scalar has one value for each class of counted(sums).
     """
     if torch.compiler.is_compiling():
-        return finish(ready.sums(x, y, mask)[0])
+        return finalize(ready.sums(x, y, mask)[0])
     try:
         if transformed(x, y) or hidden(x):
-            return finish(ready.sums(x, y, mask)[0])
+            return finalize(ready.sums(x, y, mask)[0])
         backend, _, ints, floats = ready.call(x, y, mask, None)
         if backend == "reference" or not (x.requires_grad and torch.is_grad_enabled()):
-            return finish(ready.sums(x, y, mask)[0])
+            return finalize(ready.sums(x, y, mask)[0])
         ready.check(backend, x, y, mask)
         ops = getattr(torch.ops, f"fastloss_{backend}")
-        if slopes is not None:
-            return _Sloped.apply(x, y, mask, ops, ints, floats, slopes, counted)
-        return _Finished.apply(x, y, mask, ops, ints, floats, finish)
+        if with_grads is not None:
+            return _WithGrads.apply(x, y, mask, ops, ints, floats, with_grads, counted)
+        return _Differentiated.apply(x, y, mask, ops, ints, floats, finalize)
     except ValueError as error:
         raise TargetError(str(error)) from None
 
 
-class _Sloped(torch.autograd.Function):
+class _WithGrads(torch.autograd.Function):
     """The sums and a function of them whose derivatives are known with its value."""
 
     @staticmethod
-    def forward(ctx, x, y, mask, ops, ints, floats, slopes, counted):
+    def forward(ctx, x, y, mask, ops, ints, floats, with_grads, counted):
         with torch._C._AutoDispatchBelowAutograd():  # a dozen operations on tiny tensors: each is quicker so
             table, aux = ops.sums.default(x, y, mask, None, ints, floats)
             begin = aux.shape[0] + aux.numel()  # what backward reads there is of pointwise terms
             state = table.new_zeros(begin + table.numel())
-            loss = slopes(table, state.as_strided(table.shape, table.stride(), begin))
+            loss = with_grads(table, state.as_strided(table.shape, table.stride(), begin))
         ctx.ops, ctx.ints, ctx.floats, ctx.counted, ctx.shape = ops, ints, floats, counted, table.shape
         ctx.save_for_backward(x, y, mask, state)
         return loss
@@ -106,16 +106,16 @@ class _Sloped(torch.autograd.Function):
             return call[0](*call[1]), *(None,) * 7
 
 
-class _Finished(torch.autograd.Function):
+class _Differentiated(torch.autograd.Function):
     """The sums and what becomes of them as one node: the small tensors' own graph is walked inside."""
 
     @staticmethod
-    def forward(ctx, x, y, mask, ops, ints, floats, finish):
+    def forward(ctx, x, y, mask, ops, ints, floats, finalize):
         with torch._C._AutoDispatchBelowAutograd():
             table, aux = ops.sums.default(x, y, mask, None, ints, floats)
         with torch.enable_grad():
             ctx.table = table.requires_grad_()
-            ctx.loss = finish(table)
+            ctx.loss = finalize(table)
         ctx.ops, ctx.ints, ctx.floats = ops, ints, floats
         ctx.save_for_backward(x, y, mask, aux)
         return ctx.loss.detach()
@@ -149,7 +149,7 @@ def volume(x: Tensor) -> Tensor:
     return x.unsqueeze(-1) if x.ndim == 2 else x.flatten(2)
 
 
-def one_hot(ids: Tensor, channels: int) -> Tensor:
-    """bool [N, C, *S] of ids [N, 1, *S]: a byte an element."""
-    every = torch.arange(channels, device=ids.device).reshape(1, -1, *[1] * (ids.ndim - 2))
-    return signed(ids) == every
+def one_hot(indices: Tensor, channels: int) -> Tensor:
+    """bool [N, C, *S] of class indices [N, 1, *S]: a byte an element."""
+    every = torch.arange(channels, device=indices.device).reshape(1, -1, *[1] * (indices.ndim - 2))
+    return signed(indices) == every

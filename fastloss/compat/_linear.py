@@ -18,7 +18,7 @@ from ..spec import MAX_TERMS, Spec, Term
 class Linear:
     """constant + sum of terms; `run` computes both and the gradient of logits and a target in one pass.
 
-    `undefined`: NaN, as a mean of torch's, where every class id is ignored; the kernels give 0.
+    `undefined`: NaN, as a mean of torch's, where every class index is ignored; the kernels give 0.
     """
 
     mode: str
@@ -126,7 +126,7 @@ def may_ignore(y: Tensor, ignore_index: int | None) -> bool:
 
 
 def nan_if_empty(value: Tensor, x: Tensor, y: Tensor, ignore_index: int) -> Tensor:
-    """NaN instead of the kernels' 0 if every class id is ignored."""
+    """NaN instead of the kernels' 0 if every class index is ignored."""
     if x.device.type == "cpu" and not unknown(value) and value.item() != 0:
         return value
     return torch.where((y == ignore_index).all(), torch.full_like(value, torch.nan), value)

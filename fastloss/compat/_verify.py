@@ -105,19 +105,19 @@ class _PlainSum:
 
 
 def _random_inputs(loss: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Logits and the first kind of target that the original takes: class ids without and with a channel axis, masks;
-    for losses of lists the same with three levels."""
+    """Logits and the first kind of target that the original takes: class indices without and with a channel axis,
+    masks; for losses of lists the same with three levels."""
     generator = torch.Generator().manual_seed(0)
     samples, channels, *space = shape
-    ids = torch.randint(0, max(channels, 2), (samples, *space), generator=generator)
+    indices = torch.randint(0, max(channels, 2), (samples, *space), generator=generator)
     masks = (torch.rand(shape, generator=generator) < 0.4).float()
-    targets: list[Any] = [ids, ids[:, None], ids[:, None].float(), masks]
+    targets: list[Any] = [indices, indices[:, None], indices[:, None].float(), masks]
     sizes = [[max(1, n >> level) for n in space] for level in range(3)]
     pyramid = [torch.randn(samples, channels, *size, generator=generator) for size in sizes]
     steps = [tuple([slice(None, None, n // m) for n, m in zip(space, size)]) for size in sizes]
-    cut = [[t[(..., *step)][(..., *[slice(m) for m in size])] for step, size in zip(steps, sizes)] for t in targets]
+    resized = [[t[(..., *step)][(..., *[slice(m) for m in size])] for step, size in zip(steps, sizes)] for t in targets]
     reasons = []
-    for x, y in [(pyramid[0], t) for t in targets] + [(pyramid, t) for t in targets] + [(pyramid, t) for t in cut]:
+    for x, y in [(pyramid[0], t) for t in targets] + [(pyramid, t) for t in targets] + [(pyramid, t) for t in resized]:
         probe = copy.deepcopy(x)
         try:
             with warnings.catch_warnings(), torch.no_grad():

@@ -21,13 +21,13 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
 
     Where every label is ignored the mean is NaN, as torch's; 0 with strict=False. Where the class weights of the valid
     pixels sum to 0 it is 0, not torch's 0/0. The loss of half logits is float32.
-    Raises ValueError where torch raises IndexError (class ids out of range) or RuntimeError (shapes).
+    Raises ValueError where torch raises IndexError (class indices out of range) or RuntimeError (shapes).
     """
 
     original = "torch.nn.modules.loss.CrossEntropyLoss"
     library = "torch"
     _tensors = ("weight",)
-    _channel_axis: ClassVar[bool] = False  # class ids may be [N, 1, *S]
+    _channel_axis: ClassVar[bool] = False  # class indices may be [N, 1, *S]
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class CrossEntropyLoss(CompatLoss, nn.CrossEntropyLoss):
         return {name: getattr(loss, name) for name in ("weight", "ignore_index", "reduction", "label_smoothing")}
 
     def linear(self, probabilities: bool = False) -> Linear:
-        """The one term, for targets that are class ids or probabilities."""
+        """The one term, for targets that are class indices or probabilities."""
         return self._cached((probabilities, self._floats("weight")), self._make)
 
     def _make(self, key: tuple[bool, tuple[float, ...]]) -> Linear:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _fused
 from .._base import CompatLoss
-from ._inputs import check_ids, class_ids, ignore_mask, is_hard, labels_for_one_hot, one_hot, single
+from ._inputs import check_class_indices, class_indices, ignore_mask, is_hard, labels_for_one_hot, one_hot, single
 
 Weights = Sequence[float] | float | int | Tensor
 
@@ -60,7 +60,7 @@ class PlainFocal(CompatLoss):
                 single("include_background=False")
             return FittedFocal("binary", x, y, None, self.ignore_index, y.is_floating_point())
         if self.to_onehot_y:
-            return None if y.shape != x[:, :1].shape else self._fit_ids(x, class_ids(y), channels)
+            return None if y.shape != x[:, :1].shape else self._fit_class_indices(x, class_indices(y), channels)
         if y.shape != x.shape:
             return None
         if (
@@ -85,23 +85,23 @@ class PlainFocal(CompatLoss):
             return None
         return FittedFocal("multiclass", x, y if y.is_floating_point() else y.to(x.dtype), mask, None)
 
-    def _fit_ids(self, x: Tensor, ids: Tensor, channels: int) -> FittedFocal | None:
-        mask = None if self.ignore_index is None else ids != self.ignore_index
+    def _fit_class_indices(self, x: Tensor, indices: Tensor, channels: int) -> FittedFocal | None:
+        mask = None if self.ignore_index is None else indices != self.ignore_index
         if not self.use_softmax:
-            check_ids(ids, mask, channels)
-            y = _fused.one_hot(ids, channels)
+            check_class_indices(indices, mask, channels)
+            y = _fused.one_hot(indices, channels)
             if not self.include_background:
                 x, y = x[:, 1:], y[:, 1:]
             return FittedFocal("multilabel", x, y, mask, None)
         if self.include_background:
-            return FittedFocal("multiclass", x, ids, None, self.ignore_index)
+            return FittedFocal("multiclass", x, indices, None, self.ignore_index)
         if channels == 2:
             return None
-        check_ids(ids, mask, channels)
-        ids = ids.long() - 1  # the background is nobody's target: ignored by the kernel, counted by the mean
+        check_class_indices(indices, mask, channels)
+        indices = indices.long() - 1  # the background is nobody's target: ignored by the kernel, counted by the mean
         if mask is not None:
-            ids = ids.masked_fill(~mask, -1)
-        return FittedFocal("multiclass", x[:, 1:], ids, mask, -1)
+            indices = indices.masked_fill(~mask, -1)
+        return FittedFocal("multiclass", x[:, 1:], indices, mask, -1)
 
     def _softmax_alpha(self, channels: int) -> tuple[float, ...]:
         if isinstance(self.alpha, Tensor):

@@ -41,7 +41,7 @@ def single(setting: str) -> None:
 
 
 def one_hot(y: Tensor, channels: int) -> Tensor:
-    """float32 [B, C, *S] of ids [B, 1, *S]."""
+    """float32 [B, C, *S] of class indices [B, 1, *S]."""
     y = y.reshape(*y.shape, *[1] * (2 - y.ndim))
     if y.shape[1] != 1:
         raise AssertionError(f"target must have one channel with to_onehot_y=True, got the shape {list(y.shape)}.")
@@ -49,7 +49,7 @@ def one_hot(y: Tensor, channels: int) -> Tensor:
     return zeros.scatter_(1, y.long(), 1.0)
 
 
-def class_ids(y: Tensor) -> Tensor:
+def class_indices(y: Tensor) -> Tensor:
     """Labels of any type as integers that the kernels read; fractions are cut off."""
     return y.to(torch.int32) if y.is_floating_point() or y.dtype == torch.bool else y
 
@@ -72,13 +72,13 @@ def labels_for_one_hot(y: Tensor, ignore_index: int | None, channels: int) -> Te
     return torch.where(y == ignore_index, torch.zeros_like(y), y)
 
 
-def check_ids(y: Tensor, valid: Tensor | None, channels: int) -> None:
-    """Class ids that no kernel checks; not on a device, whose values nobody waits for."""
+def check_class_indices(y: Tensor, valid: Tensor | None, channels: int) -> None:
+    """Check class indices that no kernel checks; not on a device, whose values nobody waits for."""
     if y.device.type != "cpu" or unknown(y) or y.numel() == 0:
         return
-    ids = signed(y if valid is None else y[valid])
-    if ids.numel() and (ids.min() < 0 or ids.max() >= channels):
-        wrong = ids[(ids < 0) | (ids >= channels)][0].item()
+    indices = signed(y if valid is None else y[valid])
+    if indices.numel() and (indices.min() < 0 or indices.max() >= channels):
+        wrong = indices[(indices < 0) | (indices >= channels)][0].item()
         raise TargetError(f"target must hold class ids from 0 to {channels - 1}, got {wrong}.")
 
 

@@ -13,9 +13,9 @@ from .._base import CompatLoss
 from .._linear import Call
 from ._inputs import (
     check_activation,
-    check_ids,
+    check_class_indices,
     check_reduction,
-    class_ids,
+    class_indices,
     is_hard,
     plain_tensor,
     single,
@@ -93,12 +93,12 @@ class OverlapLoss(PlainOverlap):
         if self.to_onehot_y:
             if y.shape != x[:, :1].shape:
                 return None
-            ids = class_ids(y)
+            indices = class_indices(y)
             if self.softmax:
-                return Fitted("multiclass", x, ids, None, self.ignore_index)
-            mask = None if self.ignore_index is None else ids != self.ignore_index
-            check_ids(ids, mask, channels)
-            return Fitted("multilabel", x, _fused.one_hot(ids, channels), mask, None)
+                return Fitted("multiclass", x, indices, None, self.ignore_index)
+            mask = None if self.ignore_index is None else indices != self.ignore_index
+            check_class_indices(indices, mask, channels)
+            return Fitted("multilabel", x, _fused.one_hot(indices, channels), mask, None)
         if y.shape != x.shape:
             return None
         mask = None
@@ -156,13 +156,13 @@ class OverlapLoss(PlainOverlap):
         x = fitted.x
         ready = self._cached(("sums", fitted.mode, fitted.ignore_index), self._prepare_sums)
 
-        def finish(table: Tensor) -> Tensor:
+        def finalize(table: Tensor) -> Tensor:
             return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
 
-        def slopes(table: Tensor, slope: Tensor) -> Tensor:
-            return _fused.value_of(self._slopes(table, slope, x.ndim), x)
+        def with_grads(table: Tensor, grad_sums: Tensor) -> Tensor:
+            return _fused.value_of(self._loss_and_grads(table, grad_sums, x.ndim), x)
 
-        return _fused.finished(ready, x, fitted.y, fitted.mask, finish, slopes, self._counted)
+        return _fused.run_sums(ready, x, fitted.y, fitted.mask, finalize, with_grads, self._counted)
 
     def _ratio(self, parts: Parts) -> Ratio:
         raise NotImplementedError
@@ -177,8 +177,9 @@ class OverlapLoss(PlainOverlap):
         vector = self._class_vector(loss)
         return self._reduce(loss if vector is None else loss * vector, axes)
 
-    def _slopes(self, table: Tensor, slope: Tensor, axes: int) -> Tensor:
-        """The loss; into `slope` its derivatives by the sums, with reduction "none" of each value by its own sums."""
+    def _loss_and_grads(self, table: Tensor, grad_sums: Tensor, axes: int) -> Tensor:
+        """Return the loss, and write its derivatives by the sums into `grad_sums` (reduction "none": of each value by
+        its own sums)."""
         ratio = self._ratio(self._parts(table))
         share = ratio.above / ratio.below
         loss, scale = 1.0 - share, ratio.below.reciprocal()
@@ -187,17 +188,17 @@ class OverlapLoss(PlainOverlap):
         vector = self._class_vector(loss)
         if vector is not None:
             loss, scale = loss * vector, scale * vector
-        steep = share * scale
-        falls, by_pred = scale * ratio.above_by_inter, steep * ratio.below_by_pred
+        by_below = share * scale
+        neg_by_inter, by_pred = scale * ratio.above_by_inter, by_below * ratio.below_by_pred
         if ratio.below_by_inter:
-            falls = falls - steep * ratio.below_by_inter
-        classes = self._counted(slope)
+            neg_by_inter = neg_by_inter - by_below * ratio.below_by_inter
+        classes = self._counted(grad_sums)
         if self.soft_label and not self.squared_pred:
-            falls = 0.5 * falls
-            by_pred = by_pred - falls
-            classes.select(-1, SumColumn.ABS_DIFF).copy_(falls)
+            neg_by_inter = 0.5 * neg_by_inter
+            by_pred = by_pred - neg_by_inter
+            classes.select(-1, SumColumn.ABS_DIFF).copy_(neg_by_inter)
         else:
-            torch.neg(falls, out=classes.select(-1, SumColumn.INTER))
+            torch.neg(neg_by_inter, out=classes.select(-1, SumColumn.INTER))
         classes.select(-1, SumColumn.PRED_SQ if self.squared_pred else SumColumn.PRED).copy_(by_pred)
         return self._reduce(loss, axes)
 

@@ -197,7 +197,7 @@ class MaskedDiceLoss(DiceLoss):
             return self._of(fitted)
         ready, x = self._cached(("masked", fitted.mode), self._prepare_masked), fitted.x
 
-        def finish(table: Tensor) -> Tensor:
+        def finalize(table: Tensor) -> Tensor:
             outside = x[0, 0].numel() - table[:, :1, SumColumn.VALID, None].detach()
             places = torch.zeros(table.shape[1:], dtype=table.dtype, device=table.device)
             for column in (SumColumn.TARGET, SumColumn.TARGET_SQ, SumColumn.ABS_DIFF):
@@ -206,7 +206,7 @@ class MaskedDiceLoss(DiceLoss):
             table = table.sum(0, keepdim=True) if self.batch else table
             return _fused.value_of(self._reduced(self._parts(table), x.ndim), x)
 
-        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
+        return _fused.run_sums(ready, x, fitted.y, fitted.mask, finalize)
 
     def _prepare_masked(self, key: tuple[str, str]) -> Plan:
         soft = bool(self.soft_label) and not self.squared_pred

@@ -13,7 +13,7 @@ from .._base import CompatLoss
 from .._linear import Call, Linear
 from ._compound import check_shapes, not_negative, paths
 from ._declared import Activation, Smoothing, Squares
-from ._inputs import class_ids, plain_tensor
+from ._inputs import class_indices, plain_tensor
 from .dice import DiceLoss
 
 
@@ -128,16 +128,16 @@ class DiceCELoss(CompatLoss, Smoothing, Squares, Activation):
         return fits and 3 <= x.ndim <= 5 and x.numel() > 0 and x.is_floating_point() and not y.requires_grad
 
     def _entropy(self, x: Tensor, y: Tensor) -> Tensor:
-        ids = x.shape[1] != y.shape[1]
+        indexed = x.shape[1] != y.shape[1]
         if x.shape[0] == y.shape[0] and x.shape[2:] == y.shape[2:] and self._entropy_fits(x, y):
             mode = "binary" if x.shape[1] == 1 else "multiclass"
             ready = self._cached(("entropy", *self._entropy_key(mode)), self._prepare_entropy)
-            if ids:
-                y = class_ids(y)
+            if indexed:
+                y = class_indices(y)
             elif mode == "multiclass" and not y.is_floating_point():
                 y = y.to(x.dtype)
             return _fused.run_plan(ready, x, y)
-        if ids:
+        if indexed:
             y = y.squeeze(1).long()
         elif not y.is_floating_point():
             y = y.to(x.dtype)

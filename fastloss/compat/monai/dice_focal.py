@@ -69,7 +69,7 @@ class DiceFocalLoss(CompatLoss, Smoothing, Squares, Activation):
         return reason and f"Dice's {reason}"
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. A scalar; with
+        """input [B, C, *S]; target of the same shape, or class indices [B, 1, *S] with to_onehot_y=True. A scalar; with
         reduction "none" [B, C, *S], Dice added to every voxel of its class."""
         call = self.as_call(input, target)
         if call is not None:
@@ -141,12 +141,12 @@ class GeneralizedDiceFocalLoss(CompatLoss, Smoothing, ClassWeighting, Activation
                 ready = self._cached((fitted.mode, fitted.soft), self._prepare)
                 per = fitted.x.numel() if focal.reduction == "mean" else fitted.x[0, 0].numel()
 
-                def finish(table: Tensor) -> Tensor:
+                def finalize(table: Tensor) -> Tensor:
                     loss = overlap._reduced(overlap._parts(table, with_background=False), x.ndim)
                     both = self.lambda_gdl * loss + self.lambda_focal / per * table[..., FIXED_SUMS + 1].sum()
                     return both.float()
 
-                return _fused.finished(ready, fitted.x, fitted.y, None, finish)
+                return _fused.run_sums(ready, fitted.x, fitted.y, None, finalize)
         return self.lambda_gdl * overlap(x, y) + self.lambda_focal * focal(x, y)
 
     def _prepare(self, key: tuple[str, bool]) -> Plan:

@@ -65,8 +65,8 @@ class FocalLoss(PlainFocal):
         return None
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """input [B, C, *S]; target of the same shape, or class ids [B, 1, *S] with to_onehot_y=True. Returns a float32
-        scalar; with reduction "none" the shape of the input (without channel 0 if it does not count)."""
+        """input [B, C, *S]; target of the same shape, or class indices [B, 1, *S] with to_onehot_y=True. Returns a
+        float32 scalar; with reduction "none" the shape of the input (without channel 0 if it does not count)."""
         x, y = plain_tensor(input), plain_tensor(target)
         fitted = self._fit(x, y) if self.why_not_fused is None else None
         if fitted is None:
@@ -145,7 +145,7 @@ class FocalLoss(PlainFocal):
         if isinstance(self.alpha, Tensor):
             self._check_alpha(channels)
 
-        def finish(table: Tensor) -> Tensor:
+        def finalize(table: Tensor) -> Tensor:
             columns = table.unbind(-1)
             losses, counts = columns[FIXED_SUMS], columns[SumColumn.VALID].detach()
             if isinstance(self.alpha, Tensor):
@@ -160,7 +160,7 @@ class FocalLoss(PlainFocal):
             total = counts[:, 0].sum() if per_voxel else counts.sum()
             return (losses.sum() / total.clamp_min(1.0)).float()
 
-        return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
+        return _fused.run_sums(ready, x, fitted.y, fitted.mask, finalize)
 
     def _prepare_sums(self, key: tuple) -> Plan:
         _, mode, ignore_index, soft, by_sample = key
@@ -207,10 +207,10 @@ class FocalLoss(PlainFocal):
         if self._by_sample:
             valid = self._valid(fitted).flatten(1).sum(1).clamp_min(1)
 
-            def finish(table: Tensor) -> Tensor:
+            def finalize(table: Tensor) -> Tensor:
                 return (table[..., FIXED_SUMS].sum(1) / valid).sum().float()
 
-            return _fused.finished(ready, x, fitted.y, fitted.mask, finish)
+            return _fused.run_sums(ready, x, fitted.y, fitted.mask, finalize)
         loss = _fused.run_plan(ready, x, fitted.y, fitted.mask)
         return loss / (self._valid(fitted).sum() * (1 if self.strict else x.shape[1])).clamp_min(1)
 

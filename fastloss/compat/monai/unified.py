@@ -54,8 +54,8 @@ class AsymmetricUnifiedFocalLoss(CompatLoss):
         return "it takes probabilities: there is no activation"
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """y_pred [B, 1 or 2, *S] probabilities with two or three spatial axes; y_true of the same shape, or class ids
-        [B, 1, *S]. Returns a scalar whatever the reduction."""
+        """y_pred [B, 1 or 2, *S] probabilities with two or three spatial axes; y_true of the same shape, or class
+        indices [B, 1, *S]. Returns a scalar whatever the reduction."""
         p, y = plain_tensor(y_pred), plain_tensor(y_true)
         self._check(p, y)
         given, channels = y, p.shape[1]

@@ -95,7 +95,7 @@ class Compound(CompatLoss):
         value = x.new_zeros((), dtype=wide)
         if weights[0]:
             columns = SumColumn.INTER, SumColumn.PRED, SumColumn.TARGET
-            value = weights[0] * dc._finish(x, *[sums[..., column] for column in columns])
+            value = weights[0] * dc._finalize(x, *[sums[..., column] for column in columns])
         for index, term in enumerate(loss.terms):
             total = sums[..., FIXED_SUMS + index].sum()
             if term.reduction == "mean":

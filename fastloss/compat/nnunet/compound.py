@@ -22,7 +22,7 @@ class DC_and_CE_loss(Compound):
 
     The target is labels [N, 1, *S] of any dtype. Pixels of `ignore_label` count in neither; where nothing else is left
     the cross-entropy is 0. A one-hot target of the logits' shape gives its Dice, but the cross-entropy of its channel 0
-    as class ids, as in nnU-Net; strict=False takes the whole target.
+    as class indices, as in nnU-Net; strict=False takes the whole target.
 
     An `ignore_index` of `ce_kwargs` from 0 on without `ignore_label` (Dice counts those pixels, cross-entropy does
     not), reduction="none" and one-hot targets take two fused passes. `ce_kwargs` is not written to.

@@ -14,7 +14,7 @@ from ...reference.inputs import equals_ignored
 from ...spec import Term
 from .._linear import Call, Linear, elementwise, may_ignore
 from ..torch import CrossEntropyLoss
-from .dice import as_ids
+from .dice import as_class_indices
 
 
 class RobustCrossEntropyLoss(CrossEntropyLoss):
@@ -25,15 +25,16 @@ class RobustCrossEntropyLoss(CrossEntropyLoss):
     _channel_axis = True
 
     def _plain(self, input: Tensor, target: Tensor) -> Tensor:
-        return super()._plain(input, self._ids(input, target).reshape(input.shape[0], *input.shape[2:]).long())
+        indices = self._class_indices(input, target)
+        return super()._plain(input, indices.reshape(input.shape[0], *input.shape[2:]).long())
 
     def as_call(self, input: Tensor, target: Tensor) -> Call | None:
-        return super().as_call(input, self._ids(input, target))
+        return super().as_call(input, self._class_indices(input, target))
 
-    def _ids(self, input: Tensor, target: Tensor) -> Tensor:
+    def _class_indices(self, input: Tensor, target: Tensor) -> Tensor:
         if target.ndim == input.ndim and target.shape[1] != 1:
             raise ValueError(f"target must be labels [N, *S] or [N, 1, *S], got {list(target.shape)}.")
-        return as_ids(target)
+        return as_class_indices(target)
 
 
 class TopKLoss(RobustCrossEntropyLoss):
@@ -106,7 +107,7 @@ class TopKLoss(RobustCrossEntropyLoss):
         call = self.as_call(input, target)
         if call is not None:
             return call.run(scale)
-        y = as_ids(target if target.shape[1] == 1 else target[:, :1])
+        y = as_class_indices(target if target.shape[1] == 1 else target[:, :1])
         single = self.reduction != "none"  # set later; nnU-Net takes the top of one number then
         elements = (self._plain(input, y) if single else elementwise(self.linear(), input, y)).flatten()
         count = self.count(elements.numel())
@@ -120,6 +121,6 @@ class TopKLoss(RobustCrossEntropyLoss):
     def as_call(self, input: Tensor, target: Tensor) -> Call | None:
         if target.ndim != input.ndim:
             raise ValueError(f"target must be labels [N, 1, *S] to fit input, got {list(target.shape)}.")
-        y = as_ids(target if target.shape[1] == 1 else target[:, :1])
+        y = as_class_indices(target if target.shape[1] == 1 else target[:, :1])
         loss = self.top(input, y, self.ignore_index)
         return None if loss is None else Call(loss, input, y)

@@ -85,8 +85,8 @@ class _Dice(CompatLoss):
         if mode is None or slow is not None:
             if mode is not None and slow is not None:
                 self._slow(slow)
-            return scale * self._finish(x, *self._plain_sums(x, y, loss_mask))
-        return scale * self._finish(x, *self._sums(mode, x, for_kernels(mode, x, y), loss_mask))
+            return scale * self._finalize(x, *self._plain_sums(x, y, loss_mask))
+        return scale * self._finalize(x, *self._sums(mode, x, for_kernels(mode, x, y), loss_mask))
 
     def as_call(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Call | None:
         """One pass, where that is all it takes."""
@@ -125,7 +125,7 @@ class _Dice(CompatLoss):
         wide = torch.promote_types(p.dtype, torch.float32)
         return inter.sum(axes, dtype=wide), p.sum(axes, dtype=wide), t.sum(axes, dtype=wide)
 
-    def _finish(self, x: Tensor, inter: Tensor, pred: Tensor, target: Tensor) -> Tensor:
+    def _finalize(self, x: Tensor, inter: Tensor, pred: Tensor, target: Tensor) -> Tensor:
         """Minus Dice from I, P, T [N, C]."""
         if self.batch_dice:
             inter, pred, target = inter.sum(0), pred.sum(0), target.sum(0)
@@ -205,15 +205,15 @@ def with_channel(x: Tensor, y: Tensor) -> Tensor:
 def for_kernels(mode: str, x: Tensor, y: Tensor) -> Tensor:
     """y [N, 1 or C, *S] as the kernels read it in this mode."""
     if mode == "multiclass":
-        return as_ids(y) if y.shape != x.shape else y if y.is_floating_point() else y.float()
+        return as_class_indices(y) if y.shape != x.shape else y if y.is_floating_point() else y.float()
     if y.shape == x.shape:
         return y
     one_hot = y.new_zeros(x.shape, dtype=torch.bool)
     return one_hot.scatter_(1, y.long(), True)
 
 
-def as_ids(y: Tensor) -> Tensor:
-    """Labels of any dtype as class ids; floats are cut to integers, as `.long()` does."""
+def as_class_indices(y: Tensor) -> Tensor:
+    """Labels of any dtype as class indices; floats are cut to integers, as `.long()` does."""
     if y.is_floating_point():
         return y.to(torch.int32)  # what int32 cannot hold becomes its smallest number, no class
     return y.to(torch.uint8) if y.dtype == torch.bool else y

@@ -11,7 +11,7 @@ Same names, arguments, defaults, values and gradients, errors included; `strict=
 | SoftCrossEntropyLoss | the mean divides by ignored pixels too | it divides by the valid ones |
 | SoftCrossEntropyLoss | the default smooth_factor=None raises TypeError in the call | it means 0 |
 | LovaszLoss | multiclass with every pixel ignored gives an empty tensor | it gives 0 |
-| DiceLoss, JaccardLoss, TverskyLoss, SoftCrossEntropyLoss | class ids must be int64 | any integer type |
+| DiceLoss, JaccardLoss, TverskyLoss, SoftCrossEntropyLoss | class indices must be int64 | any integer type |
 | SoftBCEWithLogitsLoss, MCCLoss | integer or bool targets raise | they are read |
 | DiceLoss, JaccardLoss, TverskyLoss, FocalLoss | classes, class_weights in a set or dict are left out | TypeError |
 

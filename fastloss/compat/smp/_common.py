@@ -60,11 +60,11 @@ class _Bce(torch.autograd.Function):
         return ready.run(x.reshape(1, 1, -1), y.reshape(1, 1, -1))[0].reshape(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         x, y = ctx.saved_tensors
-        return upstream * (x.sigmoid() - y), None
+        return grad_output * (x.sigmoid() - y), None
 
 
 def labels(y: Tensor) -> Tensor:
-    """Class ids of any type as integers that the kernels read."""
+    """Class indices of any type as integers that the kernels read."""
     return y if not y.is_floating_point() and y.dtype != torch.bool else y.to(torch.int32)

@@ -49,12 +49,12 @@ class Score(NamedTuple):
         below = own * inter + self.alpha * pred + self.beta * target + self.smooth
         floor = max(below, self.eps)
         score = (inter + self.smooth) / floor
-        loss, slope = 1.0 - score, -share
+        loss, by_score = 1.0 - score, -share
         if self.log_loss:
             floored = max(score, self.eps)
-            loss, slope = -math.log(floored), -share / floored if score >= self.eps else 0.0
-        by_below = -slope * score / floor if below >= self.eps else 0.0
-        return share * loss, slope / floor + own * by_below, self.alpha * by_below
+            loss, by_score = -math.log(floored), -share / floored if score >= self.eps else 0.0
+        by_below = -by_score * score / floor if below >= self.eps else 0.0
+        return share * loss, by_score / floor + own * by_below, self.alpha * by_below
 
 
 class _Scored(torch.autograd.Function):
@@ -66,17 +66,17 @@ class _Scored(torch.autograd.Function):
         ctx.save_for_backward(p, y, total_y)
         sums = [t.tolist() for t in (torch.minimum(p, y).sum((0, 2)), p.sum((0, 2)), total_y)]
         classes = [score.of_class(*numbers) for numbers in zip(score.shares, *sums, strict=True)]
-        ctx.score, ctx.slopes = score, [(-0.5 * by_inter, by_pred + 0.5 * by_inter) for _, by_inter, by_pred in classes]
+        ctx.score, ctx.grads = score, [(-0.5 * by_inter, by_pred + 0.5 * by_inter) for _, by_inter, by_pred in classes]
         return torch.full((), sum([loss for loss, *_ in classes]), dtype=p.dtype)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         p, y, total_y = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: by autograd, which differentiates again
             loss = ctx.score.composite(p, y, total_y)
-            return torch.autograd.grad(loss, p, upstream, create_graph=True)[0], None, None, None
-        several = hidden(upstream)  # one of many
-        grad, scale = (p - y).sign_(), 1.0 if several else upstream.item()
-        for row, (by_sign, constant) in zip(grad.unbind(1), ctx.slopes, strict=True):
+            return torch.autograd.grad(loss, p, grad_output, create_graph=True)[0], None, None, None
+        several = hidden(grad_output)  # one of many
+        grad, scale = (p - y).sign_(), 1.0 if several else grad_output.item()
+        for row, (by_sign, constant) in zip(grad.unbind(1), ctx.grads, strict=True):
             torch.add(row.new_full((), scale * constant), row, alpha=scale * by_sign, out=row)  # a single pass
-        return grad * upstream if several else grad, None, None, None
+        return grad * grad_output if several else grad, None, None, None

@@ -137,9 +137,9 @@ class SoftCrossEntropyLoss(CompatLoss):
         self.dim = dim
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """y_pred [N, C, *] with the classes on axis `dim`, y_true class ids without that axis (or with it of size 1).
-        Returns a scalar; with reduction neither mean nor sum the pixels, with the axis of size 1 unless ignore_index is
-        None."""
+        """y_pred [N, C, *] with the classes on axis `dim`, y_true class indices without that axis (or with it of size
+        1). Returns a scalar; with reduction neither mean nor sum the pixels, with the axis of size 1 unless
+        ignore_index is None."""
         call = self._call(y_pred, y_true)
         if call is None:
             return self._plain(y_pred, y_true, self.smooth_factor or 0.0)

@@ -19,7 +19,7 @@ REDUCED = {"mean": "mean", "sum": "sum", "batchwise_mean": "sum"}
 class FocalLoss(CompatLoss):
     """`segmentation_models_pytorch.losses.FocalLoss`: alpha_t (1 - exp(-b))^gamma b, b the BCE of each element.
 
-    Multiclass is one-vs-rest sigmoids of class ids [N, *S] (never softmax); classes are averaged, whatever the
+    Multiclass is one-vs-rest sigmoids of class indices [N, *S] (never softmax); classes are averaged, whatever the
     reduction. Binary flattens: reduction "none" gives the valid elements in one row. Arguments as there; `strict`: see
     the module.
     """
@@ -80,7 +80,7 @@ class FocalLoss(CompatLoss):
         return None
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """y_pred [N, C, *]; y_true of the same shape (binary: of the same number of elements) or class ids [N, *].
+        """y_pred [N, C, *]; y_true of the same shape (binary: of the same number of elements) or class indices [N, *].
         Returns a scalar, or one value for each valid element (binary, reduction neither mean nor sum)."""
         call = self._call(y_pred, y_true)
         if call is None:
@@ -141,7 +141,7 @@ class FocalLoss(CompatLoss):
         return _fused.make_linear("multilabel" if several else "binary", term, ignore_index=ignore), scale
 
     def _weighted(self, call: Call) -> Tensor:
-        def finish(table: Tensor) -> Tensor:
+        def finalize(table: Tensor) -> Tensor:
             columns = table[0].unbind(-1)
             classes = columns[FIXED_SUMS]
             if self.reduction == "mean":
@@ -149,7 +149,7 @@ class FocalLoss(CompatLoss):
             weights = self.class_weights.to(classes)
             return _fused.value_of((classes * weights).sum() / weights.sum(), call.x)
 
-        return _fused.finished(call.loss.plan, call.x, call.y, call.mask, finish)
+        return _fused.run_sums(call.loss.plan, call.x, call.y, call.mask, finalize)
 
     def _plain(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.from_logits:

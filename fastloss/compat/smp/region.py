@@ -57,8 +57,8 @@ class _RegionLoss(CompatLoss):
         return None
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """y_pred [N, C, *]; y_true as y_pred, without its channel axis, or class ids [N, *] or [N, 1, *] (multiclass).
-        Returns a scalar."""
+        """y_pred [N, C, *]; y_true as y_pred, without its channel axis, or class indices [N, *] or [N, 1, *]
+        (multiclass). Returns a scalar."""
         call = self._call(y_pred, y_true)
         return self._plain(y_pred, y_true) if call is None else _fused.run(call)
 
@@ -81,7 +81,7 @@ class _RegionLoss(CompatLoss):
         if y.requires_grad:
             return self._slow("y_true requires a gradient")
         if self.mode == "multiclass":
-            return self._fit_ids(x, y)
+            return self._fit_class_indices(x, y)
         if y.numel() != x.numel():
             return None
         binary = self.mode == "binary"
@@ -91,7 +91,7 @@ class _RegionLoss(CompatLoss):
         rows = (x.shape[0], 1 if binary else x.shape[1], -1)
         return x.reshape(rows), y.reshape(rows)
 
-    def _fit_ids(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _fit_class_indices(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
         if x.shape[1] < 2 or y.numel() * x.shape[1] != x.numel():
             return None
         if y.dtype != torch.int64:

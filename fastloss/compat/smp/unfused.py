@@ -62,28 +62,28 @@ class _MCC(torch.autograd.Function):
         wide = torch.promote_types(product.dtype, torch.float32)
         inter, pred, target = [t.sum(dtype=wide).item() for t in (product, p, y)]
         above, below = _margins(inter, pred, target, n, e)
-        ctx.slopes = None
+        ctx.grads = None
         if not 0.0 < below < math.inf:  # left to tensors, which divide by 0
             return _mcc(p, y, e)
         root = math.sqrt(below)
         by_below = 0.5 * above / (below * root)
         by_pred = (target + 2 * e) / root + by_below * (n - 2 * pred) * (target + 2 * e) * (n + 2 * e - target)
-        ctx.slopes = -(n + 4 * e) / root, by_pred
+        ctx.grads = -(n + 4 * e) / root, by_pred
         return torch.full((), 1.0 - above / root, dtype=product.dtype)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         p, y = ctx.saved_tensors
         again = torch.is_grad_enabled()  # create_graph: by autograd, which differentiates again
-        if again or ctx.slopes is None:
+        if again or ctx.grads is None:
             with torch.enable_grad():
                 p = p if again else p.detach().requires_grad_()
                 loss = _mcc(p, y, ctx.e)
-            return torch.autograd.grad(loss, p, upstream, create_graph=again)[0], None, None
-        several = hidden(upstream)  # one of many
-        scale = 1.0 if several else upstream.item()
-        grad = torch.rsub(y.to(p.dtype), scale * ctx.slopes[1], alpha=-scale * ctx.slopes[0])
-        return grad * upstream if several else grad, None, None
+            return torch.autograd.grad(loss, p, grad_output, create_graph=again)[0], None, None
+        several = hidden(grad_output)  # one of many
+        scale = 1.0 if several else grad_output.item()
+        grad = torch.rsub(y.to(p.dtype), scale * ctx.grads[1], alpha=-scale * ctx.grads[0])
+        return grad * grad_output if several else grad, None, None
 
 
 class LovaszLoss(CompatLoss):
@@ -122,7 +122,7 @@ class LovaszLoss(CompatLoss):
         return "it sorts all pixels"
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """y_pred [N, C, H, W]; y_true of as many elements, or class ids [N, H, W] (multiclass). Returns a scalar."""
+        """y_pred [N, C, H, W]; y_true of as many elements, or class indices [N, H, W] (multiclass). A scalar."""
         one = self._hinge if self.mode != "multiclass" else self._softmax
         x = y_pred if self.mode != "multiclass" else y_pred.softmax(1)
         if not self.per_image:
@@ -179,11 +179,11 @@ def _lovasz(errors: Tensor, truth: Tensor, hinge: bool) -> Tensor:
     if torch.compiler.is_compiling() or not (transformed(errors, truth) or hidden(errors)):
         return _Lovasz.apply(errors, truth, hinge)
     falling, place = errors.sort(dim=0, descending=True)
-    slope = _slopes(truth.gather(0, place), truth.sum()).to(errors.dtype)
-    return ((falling.clamp_min(0.0) if hinge else falling) * slope.detach()).sum()
+    grad = _jaccard_grad(truth.gather(0, place), truth.sum()).to(errors.dtype)
+    return ((falling.clamp_min(0.0) if hinge else falling) * grad.detach()).sum()
 
 
-def _slopes(truth: Tensor, total: Tensor) -> Tensor:
+def _jaccard_grad(truth: Tensor, total: Tensor) -> Tensor:
     """g of labels in falling order of their errors."""
     hits = truth.cumsum(0)
     seen = torch.arange(1, len(hits) + 1, dtype=hits.dtype, device=hits.device)
@@ -204,13 +204,13 @@ class _Lovasz(torch.autograd.Function):
             kept = (errors > 0).nonzero().squeeze(1)
             order, truth = errors.index_select(0, kept), truth.index_select(0, kept)
         order, place = order.sort(dim=0, descending=True)
-        slope = _slopes(truth.index_select(0, place), total).to(errors.dtype)
+        grad = _jaccard_grad(truth.index_select(0, place), total).to(errors.dtype)
         if hinge and kept is None:
-            slope = torch.where(order > 0, slope, torch.zeros_like(slope))
+            grad = torch.where(order > 0, grad, torch.zeros_like(grad))
         place = place if kept is None else kept.index_select(0, place)
-        ctx.save_for_backward(torch.zeros_like(errors).scatter_(0, place, slope))
-        return torch.dot(order, slope)
+        ctx.save_for_backward(torch.zeros_like(errors).scatter_(0, place, grad))
+        return torch.dot(order, grad)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        return upstream * ctx.saved_tensors[0], None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        return grad_output * ctx.saved_tensors[0], None, None

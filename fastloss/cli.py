@@ -25,8 +25,8 @@ COMMANDS = {
     "bench": Command("fastloss.bench.cli", "bench", "time the losses against other libraries"),
     "data": Command("fastloss.train.datasets.cli", "papers", "check, prepare or generate the data of the papers"),
     "demo": Command("fastloss.train.demo", "demo", "losses on 3D logits, then a small network trained on MRI slices"),
-    "reproduce": Command("fastloss.train.papers.reproduce", "papers", "train the rows of two papers' tables"),
-    "report": Command("fastloss.train.papers.report", "papers", "put reproduced rows beside the papers' numbers"),
+    "reproduce": Command("fastloss.train.reproduce", "papers", "train the rows of two papers' tables"),
+    "report": Command("fastloss.train.report.cli", "papers", "put reproduced rows beside the papers' numbers"),
     "doctor": Command("fastloss.doctor", None, "say how fastloss was built and which backends run here"),
 }
 

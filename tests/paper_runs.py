@@ -12,8 +12,7 @@ pytest.importorskip("nibabel")
 pytest.importorskip("segmentation_models_pytorch")
 
 from fastloss.cli import main
-from fastloss.train import progress
-from fastloss.train.papers import journal, reproduce, training
+from fastloss.train import journal, progress, reproduce, training
 
 SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--set", "size=32", "--patients", "5"]
 SMALL += ["--batch", "4", "--train-limit", "12", "--valid-limit", "6", "--rate", "0.003", "--threads", "1"]

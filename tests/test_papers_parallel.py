@@ -8,9 +8,9 @@ import torch
 from paper_runs import cache, in_child, run  # noqa: F401
 from timm.layers import DropPath
 
-from fastloss.train import models
+from fastloss.train import models, parallel
 from fastloss.train.checkpoint import read_log
-from fastloss.train.papers import parallel, results
+from fastloss.train.report import results
 
 pytestmark = pytest.mark.usefixtures("cache")
 EXACT = ["--precision", "64-true"]  # in float32 Adam makes rounding errors of the first steps large

@@ -19,8 +19,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from fastloss.cli import main
-from fastloss.train.papers import results, tables
-from fastloss.train.papers.published import PAPER2
+from fastloss.train.report import paper2, results
+from fastloss.train.report.published import PAPER2
 
 CAVEAT = "No reproduction of accuracy (phantom data, preset smoke, changed settings)."
 ROWS = "iou,iou-to-bce,iou+bce,bce"
@@ -109,7 +109,7 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_are_marked(page, 
     for line, (name, score) in zip(first[1:], PAPER2["table1"].items()):
         assert f"{score.dice:.4f} ± {score.dice_sd:.4f}" in line[2]
         values = mine.scores(mine.find("table1", name), "dice")
-        assert line[2].startswith(tables.mean_sd(values) if values else "missing")
+        assert line[2].startswith(paper2.mean_sd(values) if values else "missing")
         assert len(values) == (2 if name in ("iou", "bce") else 0)
     assert sum([line[2].startswith("missing") for line in third[1:]]) == 8
     assert not re.search(r"[+-]0\.\d{4}", " ".join([cell for line in first for cell in line]))  # no differences
@@ -117,13 +117,13 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_are_marked(page, 
 
 def test_table_4_pairs_the_folds(reproduced):
     mine = results.read(reproduced)
-    table = tables.table4(mine)
+    table = paper2.table4(mine)
     lines = {(row[0].text, row[1].text): row for row in table.cells}
     row = lines["IoU + BCE / IoU → BCE", "Dice"]
     assert row[2].paper == "0.65 ± 0.03" and row[4].paper == "6.32"
     sides = [mine.find("table4", name) for name in ("iou+bce", "iou-to-bce")]
     assert [len(mine.scores(side, "dice")) for side in sides] == [2, 2]
-    assert row[2].text == tables.mean_sd(mine.scores(sides[0], "dice"))
+    assert row[2].text == paper2.mean_sd(mine.scores(sides[0], "dice"))
     assert lines["Dice + Focal / Dice → Focal", "IoU"][2].text == "missing"
     assert "10.28" in table.notes[2]
 
@@ -155,7 +155,7 @@ def test_numbers_are_compared_only_where_data_and_preset_match(reproduced, tmp_p
     copy = tmp_path / "real"
     copy.mkdir()
     stored = json.loads((reproduced / "reproduction.json").read_text())
-    from fastloss.train.papers.settings import defaults
+    from fastloss.train.settings import defaults
 
     stored["settings"] = {"paper": "paper2", "preset": "paper", "dataset": "msd-colon",
                           **defaults("paper2", "paper", "msd-colon")}  # fmt: skip
@@ -166,7 +166,7 @@ def test_numbers_are_compared_only_where_data_and_preset_match(reproduced, tmp_p
     name = "split/iou-50-seed0"
     scores = {"dice": 0.7, "iou": 0.6}
     found.finished[name] = {"run": {"seed": 0}, "best": scores, "last": scores, "test": None}
-    line = next(row for row in tables.single(found, "table1").cells if row[0].text == "IoU")
+    line = next(row for row in paper2.single(found, "table1").cells if row[0].text == "IoU")
     assert line[2].remark == "+0.0241"
 
 
@@ -237,7 +237,7 @@ def test_a_package_that_a_library_misses_is_one_sentence(monkeypatch, capfd):
     """MONAI imports einops only where it is used, and raises its own kind of ImportError."""
     from monai.utils import OptionalImportError
 
-    from fastloss.train.papers import report
+    from fastloss.train.report import cli as report
 
     def missing(args):
         raise OptionalImportError("required package `einops` is not installed")
@@ -257,13 +257,13 @@ def test_scores_of_epochs_before_the_switch_are_marked_wherever_they_are_compare
     found = results.read(reproduced)
     altered = [name for name in found.finished if "iou-to-bce" in name]
     assert all([found.finished[name]["best_epoch"] >= found.finished[name]["switch"] == 1 for name in altered])
-    judged = {"table3": tables.single(found, "table3"), "table4": tables.table4(found)}
-    judged["direction"] = tables.direction(found)
+    judged = {"table3": paper2.single(found, "table3"), "table4": paper2.table4(found)}
+    judged["direction"] = paper2.direction(found)
     assert not any(["†" in str(table) for table in judged.values()])
     for name in altered:
         found.finished[name]["best"] = found.finished[name]["best"] | {"epoch": 0}
-    for name, make in (("table3", lambda: tables.single(found, "table3")), ("table4", lambda: tables.table4(found)),
-                       ("direction", lambda: tables.direction(found))):  # fmt: skip
+    for name, make in (("table3", lambda: paper2.single(found, "table3")), ("table4", lambda: paper2.table4(found)),
+                       ("direction", lambda: paper2.direction(found))):  # fmt: skip
         marked = make()
         assert any(["before the switch" in note for note in marked.notes]), name
         cells = [cell.text for row in marked.cells for cell in row if cell.text.endswith("†")]

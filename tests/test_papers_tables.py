@@ -9,10 +9,11 @@ import torch
 from paper_runs import cache, run  # noqa: F401
 
 from fastloss import LossSchedule
+from fastloss.train import experiments, runs
 from fastloss.train.metrics import EMPTY, grouped, scores
-from fastloss.train.papers import discrepancies, experiments, runs, ttests
-from fastloss.train.papers.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
-from fastloss.train.papers.settings import DATASETS, PRESETS, Settings, add_arguments, defaults, resolve
+from fastloss.train.report import discrepancies, ttests
+from fastloss.train.report.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
+from fastloss.train.settings import DATASETS, PRESETS, Settings, add_arguments, defaults, resolve
 
 
 def settings(paper="paper2", preset="paper", dataset=None) -> Settings:

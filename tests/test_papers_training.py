@@ -10,8 +10,9 @@ from paper_runs import STEPS, cache, in_child, killed_after, run  # noqa: F401
 
 from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
 from fastloss.cli import main
+from fastloss.train import learner, runs, training
 from fastloss.train.checkpoint import read_json, read_log
-from fastloss.train.papers import learner, results, runs, training
+from fastloss.train.report import results
 
 ROW = ("paper2", "--rows", "iou-to-bce", "--epochs", "4", "--folds", "2", "--keep-weights")
 ALTERED, FIRST = "iou-to-bce-4-seed0", "iou-2-seed0"
@@ -128,7 +129,7 @@ def test_other_labels_and_arithmetic_train_too(words, tmp_path, capfd):
 def settings_for(**changes):
     from dataclasses import replace
 
-    from fastloss.train.papers.settings import Settings
+    from fastloss.train.settings import Settings
 
     found = Settings("paper2", "smoke", "msd-colon", model="monai-unet", size=32, batch=4)
     return replace(found, **changes)

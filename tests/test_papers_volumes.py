@@ -12,10 +12,12 @@ from paper_runs import SMALL, cache, run  # noqa: F401
 from phantoms import opened, phantom
 
 from fastloss.cli import main
+from fastloss.train import volumes
 from fastloss.train.datasets.images import restored, sized_label
 from fastloss.train.datasets.prepare import original_label
-from fastloss.train.papers import final, originals, results, tables, tables1, ttests, volume_tables
-from fastloss.train.papers.slices import Slices
+from fastloss.train.report import paper1, paper2, results, ttests
+from fastloss.train.report import volumes as volume_tables
+from fastloss.train.slices import Slices
 
 ndimage = pytest.importorskip("scipy.ndimage")
 
@@ -34,11 +36,11 @@ def test_hd95_is_that_of_medpy():
     rng = np.random.default_rng(0)
     for _ in range(5):
         a, b = (ndimage.gaussian_filter(rng.random((6, 20, 24)), 2) > 0.5 for _ in range(2))
-        assert originals.hd95(a, b) == pytest.approx(medpy_hd95(a, b))
+        assert volumes.hd95(a, b) == pytest.approx(medpy_hd95(a, b))
     a, b = np.zeros((3, 9, 9), bool), np.zeros((3, 9, 9), bool)
     a[0, 2, 2] = b[2, 5, 6] = True
-    assert originals.hd95(a, b) == pytest.approx(math.sqrt(4 + 9 + 16))
-    assert originals.hd95(a, 0 * b > 0) is None
+    assert volumes.hd95(a, b) == pytest.approx(math.sqrt(4 + 9 + 16))
+    assert volumes.hd95(a, 0 * b > 0) is None
 
 
 def test_the_rules_for_what_is_absent():
@@ -46,9 +48,9 @@ def test_the_rules_for_what_is_absent():
         return {"tp": tp, "fp": fp, "fn": fn, "hd95": hd95}
 
     rows = [row(8, 2, 2, 3.0), row(0, 5, 0), row(0, 0, 5), row(0, 0, 0)]
-    assert originals.transunet(rows) == (pytest.approx((0.8 + 1 + 0 + 0) / 4), 3 / 4)
-    assert originals.nnunet(rows) == (pytest.approx((0.8 + 0 + 0) / 3), 3.0)
-    assert all(map(math.isnan, originals.nnunet(rows[3:])))
+    assert volumes.transunet(rows) == (pytest.approx((0.8 + 1 + 0 + 0) / 4), 3 / 4)
+    assert volumes.nnunet(rows) == (pytest.approx((0.8 + 0 + 0) / 3), 3.0)
+    assert all(map(math.isnan, volumes.nnunet(rows[3:])))
 
 
 @pytest.mark.parametrize("how", ["linear", "cubic", "crop"])
@@ -74,9 +76,9 @@ def test_volumes_are_scored_as_transunet_does(tmp_path, monkeypatch):
         labels = np.stack([store.label(next(queue)) for _ in x])
         return torch.from_numpy(labels[:, None] == np.arange(1, 4).reshape(1, 3, 1, 1))
 
-    monkeypatch.setattr(final, "foreground", perfect)
+    monkeypatch.setattr(volumes, "foreground", perfect)
     settings = SimpleNamespace(size=24, valid_batch=4)
-    found = originals.measure(settings, Slices(store, rows, rows), None)
+    found = volumes.measure(settings, Slices(store, rows, rows), None)
     assert {row["class"] for row in found} == {"right ventricle", "myocardium", "left ventricle"}
     dice = []
     for volume, case in store.cases.items():
@@ -90,7 +92,7 @@ def test_volumes_are_scored_as_transunet_does(tmp_path, monkeypatch):
             assert row["hd95"] == pytest.approx(medpy_hd95(a, b))
             assert row["slices"] == row["of"] == 6
             dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    assert originals.transunet(found)[0] == pytest.approx(np.mean(dice))
+    assert volumes.transunet(found)[0] == pytest.approx(np.mean(dice))
     assert 0.7 < np.mean(dice) < 1
 
 
@@ -119,8 +121,8 @@ def test_a_test_part_is_scored_apart_from_what_chooses_the_epoch(tested):
     (row,) = [row for row in found.rows if row.name == "modified"]
     assert result["test"]["case_dice"] != result["best"]["case_dice"]
     assert found.scores(row, "dice") == [result["test"]["case_dice"]]
-    assert "test part" in tables._what(found)
-    assert "Dice of the test part" in [cells[0].text for cells in tables1.table2(found).cells]
+    assert "test part" in paper2._what(found)
+    assert "Dice of the test part" in [cells[0].text for cells in paper1.table2(found).cells]
 
 
 def test_the_augmentation_can_come_before_the_resize(tested):
@@ -139,7 +141,7 @@ def test_the_report_has_a_table_by_organ(tested, tmp_path):
     assert block.cells[-1][1].paper == "0.7853" and block.cells[-1][2].paper == "16.84"
     rows = json.loads(next(tested.rglob("volumes.json")).read_text())["rows"]
     assert len({row["volume"] for row in rows}) * 8 == len(rows)
-    mean = np.mean([originals.transunet(list(mine))[0] for _, mine in
+    mean = np.mean([volumes.transunet(list(mine))[0] for _, mine in
                     itertools.groupby(sorted(rows, key=lambda r: r["class"]), key=lambda r: r["class"])])  # fmt: skip
     assert block.cells[-1][1].text == f"{mean:.4f}"
 

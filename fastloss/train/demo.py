@@ -15,11 +15,13 @@ import torch
 
 from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
 
-from . import data, loop, losses3d, plots, report, settings, side_by_side
+from . import data, loop, losses3d, plots, side_by_side
+from . import demo_report as report
+from . import demo_settings as settings
 from .checkpoint import read_json, write_atomically, write_json
+from .demo_settings import Settings
 from .metrics import EMPTY_RULE, Scores, fit_thresholds
 from .progress import waiting, watch
-from .settings import Settings
 
 ALTERED = "IoU → BCE"
 VERDICT = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastloss.cli import CommandError
 
-from .models import read_weights
+from .weights import not_downloaded, read_weights
 
 VARIANTS = {"128s": 0.0, "192": 0.0, "384": 0.1}  # and the share of residual branches dropped in training
 SIZE = 224  # the attention biases are tables for this image
@@ -64,10 +64,7 @@ class LeViTUNet(nn.Module):
                 raise CommandError(f"the weights {weights} are not those of timm's {name}: shapes differ") from error
             if not pretrained:
                 raise
-            raise CommandError(
-                f"pretrained: the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); train "
-                "from random weights with pretrained=False, or put them into the cache of Hugging Face"
-            ) from error
+            raise not_downloaded(name, error) from error
         self.stem, self.stages = levit.stem, levit.stages
         depths = [info["num_chs"] for info in levit.feature_info]
         c1, c2, c3, c4 = depths[0] // 8, depths[0] // 4, depths[0] // 2, depths[0]

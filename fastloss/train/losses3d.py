@@ -11,7 +11,7 @@ from fastloss.measure.cases import Case, inputs, select
 from fastloss.measure.providers import OURS, Contender, contenders
 from fastloss.measure.timing import interleave, ratio
 
-from .report import size_of, table
+from .demo_report import size_of, table
 
 LIBRARIES = ["smp", "monai"]
 CASES = ["softmax3d-dice+ce", "softmax3d-dice+focal"]

@@ -8,6 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastloss.cli import CommandError
+
+from .levit_unet import LeViTUNet
+from .weights import not_downloaded, read_weights
+
 SMALL, PAPER = "monai-unet", "smp-unet-efficientnet-b0"
 LEVIT = "levit-unet-384"
 NAMES = (SMALL, PAPER, "levit-unet-128s", "levit-unet-192", LEVIT)
@@ -78,26 +83,8 @@ def build_model(
             return _monai_unet(num_classes, in_channels, pretrained or bool(weights) or normalise)
         if name == PAPER:
             return _smp_unet(num_classes, in_channels, pretrained, weights, normalise)
-        from .levit_unet import LeViTUNet
-
         net = LeViTUNet(name.removeprefix("levit-unet-"), num_classes, in_channels, pretrained, weights)
         return Normalised(net, in_channels) if normalise else net
-
-
-def read_weights(path: str | Path, encoder: nn.Module, name: str) -> dict[str, Tensor]:
-    """A state dict with every parameter of the encoder; CommandError if the file is broken or of another network."""
-    from timm.models import load_state_dict
-
-    from fastloss.cli import CommandError
-
-    try:
-        found = load_state_dict(str(path))
-    except Exception as error:  # of pickle, zipfile and torch, and safetensors has one that is a bare Exception
-        raise CommandError(f"the weights {path} cannot be read ({type(error).__name__})") from error
-    missing = [key for key, _ in encoder.named_parameters() if key not in found]
-    if missing:
-        raise CommandError(f"the weights {path} are not those of {name}: {missing[0]} is missing")
-    return found
 
 
 def _monai_unet(num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
@@ -115,8 +102,6 @@ def _smp_unet(
 ) -> nn.Module:  # fmt: skip
     import segmentation_models_pytorch as smp
 
-    from fastloss.cli import CommandError
-
     inner = 3 if in_channels == 1 else in_channels
     weights = "imagenet" if pretrained and not file else None
     try:
@@ -124,10 +109,7 @@ def _smp_unet(
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise CommandError(
-            f"pretrained: the ImageNet weights of efficientnet-b0 could not be downloaded ({type(error).__name__}); "
-            "train from random weights with pretrained=False, or put them into the cache of Hugging Face"
-        ) from error
+        raise not_downloaded("efficientnet-b0", error) from error
     if file:
         found = read_weights(file, network.encoder, "smp's efficientnet-b0")
         try:

@@ -7,18 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .metrics import Scores
-
-if TYPE_CHECKING:
-    from .loop import Run
 
 LINE_SECONDS = 10.0
 
 
+class Run(Protocol):
+    """What is said of a training: the name of its method, its seed and its number of epochs."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+
+
 class Watch(Protocol):
-    """Whom the training loop tells."""
+    """Receive what a training does: the loss after every step, the scores after every epoch."""
 
     def step(self, run: Run, epoch: int, loss: float, images: int) -> None: ...
 

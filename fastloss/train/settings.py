@@ -1,136 +1,174 @@
-"""What a demo is asked to do, and whether a resumed one is still the same."""
+"""Everything that the numbers of a reproduction depend on, as one flat, frozen record and as command-line options.
+
+Each field that the papers leave open, or print wrongly, is a setting here with the reading that we take as its default.
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import torch
-
-import fastloss
-from fastloss import _library, backends
-from fastloss.cli import CommandError, user_path
+from fastloss.cli import CommandError
 
 from . import models
-from .checkpoint import read_json, write_json
+from .datasets.kinds import KINDS
+from .metrics import EMPTY
 
-FILE = "config.json"
-PRODUCTS = ("runs", "losses3d.json", "curves.png", "masks.png", "report.md")
-FULL = {"epochs": 30, "size": 128, "seeds": 2}
-QUICK = {"epochs": 2, "size": 64, "seeds": 1}
-LEAST = {"epochs": 2, "size": 32, "seeds": 1}
-MOST = {"epochs": 10_000, "size": 192, "seeds": 100}  # the slices have 189 pixels of brain across
+DATASETS = {"paper1": ("synapse", "acdc", "uwmgi", "demo"), "paper2": ("msd-colon", "demo")}
+LEVIT_SIZE = 224
+FILE = "reproduction.json"  # in the folder of a reproduction: what its runs depend on
+PRESETS = ("paper", "short", "smoke")
+
+
+def _setting(default: Any, help: str, choices: Sequence[Any] = (), least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "least": least})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the bits of a demo depend on; `threads`, `torch` and the rest of the machine included."""
+    """Sizes in pixels, rates as the optimiser takes them, epochs counted for the longest rows."""
 
-    epochs: int
-    size: int
-    seeds: int
-    model: str
-    quick: bool
-    threads: int
-    torch: str
-    fastloss: str
-    backend: str
-    cpu: str
-    extension: str
+    paper: str
+    preset: str
+    dataset: str
+    model: str = _setting("", "network, see fastloss/train/models.py")
+    pretrained: bool = _setting(False, "the encoder's ImageNet weights, which are downloaded", (True, False))
+    weights: str = _setting("", "a file with those weights (.pth, .safetensors), which is read instead")
+    normalise: str = _setting("none", "grey in [0, 1] enters as it is, or by ImageNet's mean", ("none", "imagenet"))
+    size: int = _setting(256, "side of the slices in pixels", least=32)
+    epochs: int = _setting(100, "epochs of the longest rows; a switch lies at half of them", least=2)
+    batch: int = _setting(32, "slices of a step, over all processes", least=1)
+    valid_batch: int = _setting(32, "slices of a validation step", least=1)
+    train_limit: int = _setting(0, "use no more training slices than this (0: all)", least=0)
+    valid_limit: int = _setting(0, "use no more validation slices than this (0: all)", least=0)
+    folds: int = _setting(5, "folds of the cross-validation", least=2)
+    split: str = _setting("", "patient:80/20, or 70/10/20 with a test part; index:80/20 (of slices); official; kfold:5")
+    augment: str = _setting("none", "of the training slices", ("none", "flip", "transunet", "uwmgi"))
+    augment_first: bool = _setting(False, "before the resize as TransUNet does, on slices stored whole", (True, False))
+    split_seed: int = _setting(0, "seed of the split and of the folds", least=0)
+
+    rate: float = _setting(1e-4, "Adam's learning rate", least=0.0)
+    weight_decay: float = _setting(0.0, "Adam's weight decay", least=0.0)
+    rate_schedule: str = _setting("plateau", "how the rate falls", ("plateau", "cosine", "constant"))
+    plateau_factor: float = _setting(0.1, "factor of the rate on a plateau of validation Dice", least=0.0)
+    plateau_patience: int = _setting(10, "epochs without improvement before that", least=0)
+    reset_optimizer: bool = _setting(False, "forget Adam's moments when the loss is altered", (True, False))
+    reset_rate: bool = _setting(False, "go back to the first learning rate when the loss is altered", (True, False))
+
+    topk: float = _setting(0.6, "kept share of TopK (0.006 reads the paper's 0.6 as percent)", least=0.0)
+    focal_gamma: float = _setting(2.0, "focusing exponent of focal", least=0.0)
+    tversky_fp: float = _setting(0.3, "Tversky's weight of false positives", least=0.0)
+    tversky_fn: float = _setting(0.7, "Tversky's weight of false negatives", least=0.0)
+    jaccard_numerator: int = _setting(1, "2 is the paper's eq. 5 as printed", (1, 2))
+    balance: float = _setting(100.0, "weight of BCE in iou+bce-balanced, about the ratio of their sizes", least=0.0)
+    baseline: str = _setting("template", "0.5 BCE + 0.5 Tversky, or CE + Dice", ("template", "levit-unet"))
+    activation: str = _setting("softmax", "of paper 1's classes; sigmoid is one-vs-rest", ("softmax", "sigmoid"))
+    double_sigmoid: bool = _setting(False, "the network's own sigmoid before the losses'", (True, False))
+
+    average: str = _setting("image", "scores averaged over slices, pooled, or by patient", ("image", "pooled", "case"))
+    empty: str = _setting("skip", f"score where there is no truth: {'; '.join(EMPTY.values())}", EMPTY)
+    score: str = _setting("best", "epoch whose scores the tables show", ("best", "last"))
+    best_of: str = _setting("switch", "the best epoch of all, or of those since the last switch", ("switch", "all"))
+
+    volumes: bool = _setting(False, "HD95 and Dice by organ of whole volumes, original grid", (True, False))
+
+    precision: str = _setting("32-true", "arithmetic of the network", ("32-true", "bf16-mixed", "64-true"))
+    channels_last: bool = _setting(True, "memory format of the network", (True, False))
+    keep_weights: bool = _setting(True, "keep the best network of every training", (True, False))
+    compile: bool = _setting(False, "torch.compile the network", (True, False))
+    deterministic: bool = _setting(False, "same bits on CUDA too, at some cost", (True, False))
+
+    @property
+    def mode(self) -> str:
+        """Of the losses."""
+        if self.paper == "paper2" or self.dataset == "demo":
+            return "binary"
+        return "multilabel" if self.dataset == "uwmgi" or self.activation == "sigmoid" else "multiclass"
+
+
+OPTIONS = [item for item in fields(Settings) if item.metadata]
+_PAPER2 = {"model": models.PAPER, "activation": "sigmoid"}
+_PAPER1 = {"model": models.LEVIT, "size": 224, "epochs": 30, "batch": 8, "valid_batch": 16, "rate": 2e-3}
+_PAPER1 |= {"weight_decay": 1e-6, "rate_schedule": "cosine"}
+_DATASET: dict[str, dict[str, Any]] = {
+    "demo": {"augment": "flip"},
+    "msd-colon": {},
+    "synapse": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
+    "acdc": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
+    "uwmgi": {"augment": "uwmgi", "activation": "sigmoid", "empty": "one"},
+}
+DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("paper2", "paper"): _PAPER2 | {"pretrained": True},
+    ("paper2", "short"): _PAPER2 | {"epochs": 10, "plateau_patience": 2},
+    ("paper2", "smoke"): _PAPER2
+    | {
+        "epochs": 2,
+        "size": 64,
+        "batch": 4,
+        "valid_batch": 8,
+        "train_limit": 8,
+        "valid_limit": 8,
+        "keep_weights": False,
+    },
+    ("paper1", "paper"): _PAPER1 | {"pretrained": True},
+    ("paper1", "short"): _PAPER1 | {"epochs": 3},
+    ("paper1", "smoke"): _PAPER1
+    | {
+        "model": "levit-unet-128s",
+        "epochs": 2,
+        "batch": 2,
+        "valid_batch": 4,
+        "train_limit": 8,
+        "valid_limit": 8,
+        "keep_weights": False,
+    },
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, metavar="N", help=f"epochs of each training (default {FULL['epochs']})")
-    parser.add_argument("--size", type=int, metavar="N", help=f"side of the slices in pixels (default {FULL['size']})")
-    parser.add_argument("--seeds", type=int, metavar="N", help=f"trainings of each method (default {FULL['seeds']})")
-    parser.add_argument(
-        "--out", type=user_path, default=Path("runs/demo"), metavar="DIR", help="folder of results (default runs/demo)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the interrupted demo in the folder, with its settings"
-    )
-    parser.add_argument(
-        "--paper-model", action="store_true", default=None, help="smp's U-Net/EfficientNet-B0 (about 10 x slower)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", default=None, help="a minute, small and untrained: does everything run?"
-    )
+    """One option for each setting, without a default: what is not given is the preset's."""
+    group = parser.add_argument_group("settings (defaults depend on the paper and the preset)")
+    for item in OPTIONS:
+        kind, choices = type(item.default), list(item.metadata["choices"])
+        words: dict[str, Any] = {"help": item.metadata["help"], "dest": item.name}
+        if kind is bool:
+            group.add_argument(_flag(item.name), action=argparse.BooleanOptionalAction, **words)
+        else:
+            metavar = {} if choices else {"metavar": {"int": "N", "float": "X", "str": "NAME"}[kind.__name__]}
+            group.add_argument(_flag(item.name), type=kind, choices=choices or None, **metavar, **words)
 
 
-def prepare(args: argparse.Namespace) -> Settings:
-    """Checks the arguments and makes the folder ready: emptied of an earlier demo, or left as it is to resume.
+def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
+    """Every setting as a preset has it."""
+    own = {item.name: item.default for item in OPTIONS}
+    return own | DEFAULTS[paper, preset] | _DATASET[dataset] | {"split": KINDS[dataset].scheme}
 
-    Raises CommandError, before anything is written, for a bad argument, a folder that is not a demo's, or a resumed
-    demo whose settings or machine changed.
-    """
-    out: Path = args.out
-    if args.resume:
-        settings = _stored(args)
-    else:
-        settings = _asked(args, QUICK if args.quick else FULL)
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE).exists())):
-            raise CommandError(f"--out must name a new or empty folder or that of an earlier demo, got {out}")
-    multiple = models.MULTIPLE[settings.model]
-    if settings.size % multiple:
+
+def resolve(args: argparse.Namespace, dataset: str) -> Settings:
+    """The preset's settings with what was asked for; CommandError names the option that is out of range."""
+    asked = {item.name: getattr(args, item.name) for item in OPTIONS if getattr(args, item.name) is not None}
+    settings = Settings(args.paper, args.preset, dataset, **(defaults(args.paper, args.preset, dataset) | asked))
+    for item in OPTIONS:
+        value, least = getattr(settings, item.name), item.metadata["least"]
+        if least is not None and value < least:
+            raise CommandError(f"{_flag(item.name)} must be at least {least}, got {value}")
+    if not 0 < settings.topk <= 1:
+        raise CommandError(f"--topk must be a share in (0, 1], got {settings.topk}")
+    if settings.model not in models.NAMES:
+        raise CommandError(f"--model must be one of {', '.join(models.NAMES)}, got {settings.model}")
+    if settings.model == models.SMALL and (settings.weights or settings.normalise != "none"):
+        raise CommandError(f"--weights and --normalise are for encoders of ImageNet, which {settings.model} has not")
+    if settings.weights and not Path(settings.weights).is_file():
+        raise CommandError(f"--weights must name a file, got {settings.weights}")
+    if settings.model.startswith("levit") and settings.size != LEVIT_SIZE:
+        raise CommandError(f"--size must be {LEVIT_SIZE} for {settings.model}, got {settings.size}")
+    if settings.size % (multiple := models.MULTIPLE.get(settings.model, 1)):
         raise CommandError(f"--size must be a multiple of {multiple} for {settings.model}, got {settings.size}")
     return settings
 
 
-def start(out: Path, settings: Settings) -> None:
-    """Makes the folder of a new demo, without the results of an earlier one."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in PRODUCTS:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
-    write_json(out / FILE, {"command": "fastloss demo", **asdict(settings)})
-
-
-def _asked(args: argparse.Namespace, defaults: dict[str, int]) -> Settings:
-    numbers = {name: defaults[name] if getattr(args, name) is None else getattr(args, name) for name in defaults}
-    for name, value in numbers.items():
-        if not LEAST[name] <= value <= MOST[name]:
-            raise CommandError(f"--{name} must be between {LEAST[name]} and {MOST[name]}, got {value}")
-    model = models.PAPER if args.paper_model else models.SMALL
-    return Settings(**numbers, model=model, quick=bool(args.quick), threads=torch.get_num_threads(), **machine())
-
-
-def machine() -> dict[str, str]:
-    """What the bits of a training depend on beside its settings."""
-    return {
-        "torch": torch.__version__,
-        "fastloss": fastloss.__version__,
-        "backend": backends.choose(None, torch.empty(0)),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "extension": _extension(),
-    }
-
-
-def _extension() -> str:
-    """A fingerprint of the compiled kernels: built anew by another compiler, they may round otherwise."""
-    module = _library.load()
-    return "none" if module is None else hashlib.blake2b(Path(module.__file__).read_bytes(), digest_size=8).hexdigest()
-
-
-def _stored(args: argparse.Namespace) -> Settings:
-    path = args.out / FILE
-    if not path.exists():
-        raise CommandError(f"--resume: no demo was started in {args.out}; run it without --resume")
-    data = read_json(path)
-    names = {field.name for field in fields(Settings)}
-    if data.pop("command", None) != "fastloss demo" or set(data) != names:
-        raise CommandError(f"--resume: {path} was not written by this version's demo; run it without --resume")
-    stored = Settings(**data)
-    asked = {name: getattr(args, name) for name in FULL if getattr(args, name) is not None}
-    asked |= {"model": models.PAPER} if args.paper_model else {}
-    asked |= {"quick": True} if args.quick else {}
-    for name, now in {**asked, **machine()}.items():
-        if now != getattr(stored, name):
-            what = f"--{name}" if name in FULL or name == "quick" else name
-            raise CommandError(f"--resume: {what} was {getattr(stored, name)} in {args.out} and is {now} now; "
-                               "repeat it, or start anew without --resume")  # fmt: skip
-    return stored
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

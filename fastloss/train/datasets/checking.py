@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from fastloss.cli import CommandError
-from fastloss.train.progress import counting
 
+from ..progress import counting
 from . import kinds, readers
 from .prepare import Room, check_case, no_foreground
 from .records import MARKER, Case, Found

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastloss.cli import CommandError
 
 from . import kinds, readers
+from .disk import locked
+from .phantom import Phantom, generated
 from .prepare import MEMORY, key, prepare
 from .records import MARKER
 from .store import Store
@@ -87,8 +88,6 @@ def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say
 
         return data.nilearn_data()
     if name_or_path == "phantom":
-        from .phantom import Phantom, generated
-
         return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, say))
     return readers.root_of(kind, Path(name_or_path).expanduser())
 
@@ -106,21 +105,3 @@ def _existing(folder: Path) -> Store | None:
         print(f"{folder} is damaged ({error}) and is prepared anew", file=sys.stderr)
         shutil.rmtree(folder)
         return None
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the system frees the lock of a process that dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two preparations of one store at once are the user's business
-        yield
-        return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f".{folder.name}.lock").open("w")
-    except OSError as error:
-        raise CommandError(f"{folder.parent} cannot be written to ({error.strerror}); see FASTLOSS_CACHE") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

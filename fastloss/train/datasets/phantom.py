@@ -15,9 +15,9 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
+from ..progress import counting
 from . import bodies
-from .opening import locked
-from .prepare import no_space
+from .disk import CACHE, locked, no_space
 from .records import MARKER
 
 VERSION = 2
@@ -83,23 +83,21 @@ def generated(phantom: Phantom, cache: Path, say: Callable[[str], None] | None =
     folder = cache / "phantoms" / f"{words}-seed{phantom.seed}-labels{phantom.classes}-v{VERSION}"
     with locked(folder):
         if not folder.exists():
-            write(phantom, folder, say)
+            write(phantom, folder, say, CACHE)
     return folder
 
 
-def write(phantom: Phantom, out: Path, say: Callable[[str], None] | None = None) -> None:
-    """Generates into the folder `out`, which must not exist or be empty; on any error nothing of it is left.
+def write(phantom: Phantom, out: Path, say: Callable[[str], None] | None = None, setting: str = "--out") -> None:
+    """Generate into the folder `out`, which must not exist or be empty; on any error nothing of it is left.
 
     Raises:
         CommandError: `out` is not empty, or the disk too small.
     """
-    from fastloss.train.progress import counting
-
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CommandError(f"--out must be a new or empty folder, {out} has something in it")
     partial = out.with_name(f"{out.name}.partial")
     voxels = phantom.patients * np.prod(phantom.shape()) * {"acdc": FRAMES + 2, "uwmgi": 2}.get(phantom.layout, 1)
-    with no_space(out, int(3 * voxels)):
+    with no_space(out, int(3 * voxels), setting):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:

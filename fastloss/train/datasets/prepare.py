@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,9 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
+from ..progress import counting
 from . import images, kinds, readers
+from .disk import no_space
 from .records import Case, Found, Slice
 from .store import IMAGES, LABELS, MANIFEST, VERSION, Store, record_of
 
@@ -166,25 +167,6 @@ def _pixels(case: Case, size: int | None) -> int:
     return len(case.slices) * (case.shape[0] * case.shape[1] if size is None else size * size)
 
 
-@contextmanager
-def no_space(folder: Path, needed: int) -> Iterator[None]:
-    """Says in one sentence that the disk is, or while writing became, too small."""
-    words = f"{folder.parent} has too little space: {needed / 1e6:.0f} MB are needed"
-    free = shutil.disk_usage(_existing(folder.parent)).free
-    if free < needed:
-        raise CommandError(f"{words}, {free / 1e6:.0f} MB are free; name another place with FASTLOSS_CACHE")
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise CommandError(f"{words}; name another place with FASTLOSS_CACHE") from error
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
 def _write(
     folder: Path,
     kind: str,
@@ -196,8 +178,6 @@ def _write(
     memory: float,
     say: Callable[[str], None] | None,
 ) -> None:
-    from fastloss.train.progress import counting
-
     records: list[Slice] = []
     digest = hashlib.blake2b(digest_size=16)
     pixels = sum(_pixels(case, settings["size"]) for case in found.cases)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 
-from .experiments import TABLES
+from ..experiments import TABLES
 from .page import Cell, Table
+from .paper2 import MISSING, mean_sd
 from .published import PAPER1_TABLE2, PAPER1_TABLE3
 from .results import Reproduction
-from .tables import MISSING, mean_sd
 
 PROVENANCE = [
     "The paper names Synapse and ACDC. Its 52,156,519 parameters are those of LeViT-UNet-384 with three classes, its "

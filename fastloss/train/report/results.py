@@ -10,10 +10,10 @@ from typing import Any
 from fastloss.cli import CommandError
 
 from ..checkpoint import read_json, read_log
-from .experiments import Row, rows
-from .journal import EPOCH_COLUMNS, STEP_COLUMNS, read_result
-from .runs import folders
-from .settings import FILE, Settings, defaults
+from ..experiments import Row, rows
+from ..journal import EPOCH_COLUMNS, STEP_COLUMNS, read_result
+from ..runs import folders
+from ..settings import FILE, Settings, defaults
 
 METRICS = ("dice", "iou")
 SAME_NUMBERS = ("channels_last", "compile", "deterministic", "keep_weights")  # settings that only move the last bits

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from fastloss.cli import CommandError
 
-from ..report import size_of, table
+from .demo_report import size_of, table
 from .experiments import TABLES, Row
 from .learner import Learner
 from .runs import Run, folders

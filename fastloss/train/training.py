@@ -15,11 +15,11 @@ from lightning_fabric import Fabric
 
 from fastloss import LossSchedule
 
-from ..progress import Watch
 from .evaluation import evaluate
 from .final import finish
 from .journal import Journal, begin
 from .learner import Learner
+from .progress import Watch
 from .runs import Run
 from .settings import Settings
 from .slices import Slices, TrainingBatches, ValidationBatches

@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ..report import size_of
+from ..demo_report import size_of
+from ..throughput import CONFIDENCE
 from .figures import throughput as chart
 from .page import Block, Table
 from .results import Reproduction
-from .throughput import CONFIDENCE
 
 
 def blocks(found: Reproduction) -> list[Block]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastloss.cli import CommandError
 
-from .. import models
+from . import models
 from .parallel import SharedDraws, shared_batch_norm
 from .settings import Settings
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fastloss.cli import CommandError, user_path
 
-from . import discrepancies, figures, tables, tables1, volume_tables
+from . import discrepancies, figures, paper1, paper2, volumes
 from .page import Block, Cell, Heading, Table, Words, write
 from .results import Reproduction, read
-from .throughput_table import blocks as throughput_blocks
+from .throughput import blocks as throughput_blocks
 
 TITLES = {
     "paper1": "Paper 1: Enhancing medical image segmentation based on loss functions integration",
@@ -52,15 +52,15 @@ def _reproduction(found: Reproduction) -> list[Block]:
     s = found.settings
     blocks: list[Block] = [Heading(f"{TITLES[s.paper]} ({s.dataset})"), Words(_summary(found))]
     if s.paper == "paper1":
-        blocks.append(Words(tables1.PROVENANCE, "Where the paper's numbers come from"))
-        blocks += [tables1.table2(found), *figures.paper1(found), tables1.table3(found)]
+        blocks.append(Words(paper1.PROVENANCE, "Where the paper's numbers come from"))
+        blocks += [paper1.table2(found), *figures.paper1(found), paper1.table3(found)]
     else:
-        blocks += [tables.single(found, name) for name in ("table1", "table2", "table3")]
-        blocks += [tables.table4(found), tables.single(found, "controls"), tables.direction(found)]
-        extra = [tables.single(found, name) for name in ("figure2", "figure3", "optional")]
+        blocks += [paper2.single(found, name) for name in ("table1", "table2", "table3")]
+        blocks += [paper2.table4(found), paper2.single(found, "controls"), paper2.direction(found)]
+        extra = [paper2.single(found, name) for name in ("figure2", "figure3", "optional")]
         blocks += [each for each in extra if any([cells[2].text != "missing" for cells in each.cells])]
         blocks += [*figures.figure2(found), *figures.pairs(found), *figures.masks(found)]
-    return [*blocks, *volume_tables.blocks(found), *throughput_blocks(found), _settings(found)]
+    return [*blocks, *volumes.blocks(found), *throughput_blocks(found), _settings(found)]
 
 
 def _summary(found: Reproduction) -> list[str]:

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from fastloss.cli import CommandError
 from fastloss.measure import memory, providers
 
-from ..checkpoint import read_json, write_json
-from ..datasets import Store
-from ..progress import waiting
-from . import volumes
+from . import throughput3d
+from .checkpoint import read_json, write_json
 from .contenders import OURS, Contender, contenders
+from .datasets import Store
 from .experiments import Row
 from .learner import Learner
+from .progress import waiting
 from .settings import Settings
 from .slices import TrainingBatches, load
 
@@ -87,8 +87,8 @@ def _subjects(
     for key, loss in losses.items():
         if key in names and all([not len(part.factors) for part in loss._parts]):
             yield names[key], lambda loss=loss, key=key: _slices(names[key], settings, store, loss, peers, fabric)
-    for classes in volumes.CLASSES:
-        title = volumes.title(classes, settings.preset, fabric)
+    for classes in throughput3d.CLASSES:
+        title = throughput3d.title(classes, settings.preset, fabric)
         yield title, lambda classes=classes, title=title: _volumes(title, classes, settings.preset, peers, fabric)
 
 
@@ -107,7 +107,7 @@ def _slices(case: str, settings: Settings, store: Store, loss: Any, peers: list[
 
 
 def _volumes(case: str, classes: int, preset: str, peers: list[str], fabric: Fabric) -> Subject:
-    model, optimizer, batch, found, missing = volumes.build(classes, preset, peers, fabric)
+    model, optimizer, batch, found, missing = throughput3d.build(classes, preset, peers, fabric)
     return Subject(case, model, optimizer, fabric, itertools.repeat(batch), found, missing)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from ..experiments import TABLES, Row, title
 from . import ttests
-from .experiments import TABLES, Row, title
 from .page import Cell, Table
 from .published import PAPER2, PAPER2_TABLE4, Score, Test
 from .results import METRICS, Reproduction

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastloss import LossSchedule
 from fastloss.cli import CommandError
 
-from ..checkpoint import read_log, restore, write_atomically, write_json
-from ..datasets import SliceDataset
-from ..loop import digest
-from .evaluation import evaluate
+from . import volumes
+from .checkpoint import read_log, restore, write_atomically, write_json
+from .datasets import SliceDataset
+from .evaluation import evaluate, foreground
 from .journal import EPOCH_COLUMNS, SCORE_COLUMNS, Place, forget_weights, weights
 from .learner import Learner
+from .loop import digest
 from .runs import Run
 from .settings import Settings
 from .slices import Slices, ValidationBatches
@@ -44,9 +44,7 @@ def finish(
     tested = _of_test(settings, slices, learner, judge, workers) if slices.test else None
     _write_example(folder / "example.npz", settings, slices, learner)
     if settings.volumes:
-        from . import originals
-
-        write_json(folder / "volumes.json", {"rows": originals.measure(settings, slices, learner)})
+        write_json(folder / "volumes.json", {"rows": volumes.measure(settings, slices, learner)})
     device = learner.fabric.device
     write_json(
         folder / "result.json",
@@ -72,17 +70,6 @@ def _of_test(
     part = replace(slices, valid=slices.test, test=())
     batches = ValidationBatches(part, settings, learner.fabric, workers, alone=True)
     return dict(zip(SCORE_COLUMNS, evaluate(learner, judge, batches, part, settings).cells()))
-
-
-@torch.no_grad()
-def foreground(x: Tensor, settings: Settings, slices: Slices, learner: Learner) -> Tensor:
-    """What the network finds on images [N, 1, H, W]: bool [N, K, H, W] of the classes without the background."""
-    with learner.fabric.autocast():
-        logits = learner.net(learner.move(x)).float().cpu()
-    if settings.mode == "multiclass":
-        ids = logits.argmax(1, keepdim=True)
-        return ids == torch.arange(1, logits.shape[1]).reshape(1, -1, 1, 1)
-    return slices.foreground(logits.sigmoid() >= learner.threshold)
 
 
 def _write_example(path: Path, settings: Settings, slices: Slices, learner: Learner) -> None:

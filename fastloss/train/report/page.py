@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..checkpoint import write_atomically
-from ..report import table
+from ..demo_report import table
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ from lightning_fabric import Fabric
 
 from fastloss.cli import CommandError, user_path
 
-from .. import settings as machine_settings
-from ..checkpoint import read_json, restore, write_json
-from ..datasets import Store, open_dataset
-from ..datasets.cli import parse_setting
-from ..datasets.prepare import MEMORY
-from ..progress import Lines, waiting, watch
+from . import demo_settings as machine_settings
 from . import plan, settings
+from .checkpoint import read_json, restore, write_json
+from .datasets import Store, open_dataset
+from .datasets.cli import parse_setting
+from .datasets.prepare import MEMORY
 from .experiments import TABLES
 from .journal import CHECKPOINT, read_result
 from .learner import launch, quiet
+from .progress import Lines, waiting, watch
 from .runs import Run, runs, selected
 from .settings import DATASETS, FILE, PRESETS, Settings
 from .slices import Slices, load
@@ -243,7 +243,7 @@ def _finished(path: Path) -> bool:
 
 def measure_systems(path: Path, device: torch.device, repeats: int) -> None:
     """What paper 1's Table 3 compares, each system once; they do not depend on settings or data."""
-    from .. import systems
+    from . import systems
 
     rows = read_json(path, ("rows",))["rows"] if path.exists() else []
     for name in systems.SYSTEMS:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from fastloss import LossSchedule
 
-from ..metrics import Scores, grouped, scores
 from .learner import Learner
+from .metrics import Scores, grouped, scores
 from .settings import Settings
 from .slices import Slices, ValidationBatches
 
@@ -57,3 +58,14 @@ def evaluate(
     of_cases = grouped(of_slices, slices.volumes)
     loss = float(losses.sum()) / len(slices.valid)
     return Validation(loss, scores(of_slices, settings.empty), scores(of_cases, settings.empty))
+
+
+@torch.no_grad()
+def foreground(x: Tensor, settings: Settings, slices: Slices, learner: Learner) -> Tensor:
+    """What the network finds on images [N, 1, H, W]: bool [N, K, H, W] of the classes without the background."""
+    with learner.fabric.autocast():
+        logits = learner.net(learner.move(x)).float().cpu()
+    if settings.mode == "multiclass":
+        ids = logits.argmax(1, keepdim=True)
+        return ids == torch.arange(1, logits.shape[1]).reshape(1, -1, 1, 1)
+    return slices.foreground(logits.sigmoid() >= learner.threshold)

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from ..checkpoint import read_json
-from . import originals
+from ..volumes import nnunet, transunet
 from .page import Block, Cell, Table
 from .results import Reproduction
 
@@ -45,7 +45,7 @@ def _lines(found: Reproduction, measured: list[list[dict[str, Any]]]) -> list[li
     """A mean over classes is one of their means, as both libraries have it."""
     classes = list(dict.fromkeys([row["class"] for row in measured[0]]))
     values = {
-        name: [(*originals.transunet(mine), *originals.nnunet(mine))
+        name: [(*transunet(mine), *nnunet(mine))
                for rows in measured if (mine := [row for row in rows if row["class"] == name])]
         for name in classes
     }  # fmt: skip

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets import SliceDataset
-from ..datasets.images import restored
-from ..datasets.kinds import KINDS
-from ..datasets.prepare import original_label
+from .datasets import SliceDataset
+from .datasets.images import restored
+from .datasets.kinds import KINDS
+from .datasets.prepare import original_label
+from .evaluation import foreground
 from .learner import Learner
 from .settings import Settings
 from .slices import Slices
@@ -29,8 +30,6 @@ PERCENTILE = 95
 def measure(settings: Settings, slices: Slices, learner: Learner) -> list[dict[str, Any]]:
     """One row for each volume of the test part (else of the validation part) and class: voxels tp, fp, fn, and hd95,
     None unless both masks have some. `slices` and `of`: how many of the volume's slices are there."""
-    from .final import foreground
-
     store = slices.store
     names = store.class_names[1:] if store.mode == "multiclass" else store.class_names
     volumes: dict[str, list[int]] = {}

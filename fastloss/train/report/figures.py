@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..datasets.files import reading
+from ..experiments import Row, title
 from ..plots import COLOURS, FALSE, HIT, MISSED, painted
-from .experiments import Row, title
 from .page import Figure
 from .published import PAPER2_TABLE4
 from .results import Reproduction

@@ -17,8 +17,8 @@ from torch import Tensor
 from fastloss import LossSchedule
 from fastloss.cli import CommandError
 
-from .. import checkpoint
-from ..checkpoint import Log, read_json, restore
+from . import checkpoint
+from .checkpoint import Log, read_json, restore
 from .learner import Learner
 
 CHECKPOINT = "checkpoint.pt"

@@ -1,0 +1,1 @@
+"""Pages of what was trained, beside what the papers printed."""

@@ -1,9 +1,9 @@
 """Small phantoms for the tests of the data."""
 
-from fastloss.train.datasets import open_dataset
+from fastloss.train.datasets import DATASETS, open_dataset
 from fastloss.train.datasets.phantom import Phantom, write
 
-LAYOUTS = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi"}
+LAYOUTS = {name: spec.phantom for name, spec in DATASETS.items() if spec.phantom}
 SMALL = {"patients": 3, "size": 40, "slices": 6}
 
 

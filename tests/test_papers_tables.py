@@ -10,14 +10,15 @@ from paper_runs import cache, run  # noqa: F401
 
 from fastloss import LossSchedule
 from fastloss.train import experiments, runs
+from fastloss.train.datasets.specs import trained_by
 from fastloss.train.metrics import EMPTY, grouped, scores
 from fastloss.train.report import discrepancies, ttests
 from fastloss.train.report.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
-from fastloss.train.settings import DATASETS, PRESETS, Settings, add_arguments, defaults, resolve
+from fastloss.train.settings import PRESETS, Settings, add_arguments, defaults, resolve
 
 
 def settings(paper="paper2", preset="paper", dataset=None) -> Settings:
-    dataset = dataset or DATASETS[paper][0]
+    dataset = dataset or trained_by(paper)[0]
     return Settings(paper, preset, dataset, **defaults(paper, preset, dataset))
 
 
@@ -170,9 +171,9 @@ def test_volumes_are_pooled_first(masks):
 def test_every_preset_resolves_and_every_option_is_checked():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    for paper, datasets in DATASETS.items():
+    for paper in ("paper1", "paper2"):
         for preset in PRESETS:
-            for dataset in datasets:
+            for dataset in trained_by(paper):
                 args = parser.parse_args([], argparse.Namespace(paper=paper, preset=preset))
                 found = resolve(args, dataset)
                 assert (found.paper, found.preset, found.dataset) == (paper, preset, dataset)

@@ -13,7 +13,7 @@ pytest.importorskip("PIL")
 from phantoms import LAYOUTS, SMALL, opened, phantom, silent
 
 from fastloss.cli import main
-from fastloss.train.datasets import open_dataset
+from fastloss.train.datasets import DATASETS, open_dataset
 from fastloss.train.datasets import phantom as module
 from fastloss.train.datasets.readers.acdc import info
 
@@ -91,7 +91,7 @@ def test_a_patient_depends_on_its_number_and_the_seed_only(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_patient_has_every_label_and_no_more_than_asked_for(kind, tmp_path):
-    most = module.CLASSES[LAYOUTS[kind]]
+    most = module.LAYOUTS[DATASETS[kind].phantom].classes
     for labels in {1, most}:
         root = phantom(kind, tmp_path / f"p{labels}", slices=24 if kind == "msd-colon" else 9, labels=labels)
         store = opened(root, kind, tmp_path / "cache")
@@ -122,7 +122,7 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
         (out / "half").write_text("")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(module.WRITERS, "acdc", interrupted)
+    monkeypatch.setitem(module.LAYOUTS, "acdc", module.LAYOUTS["acdc"]._replace(write=interrupted))
     with pytest.raises(KeyboardInterrupt):
         module.write(module.Phantom("acdc", **SMALL), tmp_path / "out", silent)
     assert list(tmp_path.iterdir()) == []

@@ -27,12 +27,13 @@ from .checkpoint import read_json, restore, write_json
 from .datasets import Store, open_dataset
 from .datasets.cli import parse_setting
 from .datasets.prepare import MEMORY
+from .datasets.specs import trained_by
 from .experiments import TABLES
 from .journal import CHECKPOINT, read_result
 from .learner import launch, quiet
 from .progress import Lines, waiting, watch
 from .runs import Run, runs, selected
-from .settings import DATASETS, FILE, PRESETS, Settings
+from .settings import FILE, PRESETS, Settings
 from .slices import Slices, load
 from .training import train
 
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("paper", nargs="?", choices=tuple(TABLES), help="paper1: LeViT-UNet, Dice + focal; paper2: dynamic alteration")
     add("--data", metavar="PATH", help="folder of the dataset, phantom (the default but for preset paper) or demo")
-    add("--dataset", choices=sorted({n for names in DATASETS.values() for n in names}), help="layout of the data")
+    add(
+        "--dataset", choices=sorted({name for paper in TABLES for name in trained_by(paper)}), help="layout of the data"
+    )
     add(
         "--set",
         action="append",
@@ -129,10 +132,11 @@ def _settings(args: argparse.Namespace) -> tuple[Settings, Path]:
     if args.data is None and args.preset == "paper":
         raise CommandError("--data must name the dataset's folder (or phantom, or demo) for preset paper")
     args.data = args.data or "phantom"
-    dataset = args.dataset or ("demo" if args.data == "demo" else DATASETS[args.paper][0])
-    if dataset not in DATASETS[args.paper] or (args.data == "demo") != (dataset == "demo"):
+    known = trained_by(args.paper)
+    dataset = args.dataset or ("demo" if args.data == "demo" else known[0])
+    if dataset not in known or (args.data == "demo") != (dataset == "demo"):
         raise CommandError(f"--dataset of {args.paper} with --data {args.data} must be one of "
-                           f"{', '.join([n for n in DATASETS[args.paper] if n != 'demo'])}, got {dataset}")  # fmt: skip
+                           f"{', '.join([n for n in known if n != 'demo'])}, got {dataset}")  # fmt: skip
     return settings.resolve(args, dataset), args.out or Path("runs") / f"{args.paper}-{dataset}"
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from fastloss.cli import CommandError
 
 from . import models
-from .datasets.kinds import KINDS
+from .datasets import augment
+from .datasets.specs import get
 from .metrics import EMPTY
 
-DATASETS = {"paper1": ("synapse", "acdc", "uwmgi", "demo"), "paper2": ("msd-colon", "demo")}
 LEVIT_SIZE = 224
 FILE = "reproduction.json"  # in the folder of a reproduction: what its runs depend on
-PRESETS = ("paper", "short", "smoke")
+PRESETS = ("paper", "short", "smoke")  # of the papers
 
 
 def _setting(default: Any, help: str, choices: Sequence[Any] = (), least: float | None = None) -> Any:
@@ -34,7 +34,7 @@ class Settings:
     paper: str
     preset: str
     dataset: str
-    model: str = _setting("", "network, see fastloss/train/models.py")
+    model: str = _setting("", f"network: {', '.join(models.NAMES)}")
     pretrained: bool = _setting(False, "the encoder's ImageNet weights, which are downloaded", (True, False))
     weights: str = _setting("", "a file with those weights (.pth, .safetensors), which is read instead")
     normalise: str = _setting("none", "grey in [0, 1] enters as it is, or by ImageNet's mean", ("none", "imagenet"))
@@ -46,7 +46,7 @@ class Settings:
     valid_limit: int = _setting(0, "use no more validation slices than this (0: all)", least=0)
     folds: int = _setting(5, "folds of the cross-validation", least=2)
     split: str = _setting("", "patient:80/20, or 70/10/20 with a test part; index:80/20 (of slices); official; kfold:5")
-    augment: str = _setting("none", "of the training slices", ("none", "flip", "transunet", "uwmgi"))
+    augment: str = _setting("none", "of the training slices", tuple(augment.BY_NAME))
     augment_first: bool = _setting(False, "before the resize as TransUNet does, on slices stored whole", (True, False))
     split_seed: int = _setting(0, "seed of the split and of the folds", least=0)
 
@@ -84,47 +84,26 @@ class Settings:
     @property
     def mode(self) -> str:
         """Of the losses."""
-        if self.paper == "paper2" or self.dataset == "demo":
-            return "binary"
-        return "multilabel" if self.dataset == "uwmgi" or self.activation == "sigmoid" else "multiclass"
+        of_labels = get(self.dataset).mode
+        return "multilabel" if of_labels == "multiclass" and self.activation == "sigmoid" else of_labels
 
 
 OPTIONS = [item for item in fields(Settings) if item.metadata]
 _PAPER2 = {"model": models.PAPER, "activation": "sigmoid"}
 _PAPER1 = {"model": models.LEVIT, "size": 224, "epochs": 30, "batch": 8, "valid_batch": 16, "rate": 2e-3}
 _PAPER1 |= {"weight_decay": 1e-6, "rate_schedule": "cosine"}
-_DATASET: dict[str, dict[str, Any]] = {
-    "demo": {"augment": "flip"},
-    "msd-colon": {},
-    "synapse": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
-    "acdc": {"augment": "transunet", "baseline": "levit-unet", "average": "case", "volumes": True},
-    "uwmgi": {"augment": "uwmgi", "activation": "sigmoid", "empty": "one"},
-}
+_FEW = {"epochs": 2, "train_limit": 8, "valid_limit": 8, "keep_weights": False}
+_DEMO = {"model": models.SMALL, "size": 128, "epochs": 30, "batch": 8, "valid_batch": 16, "rate": 3e-3}
+_DEMO |= {"rate_schedule": "cosine", "augment": "mri", "split": "official", "score": "last"}
 DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper2", "paper"): _PAPER2 | {"pretrained": True},
     ("paper2", "short"): _PAPER2 | {"epochs": 10, "plateau_patience": 2},
-    ("paper2", "smoke"): _PAPER2
-    | {
-        "epochs": 2,
-        "size": 64,
-        "batch": 4,
-        "valid_batch": 8,
-        "train_limit": 8,
-        "valid_limit": 8,
-        "keep_weights": False,
-    },
+    ("paper2", "smoke"): _PAPER2 | _FEW | {"size": 64, "batch": 4, "valid_batch": 8},
     ("paper1", "paper"): _PAPER1 | {"pretrained": True},
     ("paper1", "short"): _PAPER1 | {"epochs": 3},
-    ("paper1", "smoke"): _PAPER1
-    | {
-        "model": "levit-unet-128s",
-        "epochs": 2,
-        "batch": 2,
-        "valid_batch": 4,
-        "train_limit": 8,
-        "valid_limit": 8,
-        "keep_weights": False,
-    },
+    ("paper1", "smoke"): _PAPER1 | _FEW | {"model": "levit-unet-128s", "batch": 2, "valid_batch": 4},
+    ("demo", "full"): _DEMO,
+    ("demo", "quick"): _DEMO | {"epochs": 2, "size": 64},
 }
 
 
@@ -144,7 +123,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
     """Every setting as a preset has it."""
     own = {item.name: item.default for item in OPTIONS}
-    return own | DEFAULTS[paper, preset] | _DATASET[dataset] | {"split": KINDS[dataset].scheme}
+    data = get(dataset)
+    return own | {"split": data.split} | data.training | DEFAULTS[paper, preset]
 
 
 def resolve(args: argparse.Namespace, dataset: str) -> Settings:

@@ -7,15 +7,26 @@
     image, label = train[0]
 
 Labels are uint8: class ids [H, W] if store.mode is "binary" or "multiclass", else ("multilabel": the classes of
-`uwmgi` overlap) 0 or 1 in [C, H, W]. All of them fit the losses' targets of that mode. `kinds.KINDS` says for each kind
-its classes, settings, usual split, source and licence.
+`uwmgi` overlap) 0 or 1 in [C, H, W]. All of them fit the losses' targets of that mode. `DATASETS` says of each kind its
+classes, settings, usual split, source and licence.
 """
 
 from .items import SliceDataset
-from .kinds import KINDS
 from .opening import default_cache, open_dataset
 from .records import Case, Slice, Split
+from .specs import DATASETS, DatasetSpec
 from .splits import splits
 from .store import Store
 
-__all__ = ["KINDS", "Case", "Slice", "SliceDataset", "Split", "Store", "default_cache", "open_dataset", "splits"]
+__all__ = [
+    "DATASETS",
+    "Case",
+    "DatasetSpec",
+    "Slice",
+    "SliceDataset",
+    "Split",
+    "Store",
+    "default_cache",
+    "open_dataset",
+    "splits",
+]

@@ -9,10 +9,12 @@ from typing import Any
 from fastloss.cli import CommandError, user_path
 
 from . import checking, opening, phantom
-from .kinds import KINDS
 from .prepare import MEMORY
+from .settings import CHECKS
+from .specs import DATASETS
 
-REAL = [kind for kind in KINDS if kind != "demo"]
+REAL = [name for name, spec in DATASETS.items() if spec.phantom]
+SETTINGS = f"a setting ({', '.join(CHECKS)}), its value as JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--kind", choices=REAL, required=True)
     prepare.add_argument("--patients", type=int, default=12, help="of a phantom (default: 12)")
     for action in (check, prepare):
-        action.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting, value as JSON")
+        action.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=SETTINGS)
         action.add_argument("--jobs", type=int, help="threads (default: all cores)")
         action.add_argument("--memory", type=float, default=MEMORY, help=f"GiB they may take (default: {MEMORY:g})")
     generate = actions.add_parser("phantom", help="generate data in a real layout")
-    generate.add_argument("--layout", choices=phantom.CLASSES, required=True)
+    generate.add_argument("--layout", choices=phantom.LAYOUTS, required=True)
     generate.add_argument("--out", type=user_path, required=True, help="a new or empty folder")
     generate.add_argument("--patients", type=int, default=12, help="default: 12")
     generate.add_argument("--labels", type=int, help="labelled classes (default: all of the layout)")

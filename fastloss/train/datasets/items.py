@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import augment as augmentations
-from . import kinds
 from .images import sized, sized_label
+from .specs import get
 from .store import Store
 
 
@@ -32,7 +32,7 @@ class SliceDataset(torch.utils.data.Dataset):
             raise ValueError(f"seed must not be negative, got {seed}.")
         self.store, self.indices, self.size = store, tuple(indices), size
         self.augment, self.seed = augment, seed
-        self._how = kinds.KINDS[store.kind].resize
+        self._how = get(store.kind).resize
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 from fastloss.cli import CommandError
 
-from . import kinds, readers
+from . import readers
 from .disk import locked
 from .phantom import Phantom, generated
 from .prepare import MEMORY, key, prepare
 from .records import MARKER
+from .settings import resolve
+from .specs import get
 from .store import Store
-
-NAMES = ("phantom", "demo")
 
 
 def default_cache() -> Path:
@@ -47,8 +47,8 @@ def open_dataset(
         name_or_path: the dataset's folder (write ./phantom for a folder of such a name); "phantom", generated on first
             use in the layout of `kind`; or "demo", the MRI slices of `fastloss demo`, whatever the kind: they are
             binary, and of the settings only `size` counts.
-        kind: one of KINDS.
-        settings: what differs from the defaults of the kind, see `kinds.resolve`.
+        kind: one of DATASETS.
+        settings: what differs from the defaults of the kind, see `settings.resolve`.
         cache_dir: for stores and phantoms; default $FASTLOSS_CACHE, else ~/.cache/fastloss.
         patients: of the phantom.
         jobs: threads that prepare; default: all cores.
@@ -62,7 +62,7 @@ def open_dataset(
     cache = cache_dir or default_cache()
     if name_or_path == "demo":
         kind, settings = "demo", {"size": settings["size"]} if settings and "size" in settings else None
-    resolved = kinds.resolve(kind, settings)
+    resolved = resolve(kind, settings)
     root = _folder(name_or_path, kind, cache, patients, say)
     reader = readers.of(kind)
     found = reader.scan(root, resolved)
@@ -83,16 +83,11 @@ def open_dataset(
 
 
 def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say: Callable[[str], None] | None) -> Path:
-    if kind == "demo":
-        from fastloss.train import data
-
-        return data.nilearn_data()
+    if not get(kind).phantom:
+        return readers.of(kind).packaged()
     if name_or_path == "phantom":
-        return readers.root_of(kind, generated(Phantom(LAYOUTS[kind], patients=patients), cache, say))
+        return readers.root_of(kind, generated(Phantom(get(kind).phantom, patients=patients), cache, say))
     return readers.root_of(kind, Path(name_or_path).expanduser())
-
-
-LAYOUTS = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi"}
 
 
 def _existing(folder: Path) -> Store | None:

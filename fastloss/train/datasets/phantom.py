@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,6 @@ from .disk import CACHE, locked, no_space
 from .records import MARKER
 
 VERSION = 2
-CLASSES = {"decathlon": 1, "synapse": 8, "acdc": 3, "uwmgi": 3}
-DEPTH = {"decathlon": 24, "synapse": 24, "acdc": 9, "uwmgi": 24}
 GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")
 FRAMES = 5
 CT = (-125, 275)
@@ -33,7 +32,7 @@ class Phantom:
     """What to generate. A patient depends on the seed and its number only, not on how many there are.
 
     Attributes:
-        layout: one of CLASSES.
+        layout: one of LAYOUTS.
         patients: of which the layout's test part gets its real share (synapse: 12 of 30).
         labels: classes that are labelled; the rest stays in the images. None: all of the layout.
         size: side of the images in pixels; those of acdc and uwmgi differ a little between patients, as the real ones.
@@ -48,9 +47,9 @@ class Phantom:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout not in CLASSES:
-            raise CommandError(f"--layout must be one of {', '.join(CLASSES)}, got {self.layout}")
-        most = CLASSES[self.layout]
+        if self.layout not in LAYOUTS:
+            raise CommandError(f"--layout must be one of {', '.join(LAYOUTS)}, got {self.layout}")
+        most = LAYOUTS[self.layout].classes
         limits = {
             "patients": (1, 9999, self.patients),
             "labels": (1, most, most if self.labels is None else self.labels),
@@ -64,14 +63,14 @@ class Phantom:
 
     @property
     def depth(self) -> int:
-        return DEPTH[self.layout] if self.slices is None else self.slices
+        return LAYOUTS[self.layout].slices if self.slices is None else self.slices
 
     @property
     def classes(self) -> int:
-        return CLASSES[self.layout] if self.labels is None else self.labels
+        return LAYOUTS[self.layout].classes if self.labels is None else self.labels
 
     def rng(self, patient: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, patient, list(CLASSES).index(self.layout)])
+        return np.random.default_rng([self.seed, patient, list(LAYOUTS).index(self.layout)])
 
     def shape(self) -> tuple[int, int, int]:
         return self.depth, self.size, self.size
@@ -96,13 +95,13 @@ def write(phantom: Phantom, out: Path, say: Callable[[str], None] | None = None,
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CommandError(f"--out must be a new or empty folder, {out} has something in it")
     partial = out.with_name(f"{out.name}.partial")
-    voxels = phantom.patients * np.prod(phantom.shape()) * {"acdc": FRAMES + 2, "uwmgi": 2}.get(phantom.layout, 1)
+    voxels = phantom.patients * np.prod(phantom.shape()) * LAYOUTS[phantom.layout].volumes
     with no_space(out, int(3 * voxels), setting):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with counting(phantom.patients, f"generating {phantom.layout}", "patients", say) as count:
-                WRITERS[phantom.layout](phantom, partial, count)
+                LAYOUTS[phantom.layout].write(phantom, partial, count)
             (partial / MARKER).write_text(json.dumps({"version": VERSION, **asdict(phantom)}) + "\n")
             if out.exists():
                 out.rmdir()
@@ -236,4 +235,18 @@ def encoded(mask: np.ndarray) -> str:
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends))
 
 
-WRITERS = {"decathlon": _decathlon, "synapse": _synapse, "acdc": _acdc, "uwmgi": _uwmgi}
+class Layout(NamedTuple):
+    """How a layout is generated: its writer, labelled classes, slices of a volume, and volumes of a patient at most."""
+
+    write: Callable[[Phantom, Path, Callable[[int], None]], None]
+    classes: int
+    slices: int
+    volumes: int
+
+
+LAYOUTS = {
+    "decathlon": Layout(_decathlon, 1, 24, 1),
+    "synapse": Layout(_synapse, 8, 24, 1),
+    "acdc": Layout(_acdc, 3, 9, FRAMES + 2),
+    "uwmgi": Layout(_uwmgi, 3, 24, 2),
+}

@@ -20,9 +20,11 @@ import numpy as np
 from fastloss.cli import CommandError
 
 from ..progress import counting
-from . import images, kinds, readers
+from . import images, readers
 from .disk import no_space
 from .records import Case, Found, Slice
+from .settings import label_map
+from .specs import get
 from .store import IMAGES, LABELS, MANIFEST, VERSION, Store, record_of
 
 MEMORY = 4.0  # GiB that preparing threads may take together; a larger volume is prepared alone
@@ -73,9 +75,9 @@ def key(root: Path, kind: str, settings: dict[str, Any], found: Found) -> str:
 def original_label(kind: str, settings: dict[str, Any], case: Case) -> np.ndarray:
     """uint8 [D, H, W] of classes or [D, C, H, W] of masks, of the size in the files."""
     _, label = readers.of(kind).read(case)
-    if kinds.KINDS[kind].mode == "multilabel" or kind == "demo":
+    if get(kind).mode == "multilabel":
         return label
-    return images.mapped(label, kinds.label_map(kind, settings), _where(case))
+    return images.mapped(label, label_map(kind, settings), _where(case))
 
 
 def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +91,8 @@ def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, An
     if image.shape != spatial or len(image) != len(case.slices):
         shapes = f"the image has the shape {list(image.shape)}, its label {list(spatial)}"
         raise CommandError(f"{case.name}: {shapes}; {len(case.slices)} slices are expected")
-    if kinds.KINDS[kind].mode != "multilabel":
-        label = images.mapped(label, kinds.label_map(kind, settings), _where(case))
+    if get(kind).mode != "multilabel":
+        label = images.mapped(label, label_map(kind, settings), _where(case))
     try:
         return images.normalised(image, settings).astype(np.float32, copy=False), label
     except ValueError as error:
@@ -113,7 +115,7 @@ def _prepare_case(reader: ModuleType, case: Case, kind: str, settings: dict[str,
 
 
 def _sized_case(case: Case, volume: np.ndarray, labels: np.ndarray, kind: str, settings: dict[str, Any]) -> Prepared:
-    size, how = settings["size"], kinds.KINDS[kind].resize
+    size, how = settings["size"], get(kind).resize
     result = Prepared([], [], [])
     for z, image, label in zip(case.slices, volume, labels):
         image = images.sized(image, size, how).astype(np.float16)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from . import kinds
 from .records import Case, Slice
+from .settings import class_names
+from .specs import get
 
 VERSION = 1
 IMAGES, LABELS, MANIFEST = "images.npy", "labels.npy", "manifest.json"
@@ -45,8 +46,8 @@ class Store:
         self.settings: dict[str, Any] = manifest["settings"]
         self.is_phantom: bool = manifest["is_phantom"]
         self.fingerprint: str = manifest["fingerprint"]
-        self.mode = kinds.KINDS[self.kind].mode
-        self.class_names = kinds.class_names(self.kind, self.settings)
+        self.mode = get(self.kind).mode
+        self.class_names = class_names(self.kind, self.settings)
         self.num_classes = len(self.class_names)
         self.slices = tuple(_slice(record) for record in manifest["slices"])
         self.patients = tuple(dict.fromkeys(record.patient for record in self.slices))

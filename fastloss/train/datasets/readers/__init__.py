@@ -2,6 +2,7 @@
 
 find(folder) -> Path | None                         the root of the dataset in or at `folder`
 scan(root, settings) -> Found                       cases from names and headers, and what is missing
+packaged() -> Path                                  the root that a package brings, if no folder is asked for
 read(case) -> (image, label)                        float32 [D, H, W]; ids [D, H, W] or uint8 masks [D, C, H, W]
 """
 
@@ -13,11 +14,11 @@ from types import ModuleType
 
 from fastloss.cli import CommandError
 
-MODULES = {"msd-colon": "decathlon", "synapse": "synapse", "acdc": "acdc", "uwmgi": "uwmgi", "demo": "mni152"}
+from ..specs import DATASETS, get
 
 
 def of(kind: str) -> ModuleType:
-    return importlib.import_module(f".{MODULES[kind]}", __name__)
+    return importlib.import_module(f".{get(kind).reader}", __name__)
 
 
 def root_of(kind: str, folder: Path) -> Path:
@@ -35,5 +36,5 @@ def root_of(kind: str, folder: Path) -> Path:
 
 
 def detect(folder: Path) -> str | None:
-    """The kind whose layout lies in a folder."""
-    return next((kind for kind in MODULES if kind != "demo" and of(kind).find(folder) is not None), None)
+    """Name the kind whose layout lies in a folder."""
+    return next((kind for kind in DATASETS if get(kind).phantom and of(kind).find(folder) is not None), None)

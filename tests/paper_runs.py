@@ -12,7 +12,7 @@ pytest.importorskip("nibabel")
 pytest.importorskip("segmentation_models_pytorch")
 
 from fastloss.cli import main
-from fastloss.train import journal, progress, reproduce, training
+from fastloss.train import journal, progress, session, training
 
 SMALL = ["--preset", "smoke", "--model", "monai-unet", "--size", "32", "--set", "size=32", "--patients", "5"]
 SMALL += ["--batch", "4", "--train-limit", "12", "--valid-limit", "6", "--rate", "0.003", "--threads", "1"]
@@ -42,22 +42,22 @@ def in_child(work, environment=()) -> int:
     return child
 
 
-def killed_after(steps: int, *words: str) -> None:
-    """Starts a reproduction that saves after every step, and kills it in its step number `steps`."""
+def killed_after(steps: int, *words: str, command=run, batch: int = 4) -> None:
+    """Starts a command that trains and saves after every step, and kills it in its step number `steps`."""
     read, write = os.pipe()
 
     class View(progress.Lines):
         def step(self, *args, **named):
             super().step(*args, **named)
             os.write(write, b".")
-            if self.here >= 4 * steps:
+            if self.here >= batch * steps:
                 signal.pause()
 
     def work() -> int:
         os.close(read)
         journal.SAVE_SECONDS, training.LOOK_STEPS = -1.0, 1
-        reproduce.watch = View
-        return run(*words)
+        session.watch = View
+        return command(*words)
 
     child = in_child(work)
     os.close(write)

@@ -9,12 +9,14 @@ import torch
 from paper_runs import cache, run  # noqa: F401
 
 from fastloss import LossSchedule
+from fastloss.cli import main
 from fastloss.train import experiments, runs
-from fastloss.train.datasets.specs import trained_by
+from fastloss.train.datasets.specs import get, trained_by
+from fastloss.train.datasets.splits import counts
 from fastloss.train.metrics import EMPTY, grouped, scores
 from fastloss.train.report import discrepancies, ttests
 from fastloss.train.report.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
-from fastloss.train.settings import PRESETS, Settings, add_arguments, defaults, resolve
+from fastloss.train.settings import PRESETS, Settings, add_arguments, asked, defaults, resolve
 
 
 def settings(paper="paper2", preset="paper", dataset=None) -> Settings:
@@ -174,8 +176,7 @@ def test_every_preset_resolves_and_every_option_is_checked():
     for paper in ("paper1", "paper2"):
         for preset in PRESETS:
             for dataset in trained_by(paper):
-                args = parser.parse_args([], argparse.Namespace(paper=paper, preset=preset))
-                found = resolve(args, dataset)
+                found = resolve(paper, preset, dataset, asked(parser.parse_args([])))
                 assert (found.paper, found.preset, found.dataset) == (paper, preset, dataset)
     full = settings()
     assert (full.epochs, full.size, full.batch, full.rate) == (100, 256, 32, 1e-4)
@@ -242,6 +243,31 @@ def test_the_plan_counts_and_starts_nothing(tmp_path, capfd):
     assert cells[1:4] == ["30", "30", "30"]  # 2 seeds of 6 + 9 trainings, an epoch each
     assert "hours here" in printed and "disk at most" in printed
     assert not out.exists()
+
+
+def test_a_plan_needs_neither_data_nor_network(tmp_path, capfd, monkeypatch):
+    """ImageNet's weights are not asked for (this network has none), and the published slices are counted."""
+    monkeypatch.setenv("FASTLOSS_CACHE", str(tmp_path / "cache"))
+    words = ["--plan", "--rows", "bce", "--size", "32", "--model", "monai-unet", "--device", "cpu", "--threads", "1"]
+    assert main(["reproduce", "paper2", *words, "--pretrained", "--out", str(tmp_path / "new")]) == 0
+    printed = capfd.readouterr().out
+    assert "10788 training and 2698 validation slices" in printed and "Slices as published." in printed
+    (everything,) = [line for line in printed.splitlines() if line.startswith("| all")]
+    assert [cell.strip() for cell in everything.strip("|").split("|")][1:5] == ["2", "2", "100", "33700"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "scheme", "expected"),
+    [
+        ("msd-colon", "index:80/20", (10_788, 2_698)),
+        ("synapse", "official", (2_212, 1_567)),
+        ("acdc", "patient:70/10/20", (1_331, 190)),
+        ("uwmgi", "kfold:5", (15_025, 3_756)),
+    ],
+)
+def test_published_slices_are_divided_as_the_scheme_says(dataset, scheme, expected):
+    assert counts(scheme, get(dataset).slices) == expected
 
 
 def test_what_comes_from_the_template_and_what_enters_the_encoder_is_said():

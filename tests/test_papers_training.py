@@ -10,7 +10,7 @@ from paper_runs import STEPS, cache, in_child, killed_after, run  # noqa: F401
 
 from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
 from fastloss.cli import main
-from fastloss.train import learner, runs, training
+from fastloss.train import learner, progress, runs, session, training
 from fastloss.train.checkpoint import read_json, read_log
 from fastloss.train.report import results
 
@@ -144,11 +144,11 @@ def test_a_switch_forgets_what_the_settings_say(reset):
     found.rate = 0.001
     found.plateau.num_bad_epochs = 3
     schedule = LossSchedule([(0, IoULoss("binary")), (5, BCEWithLogitsLoss())])
-    judge = LossSchedule([(0, IoULoss("binary")), (5, BCEWithLogitsLoss())])
-    assert not training._alter(schedule, judge, 4, None, found)
+    val_criterion = LossSchedule([(0, IoULoss("binary")), (5, BCEWithLogitsLoss())])
+    assert not training._alter(schedule, val_criterion, 4, None, found)
     assert found.rate == 0.001 and found.adam.state
-    assert training._alter(schedule, judge, 5, None, found)
-    assert judge.active is judge.losses[1]
+    assert training._alter(schedule, val_criterion, 5, None, found)
+    assert val_criterion.active is val_criterion.losses[1]
     assert found.rate == (0.01 if reset else 0.001)
     assert bool(found.adam.state) != reset
     assert found.plateau.num_bad_epochs == (0 if reset else 3)
@@ -208,6 +208,32 @@ def test_resuming_with_changed_settings_names_what_changed(whole, capfd):
     assert run(*ROW, "--out", str(whole), "--resume", "--patients", "6") == 2
     assert "--resume: data " in capfd.readouterr().err
     assert (whole / "reproduction.json").read_bytes() == before
+
+
+def test_the_folder_says_what_it_was_begun_with(whole, tmp_path, capfd):
+    """Settings, rows, folds and data: resuming needs the folder alone."""
+    out = tmp_path / "run"
+    killed_after(STEPS + 2, *ROW, "--out", str(out))
+    assert main(["reproduce", "--resume", "--out", str(out), "--device", "cpu", "--threads", "1"]) == 0
+    assert bits(out) == bits(whole)
+    for words in (["paper1"], ["--preset", "short"], ["--dataset", "demo"]):
+        assert main(["reproduce", *words, "--resume", "--out", str(out), "--device", "cpu"]) == 2
+        assert f" was {'paper2' if words == ['paper1'] else 'smoke' if 'short' in words else 'msd-colon'} in" in (
+            capfd.readouterr().err
+        )
+
+
+def test_every_step_shows_a_loss(tmp_path, monkeypatch, capfd):
+    seen = []
+
+    class View(progress.Lines):
+        def step(self, run, epoch, loss, images):
+            seen.append(loss)
+            super().step(run, epoch, loss, images)
+
+    monkeypatch.setattr(session, "watch", View)
+    assert run("paper2", "--rows", "bce", "--out", str(tmp_path / "run")) == 0
+    assert len(seen) > 2 * STEPS and all([loss == loss for loss in seen])
 
 
 def test_a_damaged_checkpoint_is_named(whole, tmp_path, capfd):

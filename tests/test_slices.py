@@ -202,7 +202,7 @@ def test_the_items_fit_the_losses(stores):
 
 
 def test_unknown_augmentations_and_seeds_are_refused(stores):
-    with pytest.raises(CommandError, match="augment must be one of none, flip, transunet, uwmgi, got 'mixup'"):
+    with pytest.raises(CommandError, match="augment must be one of none, flip, mri, transunet, uwmgi, got 'mixup'"):
         SliceDataset(stores["acdc"], [0], size=32, augment="mixup", seed=0)
     with pytest.raises(ValueError, match="seed must not be negative, got -1"):
         SliceDataset(stores["acdc"], [0], size=32, augment="none", seed=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -42,6 +43,14 @@ def _written(path: Path) -> Iterator[None]:
         raise CommandError(f"{path} could not be written: {error.strerror or error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; CommandError if that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"the folder {path} could not be made: {error.strerror or error}") from error
+
+
 def write_json(path: Path, data: object) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -75,6 +84,14 @@ def restore(path: Path) -> dict[str, Any] | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CommandError(f"{path} is damaged ({type(error).__name__}); delete it to start this run anew") from error
+
+
+def digest(model: torch.nn.Module) -> str:
+    """Fingerprint all weights: equal only if every bit is."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in model.state_dict().values():
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 class Log:

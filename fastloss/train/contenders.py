@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastloss
 from fastloss.compound import Criterion
+from fastloss.measure import memory
 from fastloss.measure.cases import Case
 from fastloss.measure.formula import same_formula
 from fastloss.measure.peers import PEERS, NotOffered
+from fastloss.measure.providers import Contender as MeasuredContender
 
 OURS = "fastloss"
 FEW_CLASSES = 14
@@ -106,3 +110,41 @@ def _wrap(loss: Loss) -> Loss:
 def case_of(criterion: Criterion, shape: tuple[int, ...]) -> Case:
     """The bench's description of a criterion, by which it knows what the libraries offer."""
     return Case(repr(criterion), "training", shape, criterion.mode, criterion.spec.terms)
+
+
+def split(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (value, gradient): forward, and backward no further than the logits."""
+    leaf = logits.detach().requires_grad_()
+    value = loss(leaf, target)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return the result and its seconds: between two CUDA events, launch gaps included, or of the clock."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        result = work()
+        return result, time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    result = work()
+    end.record()
+    end.synchronize()
+    return result, start.elapsed_time(end) / 1e3
+
+
+def measure_memory(each: Contender, logits: Tensor, y: Tensor) -> dict[str, int]:
+    """Count bytes beyond logits and target: the most during forward and backward, and what lives between them."""
+    target = each.target(y)
+    if logits.device.type != "cuda":
+        leaf = logits.clone().requires_grad_()
+        found = memory.measure(MeasuredContender("", "eager", "", each.loss, target, ""), leaf)
+        return {"loss_peak_bytes": found.peak, "kept_bytes": found.kept}
+    leaf = logits.clone().requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    value = each.loss(leaf, target)
+    kept = torch.cuda.memory_allocated() - before
+    torch.autograd.grad(value, leaf)
+    return {"loss_peak_bytes": torch.cuda.max_memory_allocated() - before, "kept_bytes": kept}

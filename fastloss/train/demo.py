@@ -7,158 +7,193 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
-from fastloss import BCEWithLogitsLoss, IoULoss, LossSchedule
+from fastloss.cli import CommandError, user_path
 
-from . import data, loop, losses3d, plots, side_by_side
-from . import demo_report as report
-from . import demo_settings as settings
-from .checkpoint import read_json, write_atomically, write_json
-from .demo_settings import Settings
-from .metrics import EMPTY_RULE, Scores, fit_thresholds
-from .progress import waiting, watch
+from . import losses3d, models, session, settings
+from .checkpoint import read_json, read_log, restore, write_json
+from .contenders import measure_memory
+from .datasets.augment import generator
+from .datasets.readers import mni152
+from .evaluation import foreground
+from .experiments import rows
+from .journal import CHECKPOINT
+from .learner import Learner, launch, quiet
+from .metrics import Thresholds, fit_thresholds
+from .progress import waiting
+from .report import demo as tables
+from .report import figures, page
+from .report.results import Reproduction, read
+from .runs import folders, runs
+from .settings import FILE, Settings
+from .side_by_side import SideBySide, pair_with_smp
+from .slices import Slices, load
+from .text import wrapped
 
-ALTERED = "IoU → BCE"
-VERDICT = (
-    "One brain, the average of 152, a target chosen so that thresholds fail, and few short trainings: this shows the "
-    "software at work and is no evidence for or against the paper on dynamic loss alteration."
-)
+PRODUCTS = ("runs", "losses3d.json", "curves.png", "masks.png", "report.md", "report.html", FILE)
+FULL = {"epochs": 30, "size": 128, "seeds": 2}
+QUICK = {"epochs": 2, "size": 64, "seeds": 1}
+LEAST = {"epochs": 2, "size": 32, "seeds": 1}
+MOST = {"epochs": 10_000, "size": 192, "seeds": 100}  # the slices have 189 pixels of brain across
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    settings.add_arguments(parser)
+    add = parser.add_argument
+    add("--epochs", type=int, metavar="N", help=f"epochs of each training (default {FULL['epochs']})")
+    add("--size", type=int, metavar="N", help=f"side of the slices in pixels (default {FULL['size']})")
+    add("--seeds", type=int, metavar="N", help=f"trainings of each method (default {FULL['seeds']})")
+    add("--out", type=user_path, default=Path("runs/demo"), metavar="DIR", help="folder of results (default runs/demo)")
+    add("--resume", action="store_true", help="continue the interrupted demo in the folder, with its settings")
+    add("--paper-model", action="store_true", help="smp's U-Net/EfficientNet-B0 (about 10 x slower)")
+    add("--quick", action="store_true", help="a minute, small and untrained: does everything run?")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the demo and returns 0; CommandError for bad arguments and bad data, before anything is trained."""
-    chosen = settings.prepare(args)
+    """Run the demo and return 0; CommandError for bad arguments and bad data, before anything is trained."""
+    quiet()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes reports its own doings otherwise
-    torch.set_num_threads(chosen.threads)
+    chosen, seeds = _resumed(args) if args.resume else _new(args)
     with waiting("reading the MNI152 slices"):
-        train_set, valid_set = data.load(chosen.size)
+        slices = load(mni152.training_store(chosen.size), chosen, None)
+    fabric = launch(chosen, "cpu")
     if not args.resume:
-        settings.start(args.out, chosen)
-    try:
-        _run(chosen, args.out, train_set, valid_set)
-    except KeyboardInterrupt:
-        print("Stopped; the same command with --resume continues.", file=sys.stderr)
-        raise
+        _empty(args.out)
+    session.start(args.out, chosen, slices.store, {"seeds": seeds}, fabric, print, strict=True)
+    with session.resumable(print):
+        _run(chosen, seeds, args.out, slices, fabric)
     return 0
 
 
-def methods(epochs: int) -> dict[str, LossSchedule]:
-    """The losses that are compared, in the loss algebra; the last one is altered at half time."""
-    iou, bce = IoULoss("binary"), BCEWithLogitsLoss("binary")
-    return {
-        "IoU": LossSchedule([(0, iou)]),
-        "BCE": LossSchedule([(0, bce)]),
-        "IoU + BCE": LossSchedule([(0, iou + bce)]),
-        ALTERED: LossSchedule([(0, iou), (epochs // 2, bce)]),
-    }
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line names."""
+    found = {name: getattr(args, name) for name in ("epochs", "size") if getattr(args, name) is not None}
+    return found | ({"model": models.PAPER} if args.paper_model else {})
 
 
-def _run(chosen: Settings, out: Path, train_set: data.Slices, valid_set: data.Slices) -> None:
+def _new(args: argparse.Namespace) -> tuple[Settings, int]:
+    preset = "quick" if args.quick else "full"
+    numbers = {name: value if getattr(args, name) is None else getattr(args, name)
+               for name, value in (QUICK if args.quick else FULL).items()}  # fmt: skip
+    for name, value in numbers.items():
+        if not LEAST[name] <= value <= MOST[name]:
+            raise CommandError(f"--{name} must be between {LEAST[name]} and {MOST[name]}, got {value}")
+    out: Path = args.out
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_demo(out))):
+        raise CommandError(f"--out must name a new or empty folder or that of an earlier demo, got {out}")
+    seeds = numbers.pop("seeds")
+    return settings.resolve("demo", preset, "demo", numbers | _asked(args)), seeds
+
+
+def _is_demo(out: Path) -> bool:
+    return (out / FILE).exists() and read_json(out / FILE, ("settings",))["settings"].get("paper") == "demo"
+
+
+def _resumed(args: argparse.Namespace) -> tuple[Settings, int]:
+    asked = _asked(args) | ({"preset": "quick"} if args.quick else {})
+    chosen, record = session.resume(args.out, {"paper": "demo"} | asked, "demo")
+    seeds = record["command"]["seeds"]
+    if args.seeds not in (None, seeds):
+        raise CommandError(f"--resume: --seeds was {seeds} in {args.out} and is {args.seeds} now; repeat it, or start "
+                           "anew in another folder")  # fmt: skip
+    torch.set_num_threads(record["machine"]["threads"])
+    return chosen, seeds
+
+
+def _empty(out: Path) -> None:
+    """Without the results of an earlier demo."""
+    for name in PRODUCTS:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def _run(chosen: Settings, seeds: int, out: Path, slices: Slices, fabric: Fabric) -> None:
     started = time.monotonic()
-    alone = _losses_alone(chosen, out / "losses3d.json")
-    print(f"\n{alone}\n", flush=True)
+    alone = tables.losses_alone(_measure_alone(chosen, out / "losses3d.json"), torch.get_num_threads())
+    print(f"\n{page.plain(alone)}\n", flush=True)
 
-    fitted_on = train_set.degraded()
-    thresholds = fit_thresholds(fitted_on.images, fitted_on.masks)
-    baseline = thresholds.scores(valid_set.images, valid_set.masks)
-    introduction = _introduction(chosen, train_set, valid_set)
-    print(introduction, flush=True)
-    runs = [
-        loop.Run(method, seed, chosen.epochs, chosen.size, chosen.model)
-        for seed in range(chosen.seeds)
-        for method in methods(chosen.epochs)
-    ]
-    folders = {run: out / "runs" / run.name for run in runs}
-    _train(runs, folders, train_set, valid_set)
+    store = slices.store
+    images, masks = (torch.from_numpy(array)[:, None] for array in (store.images, store.labels))
+    train, valid = list(slices.train), list(slices.valid)
+    fitted_on = mni152.degrade_once(store.images[train], [store.slices[row].z for row in train])
+    thresholds = fit_thresholds(torch.from_numpy(fitted_on)[:, None], masks[train])
+    baseline = thresholds.scores(images[valid], masks[valid])
+    introduction = _introduction(chosen, seeds, slices, fabric)
+    print(wrapped(*introduction), flush=True)
+    todo = runs(chosen, rows(chosen), seeds)
+    session.train_missing(chosen, {None: slices}, todo, seeds, out, fabric, 0, SideBySide(), keep=True)
 
-    by_method = {name: [folders[run] for run in runs if run.method == name] for name in methods(chosen.epochs)}
-    results = _results(chosen, by_method, baseline, valid_set)
-    title = f"MNI152 deep grey matter, {chosen.size} px, {chosen.seeds} seed(s); no evidence for the paper"
-    switch = {ALTERED: chosen.epochs // 2}
-    plots.curves(out / "curves.png", by_method, switch, baseline.dice, title)
-    _draw_masks(out / "masks.png", runs, folders, thresholds, valid_set, title)
-    page = f"# fastloss demo\n\n{alone}\n\n{introduction}\n\n{results}\n"
-    write_atomically(out / "report.md", lambda file: file.write(page.encode()))
+    found = read(out)
+    logits = torch.randn(masks[valid][: chosen.batch].shape, generator=generator(mni152.FIXED))
+    kept = _kept(found, logits, masks[valid][: chosen.batch])
+    results = [tables.scores(found, baseline), tables.step_times(found, kept, logits.nbytes)]
+    logs = {row.title: [read_log(out / "runs" / name / "epochs.csv")
+                        for name in folders(chosen, row, seeds).values()] for row in found.rows}  # fmt: skip
+    switch = {row.title: row.schedule.stages[1][0] for row in found.rows if row.altered}
+    pictures = [figures.demo_curves(logs, switch, baseline.dice), _masks(found, slices, thresholds, fabric)]
+    title = f"fastloss demo: MNI152 deep grey matter, {chosen.size} px, {seeds} seed(s)"
+    written = page.write(out, title, [alone, page.Words(introduction, "Training"), *results, *pictures])
     seconds = round(time.monotonic() - started)
-    print(f"\n{results}\n\nWritten in {seconds // 60}:{seconds % 60:02d} min:")
-    for name, what in (("report.md", "all of this"), ("curves.png", "losses and Dice by epoch, the switch marked"),
-                       ("masks.png", "masks beside the truth"), ("runs", "logs and weights")):  # fmt: skip
-        print(f"  {out / name}  {what}")
+    print("", *[page.plain(block) + "\n" for block in results], sep="\n")
+    print(f"Written in {seconds // 60}:{seconds % 60:02d} min:")
+    for path, what in ((written[0], "all of this; report.html with the pictures in it"),
+                       (out / "curves.png", "losses and Dice by epoch, the switch marked"),
+                       (out / "masks.png", "masks beside the truth"), (out / "runs", "logs and weights")):  # fmt: skip
+        print(f"  {path}  {what}")
 
 
-def _losses_alone(chosen: Settings, path: Path) -> str:
+def _measure_alone(chosen: Settings, path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         with waiting("timing Dice + CE and Dice + Focal on 14 classes in 3D (about 20 s)"):
-            write_json(path, {"rows": losses3d.measured(chosen.quick)})
-    return losses3d.text(read_json(path, ("rows",))["rows"], chosen.threads)
+            write_json(path, {"rows": losses3d.measure(chosen.preset == "quick")})
+    return read_json(path, ("rows",))["rows"]
 
 
-def _introduction(chosen: Settings, train_set: data.Slices, valid_set: data.Slices) -> str:
-    model = loop.models.build(chosen.model, 0)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    filled = int((valid_set.masks.flatten(1).sum(1) > 0).sum())
-    share = f"{train_set.masks.float().mean():.1%}"
-    return report.wrapped(
-        f"Training: MNI152 T1, ONE averaged brain. Axial 1 mm slices in slabs, {len(train_set)} to train and "
-        f"{len(valid_set)} to validate, {data.GAP} mm left out between.",
-        f"Target: grey matter more than {data.DEPTH_MM} mm inside its slice ({share} of the pixels; {filled} of the "
+def _introduction(chosen: Settings, seeds: int, slices: Slices, fabric: Fabric) -> list[str]:
+    parameters = sum(p.numel() for p in Learner(chosen, 1, 0, 1, fabric).net.parameters()) / 1e6
+    filled = sum([slices.store.slices[row].positive for row in slices.valid])
+    share = f"{slices.store.labels[list(slices.train)].mean():.1%}"
+    return [
+        f"MNI152 T1, ONE averaged brain. Axial 1 mm slices in slabs, {len(slices.train)} to train and "
+        f"{len(slices.valid)} to validate, {mni152.GAP} mm left out between.",
+        f"Target: grey matter more than {mni152.DEPTH_MM} mm inside its slice ({share} of the pixels; {filled} of the "
         "validation slices have some). Thresholds alone reach Dice 0.96 on all grey or all white matter; this part has "
         "the intensity of the cortex, so it takes position and shape. A bias field and noise are added.",
-        f"{chosen.model}, {parameters:.2f} M parameters, {chosen.size} px, {chosen.epochs} epochs, "
-        f"{chosen.seeds} seed(s), {chosen.threads} thread(s), backend {chosen.backend}.",
-    )
+        f"{chosen.model}, {parameters:.2f} M parameters, {chosen.size} px, {chosen.epochs} epochs, {seeds} seed(s), "
+        f"{torch.get_num_threads()} thread(s), backend {session.machine(fabric)['backend']}.",
+    ]
 
 
-def _train(runs: list[loop.Run], folders: dict[loop.Run, Path], train_set: data.Slices, valid_set: data.Slices) -> None:
-    """Every run that is not finished."""
-    missing = [run for run in runs if not (folders[run] / "result.json").exists()]
-    images = len(train_set) * runs[0].epochs
-    begun = sum(loop.steps_done(folders[run]) * run.batch for run in missing)
-    with watch(images * len(runs), images * (len(runs) - len(missing)) + begun) as view:
-        for run in missing:
-            loop.train(run, methods(run.epochs)[run.method], train_set, valid_set, folders[run], view)
-
-
-def _results(chosen: Settings, by_method: dict[str, list[Path]], baseline: Scores, valid_set: data.Slices) -> str:
-    y = valid_set.masks[: loop.Run.batch]
-    logits = torch.randn(y.shape, generator=data.generator(data.FIXED))
+def _kept(found: Reproduction, logits: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+    """The most bytes that fastloss and smp keep for backward, over the losses of each row."""
     kept = {}
-    for name, schedule in methods(chosen.epochs).items():
-        stages = [(loss, side_by_side.of_smp(loss)) for loss in schedule.losses]
-        counts = [
-            (side_by_side.kept_bytes(a, logits, y), side_by_side.kept_bytes(b, logits, y.float())) for a, b in stages
-        ]
-        kept[name] = max(counts)
-    summaries = [report.summarise(name, folders) for name, folders in by_method.items()]
-    names = ("value_gap", "gradient_gap", "error", "smp_error")
-    value, gradient, error, smp_error = [report.worst([getattr(s, name) for s in summaries]) for name in names]
-    notes = report.wrapped(
-        "Mean ± sd over the seeds, after the last epoch; Adam's state and its cosine carry over the switch. "
-        + EMPTY_RULE,
-        "Loss time: forward, and backward to the logits, inside the real steps, medians; its share of the step. Kept: "
-        f"bytes for backward beyond logits and masks ({report.size_of(logits.nbytes)} of logits).",
-        f"fastloss and smp on the same logits in all {sum(s.steps for s in summaries)} steps: values differ by at most "
-        f"{value:.1e}, gradients by {gradient:.1e} of their norm. In every {loop.JUDGE_EVERY}th step smp in float64 "
-        f"says whose error that is: fastloss's gradient is off by at most {error:.1e}, smp's by {smp_error:.1e}.",
-        VERDICT,
-    )
-    return f"{report.training_table(summaries, kept, baseline)}\n{notes}"
+    for row in found.rows:
+        pairs = [pair_with_smp(loss, tuple(logits.shape)) for loss in row.schedule.losses]
+        kept[row.name] = max([tuple([measure_memory(c, logits, y)["kept_bytes"] for c in pair]) for pair in pairs])
+    return kept
 
 
-def _draw_masks(path, runs, folders, thresholds, valid_set: data.Slices, title: str) -> None:
-    filled = [row for row in range(len(valid_set)) if valid_set.masks[row].any()] or list(range(len(valid_set)))
-    chosen = valid_set.pick([filled[int(share * (len(filled) - 1))] for share in (0.25, 0.5, 0.75)])
-    found = {"thresholds": thresholds(chosen.images)[:, 0]}
-    for run in runs:
-        if run.seed == 0:
-            found[run.method] = (loop.predict(loop.trained(run, folders[run]), chosen) >= 0)[:, 0]
-    plots.masks(path, chosen.images[:, 0], chosen.masks[:, 0], found, chosen.z.tolist(), title)
+def _masks(found: Reproduction, slices: Slices, thresholds: Thresholds, fabric: Fabric) -> page.Figure:
+    """Three validation slices, by the thresholds and by each method's network of seed 0."""
+    chosen, store = found.settings, slices.store
+    filled = [row for row in slices.valid if store.slices[row].positive] or list(slices.valid)
+    at = [filled[int(share * (len(filled) - 1))] for share in (0.25, 0.5, 0.75)]
+    images = torch.from_numpy(store.images[at])[:, None]
+    guesses = {"thresholds": thresholds(images)[:, 0]}
+    learner = Learner(chosen, 1, 0, 1, fabric)
+    for row in found.rows:
+        folder = found.folder / "runs" / folders(chosen, row, 1)[0, None]
+        learner.net.load_state_dict(restore(folder / CHECKPOINT)["learner"]["net"])
+        learner.net.eval()
+        guesses[row.title] = foreground(images, chosen, slices, learner)[:, 0]
+    truth = torch.from_numpy(store.labels[at])
+    return figures.demo_masks(images[:, 0], truth, guesses, [store.slices[row].z for row in at])

@@ -36,7 +36,7 @@ class Validation:
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner, judge: LossSchedule, batches: ValidationBatches, slices: Slices, settings: Settings
+    learner: Learner, val_criterion: LossSchedule, batches: ValidationBatches, slices: Slices, settings: Settings
 ) -> Validation:
     """The network as it is, by all processes together if they share the batches; loss and counts come from one pass."""
     device = learner.fabric.device
@@ -48,7 +48,7 @@ def evaluate(
     for at, places, x, y in batches:
         with learner.fabric.autocast():
             logits = learner.net(learner.move(x))
-        loss, stats = judge.with_stats(logits, slices.target(y.to(device), settings), learner.threshold)
+        loss, stats = val_criterion.with_stats(logits, slices.target(y.to(device), settings), learner.threshold)
         counts[places.to(device)] = stats.counts
         losses[at] = loss.double() * len(x)
     if batches.shared:

@@ -1,4 +1,7 @@
-"""Both papers' rows, in the loss algebra. A row is a schedule and its epochs; everything else is in the settings."""
+"""The rows of both papers and of the demo, in the loss algebra.
+
+A row is a schedule and its epochs; everything else is in the settings.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from fastloss.compound import Criterion
 from .settings import Settings
 
 LABELS = {"focal": "Focal", "topk": "TopK", "bce": "BCE", "dice": "Dice", "iou": "IoU", "tversky": "Tversky"}
+PAPERS = ("paper1", "paper2")
 TABLES = {  # in the order in which they are trained and reported; those of "optional" only when asked for
     "paper1": {
         "table2": "Table 2: LeViT-UNet-384, baseline and modified loss",
@@ -35,6 +39,7 @@ TABLES = {  # in the order in which they are trained and reported; those of "opt
         "figure3": "Fig. 3: two composites that only this figure shows",
         "optional": "Other mixtures and schedules of IoU and BCE",
     },
+    "demo": {"methods": "Single losses, their sum, and one altered at half of the epochs"},
 }
 NOT_BY_DEFAULT = ("figure3", "optional")
 
@@ -57,8 +62,8 @@ class Row:
 
 
 def rows(settings: Settings, group: Any = None) -> list[Row]:
-    """All rows of the settings' paper; `group` is the losses' process_group."""
-    return (_paper1 if settings.paper == "paper1" else _paper2)(settings, group)
+    """Return all rows of the settings' experiment; `group` is the losses' process_group."""
+    return {"paper1": _paper1, "paper2": _paper2, "demo": _demo}[settings.paper](settings, group)
 
 
 def _paper2(s: Settings, group: Any) -> list[Row]:
@@ -120,6 +125,12 @@ def _paper1(s: Settings, group: Any) -> list[Row]:
     # The paper does not name its baseline loss: the code that it follows, or that of LeViT-UNet.
     baseline = 0.5 * CE + 0.5 * Tversky if s.baseline == "template" else CE + Dice
     return _table("table2", {"baseline": baseline, "modified": 0.5 * Dice + 0.5 * Focal}, s.epochs)
+
+
+def _demo(s: Settings, group: Any) -> list[Row]:
+    iou, bce = IoULoss("binary", process_group=group), BCEWithLogitsLoss("binary")
+    altered = LossSchedule([(0, iou), (s.epochs // 2, bce)])
+    return _table("methods", {"iou": iou, "bce": bce, "iou+bce": iou + bce, "iou-to-bce": altered}, s.epochs)
 
 
 def _table(table: str, losses: dict[str, Criterion | LossSchedule], epochs: int, folds: bool = False) -> list[Row]:

@@ -13,20 +13,19 @@ from fastloss import LossSchedule
 from fastloss.cli import CommandError
 
 from . import volumes
-from .checkpoint import read_log, restore, write_atomically, write_json
+from .checkpoint import digest, read_log, restore, write_atomically, write_json
 from .datasets import SliceDataset
 from .evaluation import evaluate, foreground
 from .journal import EPOCH_COLUMNS, SCORE_COLUMNS, Place, forget_weights, weights
 from .learner import Learner
-from .loop import digest
 from .runs import Run
 from .settings import Settings
 from .slices import Slices, ValidationBatches
 
 
 def finish(
-    run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner, judge: LossSchedule,
-    workers: int,
+    run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner,
+    val_criterion: LossSchedule, workers: int,
 ) -> None:  # fmt: skip
     """Writes example.npz, volumes.json if the settings want it, and result.json last: a run with one is done.
 
@@ -41,7 +40,7 @@ def finish(
     if settings.score == "best":
         learner.net.load_state_dict(best["net"])
     learner.net.eval()
-    tested = _of_test(settings, slices, learner, judge, workers) if slices.test else None
+    tested = _of_test(settings, slices, learner, val_criterion, workers) if slices.test else None
     _write_example(folder / "example.npz", settings, slices, learner)
     if settings.volumes:
         write_json(folder / "volumes.json", {"rows": volumes.measure(settings, slices, learner)})
@@ -64,12 +63,12 @@ def finish(
 
 
 def _of_test(
-    settings: Settings, slices: Slices, learner: Learner, judge: LossSchedule, workers: int
+    settings: Settings, slices: Slices, learner: Learner, val_criterion: LossSchedule, workers: int
 ) -> dict[str, float]:
     """By this process alone."""
     part = replace(slices, valid=slices.test, test=())
     batches = ValidationBatches(part, settings, learner.fabric, workers, alone=True)
-    return dict(zip(SCORE_COLUMNS, evaluate(learner, judge, batches, part, settings).cells()))
+    return dict(zip(SCORE_COLUMNS, evaluate(learner, val_criterion, batches, part, settings).cells()))
 
 
 def _write_example(path: Path, settings: Settings, slices: Slices, learner: Learner) -> None:

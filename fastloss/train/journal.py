@@ -22,7 +22,8 @@ from .checkpoint import Log, read_json, restore
 from .learner import Learner
 
 CHECKPOINT = "checkpoint.pt"
-SAVE_SECONDS = 60.0  # between two checkpoints of one run
+SAVE_SECONDS = 5.0  # between two checkpoints of one run, if writing one takes no more than
+SAVE_COST = 0.1  # seconds; in proportion more for a large network
 STEP_COLUMNS = ("step", "epoch", "rate", "loss")
 SCORE_COLUMNS = ("valid_loss", "dice", "iou", "pooled_dice", "pooled_iou", "case_dice", "case_iou")
 EPOCH_COLUMNS = ("epoch", "altered", "rate", "images", "seconds", "train_loss", *SCORE_COLUMNS)
@@ -49,14 +50,14 @@ class Place:
 
 
 def begin(
-    folder: Path, parent: Path | None, learner: Learner, schedule: LossSchedule, judge: LossSchedule
+    folder: Path, parent: Path | None, learner: Learner, schedule: LossSchedule, val_criterion: LossSchedule
 ) -> Place:  # fmt: skip
     """Where the run stands: at its checkpoint, else at the end of its parent, else at its beginning."""
     state = restore(folder / CHECKPOINT)
     if learner.fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(learner.fabric.device)
     if learner.fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.make_folder(folder)
     if state is None and parent is not None:
         state = restore(parent / CHECKPOINT)
         if learner.fabric.is_global_zero:
@@ -67,7 +68,7 @@ def begin(
     if state is None:
         return Place()
     learner.load_state_dict(state["learner"])
-    for each in (schedule, judge):
+    for each in (schedule, val_criterion):
         each.load_state_dict(state["schedule"])
     return Place(**{**state["place"], "positions": tuple(state["place"]["positions"])})
 
@@ -80,38 +81,42 @@ def weights(folder: Path, epoch: int) -> Path:
 class Journal(AbstractContextManager):
     """Logs and checkpoints of one run, written by the first process alone; `step`, `look` and `epoch` are for all."""
 
-    def __init__(self, folder: Path, place: Place, learner: Learner, schedule: LossSchedule) -> None:
+    def __init__(
+        self, folder: Path, place: Place, learner: Learner, schedule: LossSchedule, columns: tuple[str, ...] = ()
+    ) -> None:
         self.folder, self.place, self.learner, self.schedule = folder, place, learner, schedule
-        self.fabric, self.loss, self.waiting = learner.fabric, float("nan"), []
+        self.fabric, self.waiting = learner.fabric, []
+        self.loss: float | None = None  # the last one that was read
         self.clock = self.saved = time.monotonic()
+        self.save_seconds = 0.0  # what the last checkpoint took
         self.logs = []
         if self.fabric.is_global_zero:
-            names = (("steps.csv", STEP_COLUMNS), ("epochs.csv", EPOCH_COLUMNS))
+            names = (("steps.csv", STEP_COLUMNS + columns), ("epochs.csv", EPOCH_COLUMNS))
             self.logs = [Log(folder / name, columns, at) for (name, columns), at in zip(names, place.positions)]
 
     def __exit__(self, *_: object) -> None:
         for log in self.logs:
             log.close()
 
-    def step(self, epoch: int, loss: Tensor) -> None:
-        self.waiting.append((self.place.step, epoch, self.learner.rate, loss.detach()))
+    def step(self, epoch: int, loss: Tensor, cells: tuple[float, ...] = ()) -> None:
+        self.waiting.append(((self.place.step, epoch, self.learner.rate), loss.detach(), cells))
 
     def look(self, checkpoint: bool = False) -> None:
-        """Reads the waiting losses, the mean over processes, into the log; and saves if asked to and it is time."""
+        """Read the waiting losses, the mean over processes, into the log; and save if asked to and it is time."""
         if self.waiting:
-            losses = torch.stack([row[-1].double() for row in self.waiting])
+            losses = torch.stack([loss.double() for _, loss, _ in self.waiting])
             if self.fabric.world_size > 1:
                 dist.all_reduce(losses)
                 losses /= self.fabric.world_size
-            for row, loss in zip(self.waiting, losses.tolist()):
+            for (where, _, cells), loss in zip(self.waiting, losses.tolist()):
                 self.place.total += loss
                 self.loss = loss
                 for log in self.logs[:1]:
-                    log.add(*row[:-1], loss)
+                    log.add(*where, loss, *cells)
             self.waiting = []
         now = time.monotonic()
         self.place.seconds, self.clock = self.place.seconds + now - self.clock, now
-        if checkpoint and now - self.saved > SAVE_SECONDS:
+        if checkpoint and self._due():
             self._save()
             self.clock = time.monotonic()
 
@@ -126,17 +131,21 @@ class Journal(AbstractContextManager):
             place.best, place.best_epoch = place.score, epoch
             if self.logs:
                 checkpoint.save(weights(self.folder, epoch), {"net": self.learner.net.state_dict()})
-        if save or time.monotonic() - self.saved > SAVE_SECONDS:
+        if save or self._due():
             self._save()
 
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved > SAVE_SECONDS * max(1.0, self.save_seconds / SAVE_COST)
+
     def _save(self) -> None:
-        self.saved = time.monotonic()
+        self.saved = start = time.monotonic()
         if not self.logs:
             return
         self.place.positions = tuple([log.position() for log in self.logs])
         state = {"place": asdict(self.place), "learner": self.learner.state_dict()}
         checkpoint.save(self.folder / CHECKPOINT, state | {"schedule": self.schedule.state_dict()})
         forget_weights(self.folder, self.place.best_epoch)
+        self.save_seconds = time.monotonic() - start
 
 
 def forget_weights(folder: Path, best: int) -> None:

@@ -11,16 +11,14 @@ from fastloss.measure.cases import Case, inputs, select
 from fastloss.measure.providers import OURS, Contender, contenders
 from fastloss.measure.timing import interleave, ratio
 
-from .demo_report import size_of, table
-
 LIBRARIES = ["smp", "monai"]
 CASES = ["softmax3d-dice+ce", "softmax3d-dice+focal"]
 GAP_LIMIT = 1e-2  # smp's and MONAI's own float32 error at this size is about 1e-4
 SECONDS, ROUNDS = 7.0, 9
 
 
-def measured(quick: bool) -> list[dict]:
-    """One row for each case and library: time of forward and backward, bytes kept in between, gap to fastloss."""
+def measure(quick: bool) -> list[dict]:
+    """Return a row for each case and library: time of forward and backward, bytes kept in between, gap to fastloss."""
     rows = []
     for case in select(CASES):
         small = replace(case, shape=(1, 14, 32, 32, 32)) if quick else case
@@ -56,19 +54,3 @@ def _row(case: Case, contender: Contender, x: torch.Tensor, value: float, gradie
         if not (row["value_gap"] < GAP_LIMIT and row["gradient_gap"] < GAP_LIMIT):
             row["refused"] = "gives another result: not timed"
     return row
-
-
-def text(rows: list[dict], threads: int) -> str:
-    head = ["loss", "library", "ms", "fastloss is", "kept for backward", "value, gradient differ by"]
-    cells = []
-    for row in rows:
-        kept = f"{size_of(row['kept'])} ({row['kept'] / row['logits']:.1f} x logits)"
-        ratio = "" if row["library"] == OURS else f"{row['ratio']:.1f} x faster" if "ratio" in row else ""
-        gap = f"{row['value_gap']:.0e}, {row['gradient_gap']:.0e}" if "value_gap" in row else ""
-        gap = "another formula: one-vs-rest focal" if row["other"] else row["refused"] or gap
-        time = f"{1e3 * row['seconds']:.0f}" if "seconds" in row else "-"
-        cells.append([row["case"], row["library"], time, ratio, kept, gap])
-    logits = size_of(rows[0]["logits"])
-    title = f"The losses alone: {rows[0]['size']} logits ({logits}), forward and backward, {threads} thread(s)"
-    note = "Medians of interleaved calls, ratios within a round; every library sums over batch and space, no smoothing."
-    return f"{title}\n{table(head, cells)}\n{note}"

@@ -14,7 +14,7 @@ from .metrics import Scores
 LINE_SECONDS = 10.0
 
 
-class Run(Protocol):
+class Training(Protocol):
     """What is said of a training: the name of its method, its seed and its number of epochs."""
 
     @property
@@ -28,9 +28,9 @@ class Run(Protocol):
 class Watch(Protocol):
     """Receive what a training does: the loss after every step, the scores after every epoch."""
 
-    def step(self, run: Run, epoch: int, loss: float, images: int) -> None: ...
+    def step(self, run: Training, epoch: int, loss: float, images: int) -> None: ...
 
-    def epoch(self, run: Run, epoch: int, scores: Scores) -> None: ...
+    def epoch(self, run: Training, epoch: int, scores: Scores) -> None: ...
 
 
 class Lines(AbstractContextManager):
@@ -45,18 +45,18 @@ class Lines(AbstractContextManager):
         self.total, self.done, self.here = total, done, 0
         self.started = self.said = time.monotonic()
         self.loss = float("nan")
-        self.scored: tuple[Run, Scores] | None = None  # the run whose slices were last evaluated, and the result
+        self.scored: tuple[Training, Scores] | None = None  # the run whose slices were last evaluated, and the result
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def step(self, run: Run, epoch: int, loss: float, images: int) -> None:
+    def step(self, run: Training, epoch: int, loss: float, images: int) -> None:
         self.done += images
         self.here += images
         self.loss = loss
         self._show(run, epoch)
 
-    def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
+    def epoch(self, run: Training, epoch: int, scores: Scores) -> None:
         self.scored = run, scores
         if epoch + 1 == run.epochs or time.monotonic() - self.said > LINE_SECONDS:
             self.said = time.monotonic()
@@ -65,10 +65,10 @@ class Lines(AbstractContextManager):
     def say(self, words: str) -> None:
         print(words, flush=True)
 
-    def _show(self, run: Run, epoch: int) -> None:
+    def _show(self, run: Training, epoch: int) -> None:
         pass
 
-    def _where(self, run: Run, epoch: int) -> str:
+    def _where(self, run: Training, epoch: int) -> str:
         dice = f", Dice {self.scored[1].dice:.3f}" if self.scored and self.scored[0] == run else ""
         return f"{run.method}, seed {run.seed}: epoch {epoch + 1}/{run.epochs}, loss {self.loss:.4f}{dice}"
 
@@ -99,12 +99,12 @@ class Bar(Lines):
     def say(self, words: str) -> None:
         self.bar.console.print(words, markup=False, highlight=False)
 
-    def epoch(self, run: Run, epoch: int, scores: Scores) -> None:
+    def epoch(self, run: Training, epoch: int, scores: Scores) -> None:
         self.scored = run, scores
         if epoch + 1 == run.epochs:
             self.say(f"  {self._where(run, epoch)}")
 
-    def _show(self, run: Run, epoch: int) -> None:
+    def _show(self, run: Training, epoch: int) -> None:
         self.bar.update(self.task, completed=self.done, words=f"{self._pace()}  {self._where(run, epoch)}")
 
 

@@ -8,58 +8,46 @@ fastloss reproduce …
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from fastloss.cli import CommandError, user_path
 
-from . import demo_settings as machine_settings
-from . import plan, settings
-from .checkpoint import read_json, restore, write_json
+from . import plan, session, settings
+from .checkpoint import read_json, write_json
 from .datasets import Store, open_dataset
-from .datasets.cli import parse_setting
+from .datasets.cli import SETTINGS, parse_setting
 from .datasets.prepare import MEMORY
 from .datasets.specs import trained_by
-from .experiments import TABLES
-from .journal import CHECKPOINT, read_result
+from .experiments import PAPERS
 from .learner import launch, quiet
-from .progress import Lines, waiting, watch
-from .runs import Run, runs, selected
+from .progress import waiting
+from .runs import runs, selected
 from .settings import FILE, PRESETS, Settings
-from .slices import Slices, load
-from .training import train
+from .slices import load
 
 PEERS = ("smp", "monai", "compiled")
+PATIENTS = 12  # of a phantom
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("paper", nargs="?", choices=tuple(TABLES), help="paper1: LeViT-UNet, Dice + focal; paper2: dynamic alteration")
+    add("paper", nargs="?", choices=PAPERS, help="paper1: LeViT-UNet, Dice + focal; paper2: dynamic alteration")
     add("--data", metavar="PATH", help="folder of the dataset, phantom (the default but for preset paper) or demo")
-    add(
-        "--dataset", choices=sorted({name for paper in TABLES for name in trained_by(paper)}), help="layout of the data"
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the data (window=[-160,240], labels=btcv …); its names: fastloss data check --help",
-    )
-    add("--patients", type=int, default=12, metavar="N", help="of a phantom (default 12)")
+    add("--dataset", choices=sorted({name for paper in PAPERS for name in trained_by(paper)}), help="its layout")
+    add("--set", action="append", metavar="NAME=VALUE", help=SETTINGS)
+    add("--patients", type=int, metavar="N", help=f"of a phantom (default {PATIENTS})")
     add("--rows", metavar="NAMES", help="tables or rows, by commas; all: the optional ones too")
-    add("--seeds", type=int, default=1, metavar="N", help="trainings of each row (default 1)")
-    add("--preset", choices=PRESETS, default="paper", help="paper (default), short, or smoke: minutes on two cores")
-    add("--plan", action="store_true", help="say what would be trained, how long and how much disk, and stop")
-    add("--resume", action="store_true", help="continue in --out, with its settings; other rows or seeds are added")
+    add("--seeds", type=int, metavar="N", help="trainings of each row (default 1)")
+    add("--preset", choices=PRESETS, help="paper (default), short, or smoke: minutes on two cores")
+    add("--plan", action="store_true", help="say what would be trained, how long and how much disk, and stop; "
+        "without --data from the published numbers of slices")  # fmt: skip
+    add("--resume", action="store_true", help="continue in --out, with its settings, data, rows and seeds; other rows "
+        "or seeds are added")  # fmt: skip
     add("--out", type=user_path, metavar="DIR", help="folder of the results (default runs/PAPER-DATASET)")
     add("--compare", metavar="PEERS", help=f"time other losses in the same steps: {','.join(PEERS)}")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
@@ -71,43 +59,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs what is missing and returns 0; CommandError for bad arguments and bad data, before anything is trained."""
+    """Run what is missing and return 0; CommandError for bad arguments and bad data, before anything is trained."""
     quiet()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes reports its own doings otherwise
-    chosen, out = _settings(args)
+    _check(args)
+    chosen, out = _resumed(args) if args.resume else _new(args)
     compare = _peers(args)
     names = args.rows.split(",") if args.rows else None
+    seeds = args.seeds or 1
     rows = selected(chosen, names)
-    todo = runs(chosen, rows, args.seeds)
+    todo = runs(chosen, rows, seeds)
     torch.set_num_threads(args.threads)
     fabric = launch(chosen, args.device)
     say = print if fabric.is_global_zero else _nothing
-    if not args.plan:
-        _check_folder(out, args.resume)
-    wanted = {"kind": chosen.dataset, "settings": dict(map(parse_setting, args.set)), "patients": args.patients}
-    wanted |= {"jobs": args.jobs, "memory": args.memory}
-    if chosen.augment_first:
-        wanted["settings"].setdefault("size", None)
-    store = open_dataset(args.data, **wanted, say=None if fabric.is_global_zero else _nothing)
-    _agree(chosen, store)
+    if args.plan and args.data is None:
+        counts = {run.fold: plan.published(chosen, run.fold) for run in todo}
+        say(plan.describe(chosen, rows, todo, counts, seeds, fabric) + "\nSlices as published.")
+        return 0
+    store = _open(args, chosen, None if fabric.is_global_zero else _nothing)
     splits = {fold: load(store, chosen, fold) for fold in dict.fromkeys([run.fold for run in todo])}
     if args.plan:
-        say(plan.text(chosen, rows, todo, splits, args.seeds, fabric))
+        counts = {fold: (len(slices.train), len(slices.valid)) for fold, slices in splits.items()}
+        say(plan.describe(chosen, rows, todo, counts, seeds, fabric))
         return 0
     if fabric.is_global_zero:
-        _start(out, chosen, store, args, fabric, say)
+        command = {name: getattr(args, name) for name in ("set", "patients", "rows", "seeds")}
+        session.start(out, chosen, store, {"data": _place(args.data), **command}, fabric, say)
     fabric.barrier()
-    try:
-        _train(chosen, splits, todo, out, args, fabric)
+    workers = args.workers if args.workers is not None else (2 if fabric.device.type == "cuda" else 0)
+    with session.resumable(say):
+        session.train_missing(chosen, splits, todo, seeds, out, fabric, workers)
         if compare:
             from . import throughput
 
             throughput.run(chosen, store, rows, compare, out / "throughput.json", fabric)
         if chosen.paper == "paper1" and {"table3", "all"} & set(names or ["table3"]) and fabric.is_global_zero:
             measure_systems(out / "systems.json", fabric.device, repeats=1 if chosen.preset == "smoke" else 5)
-    except KeyboardInterrupt:
-        say("Stopped; the same command with --resume continues.", file=sys.stderr)
-        raise
     say(f"Done: {len(todo)} trainings in {out}; `fastloss report {out}` puts them beside the paper's numbers.")
     return 0
 
@@ -116,28 +103,74 @@ def _nothing(*_: object, **__: object) -> None:
     pass
 
 
-def _settings(args: argparse.Namespace) -> tuple[Settings, Path]:
-    if args.paper is None:
-        raise CommandError(f"name the paper, {' or '.join(TABLES)}")
-    if args.seeds < 1:
-        raise CommandError(f"--seeds must be at least 1, got {args.seeds}")
-    if args.threads < 1:
-        raise CommandError(f"--threads must be at least 1, got {args.threads}")
-    if args.jobs is not None and args.jobs < 1:
-        raise CommandError(f"--jobs must be at least 1, got {args.jobs}")
+def _check(args: argparse.Namespace) -> None:
+    least = {"seeds": 1, "threads": 1, "jobs": 1, "workers": 0}
+    for name, low in least.items():
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise CommandError(f"--{name} must be at least {low}, got {value}")
     if not args.memory > 0:
         raise CommandError(f"--memory must be positive, got {args.memory:g}")
-    if args.workers is not None and args.workers < 0:
-        raise CommandError(f"--workers must be at least 0, got {args.workers}")
-    if args.data is None and args.preset == "paper":
+
+
+def _new(args: argparse.Namespace) -> tuple[Settings, Path]:
+    if args.paper is None:
+        raise CommandError(f"name the paper, {' or '.join(PAPERS)}")
+    preset = args.preset or "paper"
+    if args.data is None and preset == "paper" and not args.plan:
         raise CommandError("--data must name the dataset's folder (or phantom, or demo) for preset paper")
-    args.data = args.data or "phantom"
+    if preset != "paper":
+        args.data = args.data or "phantom"
     known = trained_by(args.paper)
     dataset = args.dataset or ("demo" if args.data == "demo" else known[0])
     if dataset not in known or (args.data == "demo") != (dataset == "demo"):
         raise CommandError(f"--dataset of {args.paper} with --data {args.data} must be one of "
                            f"{', '.join([n for n in known if n != 'demo'])}, got {dataset}")  # fmt: skip
-    return settings.resolve(args, dataset), args.out or Path("runs") / f"{args.paper}-{dataset}"
+    chosen = settings.resolve(args.paper, preset, dataset, settings.asked(args))
+    out = _default_out(args, dataset)
+    if not args.plan and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CommandError(f"--out must name a new or empty folder, got {out}; --resume continues a reproduction")
+    return chosen, out
+
+
+def _resumed(args: argparse.Namespace) -> tuple[Settings, Path]:
+    """Fill in what the command line leaves out from what the folder was begun with."""
+    if args.out is None and args.paper is None:
+        raise CommandError("--resume: name the folder with --out, or the paper")
+    out = _default_out(args, args.dataset or ("demo" if args.data == "demo" else trained_by(args.paper or "paper1")[0]))
+    named = {name: getattr(args, name) for name in ("paper", "preset", "dataset") if getattr(args, name) is not None}
+    chosen, record = session.resume(out, named | settings.asked(args))
+    if chosen.paper not in PAPERS:
+        raise CommandError(f"--resume: {out} is of `fastloss {chosen.paper}`")
+    for name, value in record.get("command", {}).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.data is None:
+        raise CommandError(f"--data must name the data again: {out / FILE} does not say where they are")
+    return chosen, out
+
+
+def _default_out(args: argparse.Namespace, dataset: str) -> Path:
+    return args.out or Path("runs") / f"{args.paper}-{dataset}"
+
+
+def _place(data: str) -> str:
+    """Where the data are, from any folder."""
+    return data if data in ("phantom", "demo") else str(Path(data).expanduser().absolute())
+
+
+def _open(args: argparse.Namespace, chosen: Settings, say: Any) -> Store:
+    given = dict(map(parse_setting, args.set or []))
+    if chosen.augment_first:
+        given.setdefault("size", None)
+    store = open_dataset(
+        args.data, kind=chosen.dataset, settings=given, patients=PATIENTS if args.patients is None else args.patients,
+        jobs=args.jobs, memory=args.memory, say=say,
+    )  # fmt: skip
+    # The losses' mode must be that of the labels.
+    if chosen.mode != store.mode and (chosen.mode, store.mode) != ("multilabel", "multiclass"):
+        raise CommandError(f"--data {store.folder} has {store.mode} labels, {chosen.paper} needs {chosen.mode} ones")
+    return store
 
 
 def _peers(args: argparse.Namespace) -> list[str]:
@@ -148,105 +181,8 @@ def _peers(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    if resume and not (out / FILE).exists():
-        raise CommandError(f"--resume: no reproduction was started in {out}; run it without --resume")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CommandError(f"--out must name a new or empty folder, got {out}; --resume continues a reproduction")
-
-
-def _agree(chosen: Settings, store: Store) -> None:
-    """The losses' mode must be that of the labels."""
-    if chosen.mode != store.mode and (chosen.mode, store.mode) != ("multilabel", "multiclass"):
-        raise CommandError(f"--data {store.folder} has {store.mode} labels, {chosen.paper} needs {chosen.mode} ones")
-
-
-def _start(
-    out: Path, chosen: Settings, store: Store, args: argparse.Namespace, fabric: Fabric, say: Callable[[str], None]
-) -> None:  # fmt: skip
-    """Writes what the runs depend on, or compares it with what they were begun with: settings and data must be the
-    same; another machine is noted."""
-    cuda = fabric.device.type == "cuda"
-    now = {
-        "settings": asdict(chosen),
-        "data": {"kind": store.kind, "fingerprint": store.fingerprint, "phantom": store.is_phantom,
-                 "slices": len(store.slices), "patients": len(store.patients), **_plain(store.settings),
-                 **_digest(chosen.weights)},
-        "machine": {
-            **machine_settings.machine(),
-            "device": torch.cuda.get_device_name(fabric.device) if cuda else "cpu",
-            "processes": fabric.world_size,
-            "threads": args.threads,
-        },
-    }  # fmt: skip
-    path = out / FILE
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, now)
-        return
-    before = read_json(path, tuple(now))
-    for part in ("settings", "data"):
-        for name, value in now[part].items():
-            if (old := before[part].get(name)) != value:
-                raise CommandError(f"--resume: {part} {name} was {old} in {out} and is {value} now; "
-                                   "repeat it, or start anew in another folder")  # fmt: skip
-    others = before.get("machines", [])
-    changed = [f"{name} was {old} and is {now['machine'].get(name)} now" for name, old in before["machine"].items()
-               if now["machine"].get(name) != old]  # fmt: skip
-    if changed:
-        say(f"note: {'; '.join(changed)}: bits may differ from those of one machine")
-        if now["machine"] not in others:
-            write_json(path, before | {"machines": [*others, now["machine"]]})
-
-
-def _digest(weights: str) -> dict[str, str]:
-    """Of the file with an encoder's weights, if there is one."""
-    return {"weights": hashlib.sha256(Path(weights).read_bytes()).hexdigest()} if weights else {}
-
-
-def _plain(values: dict) -> dict:
-    """As JSON gives it back: tuples are lists."""
-    return json.loads(json.dumps(values, default=str))
-
-
-def _train(
-    chosen: Settings, splits: dict[int | None, Slices], todo: list[Run], out: Path, args: argparse.Namespace,
-    fabric: Fabric,
-) -> None:  # fmt: skip
-    folder = {run.name: out / "runs" / run.name for run in todo}
-    workers = args.workers if args.workers is not None else (2 if fabric.device.type == "cuda" else 0)
-    of_epoch = {fold: slices.steps(chosen) * chosen.batch for fold, slices in splits.items()}
-    total = sum([run.stage_epochs * of_epoch[run.fold] for run in todo])
-    missing = [run for run in todo if not _finished(folder[run.name] / "result.json")]
-    done = total - sum([run.stage_epochs * of_epoch[run.fold] for run in missing])
-    for run in missing:
-        if state := restore(folder[run.name] / CHECKPOINT):
-            done += state["place"]["step"] * chosen.batch - run.first * of_epoch[run.fold]
-    parents = {run.parent for run in runs(chosen, selected(chosen, ["all"]), args.seeds)}
-    with watch(total, done) if fabric.is_global_zero else _Silent(total) as view:
-        for run in missing:
-            parent = folder.get(run.parent) if run.parent else None
-            if parent is not None and not (parent / CHECKPOINT).exists():
-                parent = None  # same bits, only later
-            if fabric.is_global_zero:
-                folder[run.name].mkdir(parents=True, exist_ok=True)
-                write_json(folder[run.name] / "config.json", {"run": run.described, "settings": asdict(chosen)})
-            continued = run.name in parents
-            train(run, chosen, splits[run.fold], folder[run.name], parent, fabric, workers, view, continued)
-            if fabric.is_global_zero and not continued:
-                (folder[run.name] / CHECKPOINT).unlink(missing_ok=True)
-    if fabric.is_global_zero and not chosen.keep_weights:
-        for path in (out / "runs").glob("*/*/*.pt"):
-            path.unlink()
-
-
-def _finished(path: Path) -> bool:
-    """Raises CommandError for a result that is not whole."""
-    return path.exists() and bool(read_result(path))
-
-
 def measure_systems(path: Path, device: torch.device, repeats: int) -> None:
-    """What paper 1's Table 3 compares, each system once; they do not depend on settings or data."""
+    """Measure what paper 1's Table 3 compares, each system once; they do not depend on settings or data."""
     from . import systems
 
     rows = read_json(path, ("rows",))["rows"] if path.exists() else []
@@ -255,10 +191,3 @@ def measure_systems(path: Path, device: torch.device, repeats: int) -> None:
             with waiting(f"measuring {name} (Table 3)"):
                 rows.append(asdict(systems.measure(name, device, repeats)))
             write_json(path, {"rows": rows})
-
-
-class _Silent(Lines):
-    """Of every process but the first."""
-
-    def say(self, words: str) -> None:
-        pass

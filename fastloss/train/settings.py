@@ -6,7 +6,7 @@ Each field that the papers leave open, or print wrongly, is a setting here with 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from fastloss.cli import CommandError
 
 from . import models
+from .checkpoint import read_json
 from .datasets import augment
 from .datasets.specs import get
 from .metrics import EMPTY
@@ -127,10 +128,15 @@ def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
     return own | {"split": data.split} | data.training | DEFAULTS[paper, preset]
 
 
-def resolve(args: argparse.Namespace, dataset: str) -> Settings:
-    """The preset's settings with what was asked for; CommandError names the option that is out of range."""
-    asked = {item.name: getattr(args, item.name) for item in OPTIONS if getattr(args, item.name) is not None}
-    settings = Settings(args.paper, args.preset, dataset, **(defaults(args.paper, args.preset, dataset) | asked))
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line names."""
+    found = {item.name: getattr(args, item.name, None) for item in OPTIONS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def resolve(paper: str, preset: str, dataset: str, given: Mapping[str, Any]) -> Settings:
+    """Put the given settings into the preset's; CommandError names the option that is out of range."""
+    settings = Settings(paper, preset, dataset, **(defaults(paper, preset, dataset) | given))
     for item in OPTIONS:
         value, least = getattr(settings, item.name), item.metadata["least"]
         if least is not None and value < least:
@@ -148,6 +154,16 @@ def resolve(args: argparse.Namespace, dataset: str) -> Settings:
     if settings.size % (multiple := models.MULTIPLE.get(settings.model, 1)):
         raise CommandError(f"--size must be a multiple of {multiple} for {settings.model}, got {settings.size}")
     return settings
+
+
+def read(folder: Path) -> tuple[Settings, dict[str, Any]]:
+    """Read what a folder of trainings was begun with; CommandError unless this version of fastloss wrote it."""
+    path = folder / FILE
+    found = read_json(path)
+    names = {item.name for item in fields(Settings)}
+    if not {"settings", "data", "machine"} <= set(found) or set(found["settings"]) != names:
+        raise CommandError(f"{path} was not written by this version of fastloss")
+    return Settings(**found["settings"]), found
 
 
 def _flag(name: str) -> str:

@@ -1,116 +1,86 @@
-"""The same loss by fastloss and by segmentation-models-pytorch, on the same logits of a real training step."""
+"""The same loss by fastloss and by segmentation-models-pytorch, on the same logits of every step of a training."""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from functools import partial
 
-import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
+from fastloss import LossSchedule
+from fastloss.cli import CommandError
 from fastloss.compound import Criterion
-from fastloss.measure import memory
-from fastloss.measure.providers import Contender
-from fastloss.spec import Term
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from .contenders import Contender, contenders, split, timed
+from .training import Steps
 
-
-@dataclass(frozen=True)
-class Step:
-    """One loss at one step: its value, its gradient at the logits, and the seconds of forward and backward."""
-
-    value: float
-    gradient: Tensor
-    seconds: float
+CHECK_EVERY = 10  # steps between two looks at whose gradient is off
 
 
-def split_step(loss: Loss, logits: Tensor, y: Tensor) -> Step:
-    """The loss alone: forward, and backward no further than the logits."""
-    leaf = logits.detach().requires_grad_()
-    start = time.perf_counter()
-    value = loss(leaf, y)
-    (gradient,) = torch.autograd.grad(value, leaf)
-    return Step(float(value.detach()), gradient, time.perf_counter() - start)
+def pair_with_smp(criterion: Criterion, shape: tuple[int, ...]) -> list[Contender]:
+    """Return fastloss's contender and smp's; CommandError if smp has no such loss."""
+    found, missing = contenders(criterion, shape, ["smp"])
+    if missing:
+        raise CommandError(missing[0])
+    return found
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One training step's loss by fastloss and by smp. `value_gap` is |difference|, `gradient_gap` the norm of the
-    difference over the norm of smp's gradient, `error` and `smp_error` the same between the gradient of fastloss, of
-    smp, and that of smp in float64 (NaN unless judged); `overhead` the seconds that all this added to the step."""
+class SideBySide(Steps):
+    """Train with fastloss's gradient, and log beside each step what smp makes of the same logits.
 
-    loss: float
-    gradient: Tensor
-    seconds: float
-    smp_seconds: float
-    value_gap: float
-    gradient_gap: float
-    error: float
-    smp_error: float
-    overhead: float
+    `value_gap` is |difference|, `gradient_gap` the norm of the difference over the norm of smp's gradient, `error` and
+    `smp_error` the same between the gradient of fastloss, of smp, and that of smp in float64 (NaN but in every
+    CHECK_EVERYth step); `loss_s` and `smp_s` are the seconds of each loss, `step_s` those of the step without what the
+    comparison adds.
+    """
+
+    columns = ("value_gap", "gradient_gap", "error", "smp_error", "loss_s", "smp_s", "step_s", "images")
+
+    def __init__(self) -> None:
+        self.criterion: Criterion | None = None
+        self.pair: list[Contender] = []
+        self.clock = self.overhead = 0.0
+        self.found: list[float] = []
+
+    def batches(self, source: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Start the clock before each batch is read."""
+        batches = iter(source)
+        while True:
+            self.clock = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def backward(self, fabric: Fabric, schedule: LossSchedule, logits: Tensor, y: Tensor, step: int) -> Tensor:
+        """Alternate who is first, as the second finds warm caches."""
+        start = time.perf_counter()
+        if self.criterion is not schedule.active:
+            self.criterion, self.pair = schedule.active, pair_with_smp(schedule.active, tuple(logits.shape))
+        taken = {}
+        for each in reversed(self.pair) if step % 2 else self.pair:
+            target = each.target(y)  # smp refuses integer masks; the conversion is not counted as its time
+            taken[each.name] = timed(fabric.device, partial(split, each.loss, logits, target))
+        ((value, gradient), seconds), ((theirs, their_gradient), their_seconds) = [taken[c.name] for c in self.pair]
+        errors = (math.nan, math.nan)
+        if step % CHECK_EVERY == 0:
+            _, exact = split(self.pair[1].loss, logits.double(), y.double())
+            errors = distance(gradient, exact), distance(their_gradient, exact)
+        gaps = float((value - theirs).abs()), distance(gradient, their_gradient)
+        self.found = [*gaps, *errors, seconds, their_seconds]
+        self.overhead = time.perf_counter() - start - seconds
+        fabric.backward(logits, gradient)
+        self.images = len(logits)
+        return value
+
+    def cells(self) -> tuple[float, ...]:
+        return (*self.found, time.perf_counter() - self.clock - self.overhead, self.images)
 
 
-def compare(loss: Loss, smp_loss: Loss, logits: Tensor, y: Tensor, smp_first: bool, judged: bool) -> Pair:
-    """Both losses on the same logits [N, 1, H, W] and masks; alternate `smp_first`, as the second finds warm caches."""
-    start = time.perf_counter()
-    floats = y.float()  # smp refuses integer masks; the conversion is not counted as its time
-    theirs = split_step(smp_loss, logits, floats) if smp_first else None
-    ours = split_step(loss, logits, y)
-    theirs = theirs or split_step(smp_loss, logits, floats)
-    error = smp_error = math.nan
-    if judged:
-        exact = split_step(smp_loss, logits.double(), y.double())
-        error, smp_error = _distance(ours.gradient, exact.gradient), _distance(theirs.gradient, exact.gradient)
-    return Pair(
-        loss=ours.value,
-        gradient=ours.gradient,
-        seconds=ours.seconds,
-        smp_seconds=theirs.seconds,
-        value_gap=abs(ours.value - theirs.value),
-        gradient_gap=_distance(ours.gradient, theirs.gradient),
-        error=error,
-        smp_error=smp_error,
-        overhead=time.perf_counter() - start - ours.seconds,
-    )
-
-
-def _distance(gradient: Tensor, other: Tensor) -> float:
+def distance(gradient: Tensor, other: Tensor) -> float:
+    """Return the norm of the difference over that of the other."""
     gap, norm = (gradient - other).norm(), other.norm()
     return float(gap / norm) if norm > 0 else float(gap)
-
-
-def of_smp(criterion: Criterion) -> Loss:
-    """The sum of smp's losses with the numbers of a binary fastloss criterion; ValueError for a term that smp lacks."""
-    terms = criterion.spec.terms
-    parts = [(term.weight, _smp_term(term)) for term in terms]
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        values = [part(x, y) if weight == 1 else weight * part(x, y) for weight, part in parts]
-        return sum(values[1:], values[0])
-
-    return loss
-
-
-def _smp_term(term: Term) -> Loss:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from segmentation_models_pytorch import losses
-
-    if term.kind == "bce":
-        return losses.SoftBCEWithLogitsLoss(ignore_index=None)
-    if term.kind == "focal":
-        return losses.FocalLoss("binary", gamma=term.gamma)
-    if term.kind == "tversky":
-        named = {(1.0, 1.0): losses.JaccardLoss, (0.5, 0.5): losses.DiceLoss}.get((term.alpha, term.beta))
-        return named("binary") if named else losses.TverskyLoss("binary", alpha=term.alpha, beta=term.beta)
-    raise ValueError(f"smp has no {term.kind} loss")
-
-
-def kept_bytes(loss: Loss, logits: Tensor, y: Tensor) -> int:
-    """Bytes that live between forward and backward beyond logits and target, by torch's allocator."""
-    leaf = logits.detach().clone().requires_grad_()
-    return memory.measure(Contender("", "eager", "", loss, y, ""), leaf).kept

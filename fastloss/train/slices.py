@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from fastloss.cli import CommandError
 
-from .data import generator
 from .datasets import SliceDataset, Split, Store, splits
+from .datasets.augment import generator
 from .settings import Settings
 
 GRID, REGION = 512, (200, 100, 150)  # of paper 2's Fig. 3: x, y and side on the grid of the scan

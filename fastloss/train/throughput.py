@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fastloss.cli import CommandError
-from fastloss.measure import memory, providers
 
 from . import throughput3d
 from .checkpoint import read_json, write_json
-from .contenders import OURS, Contender, contenders
+from .contenders import OURS, Contender, contenders, measure_memory, split, timed
 from .datasets import Store
 from .experiments import Row
 from .learner import Learner
@@ -140,32 +138,11 @@ def measured(subject: Subject, preset: str) -> list[dict[str, Any]]:
                "missing": subject.missing, "logits_bytes": logits.nbytes, "loss_seconds": seconds[each.name],
                "network_seconds": network, "images_per_second": images / (network + loss),
                "share": loss / (network + loss)}  # fmt: skip
-        row |= _gaps(each, ours, logits, y) | _memory(each, logits, y) | {"launches": launches(each, logits, y)}
+        row |= _gaps(each, ours, logits, y) | measure_memory(each, logits, y) | {"launches": launches(each, logits, y)}
         if each.name != OURS:
             row |= step_difference(subject, each, ROUNDS[preset], BLOCK[preset])
         rows.append(row)
     return rows
-
-
-def split(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(value, gradient): forward, and backward no further than the logits."""
-    leaf = logits.detach().requires_grad_()
-    value = loss(leaf, target)
-    return value.detach(), torch.autograd.grad(value, leaf)[0]
-
-
-def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and seconds: between two CUDA events, launch gaps included, or of the clock."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        result = work()
-        return result, time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    result = work()
-    end.record()
-    end.synchronize()
-    return result, start.elapsed_time(end) / 1e3
 
 
 def _gaps(each: Contender, ours: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -176,23 +153,6 @@ def _gaps(each: Contender, ours: tuple[Tensor, Tensor], logits: Tensor, y: Tenso
         "value_gap": float((value - ours[0]).abs() / ours[0].abs().clamp_min(1e-12)),
         "gradient_gap": float((gradient - ours[1]).norm() / ours[1].norm().clamp_min(1e-30)),
     }
-
-
-def _memory(each: Contender, logits: Tensor, y: Tensor) -> dict[str, int]:
-    """Bytes beyond logits and target: the most during forward and backward, and what lives between them."""
-    target = each.target(y)
-    if logits.device.type != "cuda":
-        leaf = logits.clone().requires_grad_()
-        found = memory.measure(providers.Contender("", "eager", "", each.loss, target, ""), leaf)
-        return {"loss_peak_bytes": found.peak, "kept_bytes": found.kept}
-    leaf = logits.clone().requires_grad_()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    value = each.loss(leaf, target)
-    kept = torch.cuda.memory_allocated() - before
-    torch.autograd.grad(value, leaf)
-    return {"loss_peak_bytes": torch.cuda.max_memory_allocated() - before, "kept_bytes": kept}
 
 
 def launches(each: Contender, logits: Tensor, y: Tensor) -> int:

@@ -1,11 +1,13 @@
-"""The papers' augmentations, as functions of an image, its label and a random generator and of nothing else.
+"""The augmentations, as functions of an image, its label and a random generator and of nothing else.
 
 Images are float32 [H, W]; labels uint8 [H, W], or [C, H, W] if multilabel.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +19,24 @@ Pair = tuple[np.ndarray, np.ndarray]
 Warp = Callable[[np.ndarray], np.ndarray]  # coordinates [2, H, W] of the result to those in the source, in pixels
 
 
-def named(name: str) -> Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]:
+BIAS, NOISE = 0.2, 0.05  # log amplitude of the bias field; standard deviation of the noise, as a share of full scale
+
+
+def named(name: str) -> Callable[[np.ndarray, np.ndarray, Any], Pair]:
     if name not in BY_NAME:
         raise CommandError(f"augment must be one of {', '.join(BY_NAME)}, got {name!r}")
     return BY_NAME[name]
+
+
+def draws(name: str, *key: int) -> Any:
+    """Make the random generator that an augmentation takes; it depends on the key and on nothing else."""
+    return generator(*key) if name == "mri" else np.random.default_rng(key)
+
+
+def generator(*key: int) -> torch.Generator:
+    """Make torch's generator that depends on the key and on nothing else."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def _none(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -30,6 +46,21 @@ def _none(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pai
 def _flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
     """Left and right change places in every second item."""
     return (image[:, ::-1], label[..., ::-1]) if rng.random() < 0.5 else (image, label)
+
+
+def _mri(image: np.ndarray, label: np.ndarray, rng: torch.Generator) -> Pair:
+    """Left and right change places in every second item; a bias field and noise."""
+    if torch.rand((), generator=rng) < 0.5:
+        image, label = image[:, ::-1], label[..., ::-1]
+    return degraded(image, rng), label
+
+
+def degraded(image: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """Put a smooth multiplicative bias field and Gaussian noise on an image [H, W]."""
+    clean = torch.from_numpy(np.ascontiguousarray(image))
+    coarse = torch.rand(1, 1, 3, 3, generator=rng) * 2 - 1
+    field = F.interpolate(coarse, size=clean.shape, mode="bicubic", align_corners=True)[0, 0]
+    return (clean * torch.exp(BIAS * field) + NOISE * torch.randn(clean.shape, generator=rng)).numpy()
 
 
 def _transunet(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -114,4 +145,4 @@ def _holes(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pa
     return image, label
 
 
-BY_NAME = {"none": _none, "flip": _flip, "transunet": _transunet, "uwmgi": _uwmgi}
+BY_NAME = {"none": _none, "flip": _flip, "mri": _mri, "transunet": _transunet, "uwmgi": _uwmgi}

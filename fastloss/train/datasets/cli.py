@@ -14,7 +14,7 @@ from .settings import CHECKS
 from .specs import DATASETS
 
 REAL = [name for name, spec in DATASETS.items() if spec.phantom]
-SETTINGS = f"a setting ({', '.join(CHECKS)}), its value as JSON"
+SETTINGS = f"a setting of the data ({', '.join(CHECKS)}), its value as JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,8 @@ class SliceDataset(torch.utils.data.Dataset):
     Args:
         indices: slices of the store, in the order of the items.
         size: side in pixels; slices stored in another size are resized after the augmentation, as the kind resizes.
-        augment: "none", "flip", "transunet" (TransUNet's RandomGenerator) or "uwmgi" (the Kaggle template's).
+        augment: "none", "flip", "mri" (flips, a bias field and noise), "transunet" (TransUNet's RandomGenerator) or
+            "uwmgi" (the Kaggle template's).
         seed: not negative.
     """
 
@@ -46,7 +47,7 @@ class SliceDataset(torch.utils.data.Dataset):
         index = self.indices[item]
         image, label = self.store.image(index), self.store.label(index)
         if self.augment != "none":
-            rng = np.random.default_rng([self.seed, int(self._epoch), index])
+            rng = augmentations.draws(self.augment, self.seed, int(self._epoch), index)
             image, label = augmentations.named(self.augment)(image, label, rng)
         image, label = sized(image, self.size, self._how), sized_label(label, self.size, self._how)
         return torch.from_numpy(np.ascontiguousarray(image))[None], torch.from_numpy(np.ascontiguousarray(label))

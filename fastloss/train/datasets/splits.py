@@ -30,18 +30,38 @@ def splits(store: Store, scheme: str, seed: int) -> list[Split]:
     Raises:
         CommandError: the scheme is unknown, or the store has too few patients for it.
     """
-    name, _, numbers = scheme.partition(":")
-    if scheme == "official":
+    name, shares = _parse(scheme)
+    if name == "official":
         return [_official(store)]
-    shares = [int(word) for word in numbers.split("/")] if re.fullmatch(r"\d+(/\d+)*", numbers) else []
     rows = [row for row, record in enumerate(store.slices) if record.part != "test"]
-    if name == "kfold" and len(shares) == 1 and shares[0] >= 2:
+    if name == "kfold":
         return _folds(store, rows, shares[0], seed)
-    if name in ("patient", "index") and sum(shares) == 100 and 2 <= len(shares) <= 3 and all(shares):
-        if name == "index":
-            cuts = [len(rows) * total // 100 for total in np.cumsum(shares)[:-1]]
-            return [_split([part.tolist() for part in np.split(np.array(rows), cuts)], scheme)]
-        return [_by_patient(store, rows, shares, seed, scheme)]
+    if name == "index":
+        cuts = [len(rows) * total // 100 for total in np.cumsum(shares)[:-1]]
+        return [_split([part.tolist() for part in np.split(np.array(rows), cuts)], scheme)]
+    return [_by_patient(store, rows, shares, seed, scheme)]
+
+
+def counts(scheme: str, slices: tuple[int, int]) -> tuple[int, int]:
+    """Estimate how many slices train and how many choose the epoch, of those that a scheme divides and of a test part;
+    CommandError for an unknown scheme."""
+    name, shares = _parse(scheme)
+    if name == "official":
+        return slices
+    total = slices[0]
+    if name == "kfold":
+        return total - total // shares[0], total // shares[0]
+    first, second = (total * share // 100 for share in np.cumsum(shares).tolist()[:2])
+    return first, second - first
+
+
+def _parse(scheme: str) -> tuple[str, list[int]]:
+    name, _, numbers = scheme.partition(":")
+    shares = [int(word) for word in numbers.split("/")] if re.fullmatch(r"\d+(/\d+)*", numbers) else []
+    folds = name == "kfold" and len(shares) == 1 and shares[0] >= 2
+    parts = name in ("patient", "index") and sum(shares) == 100 and 2 <= len(shares) <= 3 and all(shares)
+    if scheme == "official" or folds or parts:
+        return name, shares
     raise CommandError(f"the split must be one of {SCHEMES} (shares add up to 100), got {scheme!r}")
 
 

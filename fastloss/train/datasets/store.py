@@ -5,8 +5,10 @@ images.npy holds float16 and labels.npy uint8, one slice after the other; a mult
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -42,21 +44,22 @@ class Store:
         if manifest["version"] != VERSION:
             raise ValueError(f"it is of version {manifest['version']}")
         self.folder = folder
-        self.kind: str = manifest["kind"]
-        self.settings: dict[str, Any] = manifest["settings"]
         self.is_phantom: bool = manifest["is_phantom"]
         self.fingerprint: str = manifest["fingerprint"]
-        self.mode = get(self.kind).mode
-        self.class_names = class_names(self.kind, self.settings)
-        self.num_classes = len(self.class_names)
-        self.slices = tuple(_slice(record) for record in manifest["slices"])
-        self.patients = tuple(dict.fromkeys(record.patient for record in self.slices))
+        self._describe(manifest["kind"], manifest["settings"], [_slice(record) for record in manifest["slices"]])
         pixels = [record.shape[0] * record.shape[1] for record in self.slices]
         self._ends = np.cumsum(pixels)
-        self.cases: dict[str, Case] = {}
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         if any(len(array) != self._ends[-1] for array in self._arrays()):
             raise ValueError("its files are of other lengths than its manifest says")
+
+    def _describe(self, kind: str, settings: dict[str, Any], slices: Sequence[Slice]) -> None:
+        self.kind, self.settings, self.slices = kind, settings, tuple(slices)
+        self.mode = get(kind).mode
+        self.class_names = class_names(kind, settings)
+        self.num_classes = len(self.class_names)
+        self.patients = tuple(dict.fromkeys(record.patient for record in self.slices))
+        self.cases: dict[str, Case] = {}
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -101,6 +104,24 @@ class Store:
             "positive before resizing": sum(record.source_positive for record in self.slices),
             "bytes": sum(os.path.getsize(self.folder / name) for name in (IMAGES, LABELS)),
         }
+
+
+class MemoryStore(Store):
+    """A dataset that is read anew each time and kept as it is read: images float32, labels uint8, both [N, H, W]."""
+
+    def __init__(
+        self, kind: str, settings: dict[str, Any], slices: Sequence[Slice], images: np.ndarray, labels: np.ndarray
+    ) -> None:
+        self.folder, self.is_phantom = Path(kind), False
+        self.images, self.labels = images, labels
+        self.fingerprint = hashlib.blake2b(images.tobytes() + labels.tobytes(), digest_size=16).hexdigest()
+        self._describe(kind, settings, slices)
+
+    def image(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def label(self, index: int) -> np.ndarray:
+        return self.labels[index]
 
 
 def record_of(entry: Slice) -> list[Any]:

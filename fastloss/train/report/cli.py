@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fastloss.cli import CommandError, user_path
@@ -29,6 +29,9 @@ def main(args: argparse.Namespace) -> int:
     if not args.runs:
         raise CommandError("RUNS must name at least one folder of `fastloss reproduce`, got none")
     found = [read(folder) for folder in args.runs]
+    for each in found:
+        if each.settings.paper not in TITLES:
+            raise CommandError(f"{each.folder} is of `fastloss {each.settings.paper}`, which has written its report")
     out = args.out or args.runs[0]
     if out.exists() and not out.is_dir():
         raise CommandError(f"--out must name a folder, got {out}")
@@ -43,8 +46,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _named(out: Path, number: int, block: Block) -> Block:
     """Pictures of several reproductions do not share a file."""
-    from dataclasses import replace
-
     return replace(block, name=f"report-{number:02d}-{block.name}") if block.kind == "figure" else block
 
 

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..datasets.files import reading
 from ..experiments import Row, title
-from ..plots import COLOURS, FALSE, HIT, MISSED, painted
 from .page import Figure
 from .published import PAPER2_TABLE4
 from .results import Reproduction
 
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#ccbb44")
+HIT, FALSE, MISSED = (0.20, 0.75, 0.35), (0.90, 0.25, 0.20), (0.25, 0.50, 0.95)
 COLUMNS = 6
+Cell = tuple[str, np.ndarray]  # title and picture [H, W, 3]
 
 
 def figure2(found: Reproduction) -> list[Figure]:
@@ -62,7 +65,7 @@ def pairs(found: Reproduction) -> list[Figure]:
 
 def masks(found: Reproduction) -> list[Figure]:
     """Paper 2's Fig. 3: every finished method on one slice, coloured by its errors."""
-    cells: list[tuple[str, Any]] = []
+    cells: list[Cell] = []
     seen: dict[str, Row] = {row.name: row for row in found.rows if not row.folds and row.table != "controls"}
     where = ""
     for row in seen.values():
@@ -79,25 +82,76 @@ def masks(found: Reproduction) -> list[Figure]:
             where += ", the region of the paper's Fig. 3"
             grey, truth, guess = (array[top : top + height, left : left + width] for array in (grey, truth, guess))
         if not cells:
-            cells += [("input", grey[..., None].repeat(1, 1, 3).numpy()), ("truth", painted(grey, [(truth, HIT)]))]
-        layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]
-        dice = 2 * (guess & truth).sum() / (guess.sum() + truth.sum()).clamp_min(1)
+            cells += [("input", painted(grey, [])), ("truth", painted(grey, [(truth, HIT)]))]
         early = " (before the switch)" if found.predates(row) else ""
-        cells.append((f"{row.title}\nDice {dice:.2f}{early}", painted(grey, layers)))
-    if not cells:
-        return []
-    lines = -(-len(cells) // COLUMNS)
-    figure, panels = _axes(lines, COLUMNS, (2.0 * COLUMNS, 2.3 * lines))
-    for axes in panels.flat:
+        cells.append(_guessed(f"{row.title}\n{{}}{early}", grey, truth, guess))
+    words = f"Masks of every method on {where} (green right, red false, blue missed)"
+    return [Figure("masks.png", words, mosaic(cells, COLUMNS), found.caveat)] * bool(cells)
+
+
+def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[int]) -> Figure:
+    """Rows: slices; columns: image, truth, each method's mask coloured by its errors. All [n, H, W], masks 0 or 1."""
+    cells: list[Cell] = []
+    for row, number in enumerate(z):
+        grey, true = images[row].clamp(0, 1), truth[row].bool()
+        cells += [(f"input, slice {number}", painted(grey, [])), ("truth", painted(grey, [(true, HIT)]))]
+        cells += [_guessed(f"{name}\n{{}}", grey, true, mask[row].bool()) for name, mask in found.items()]
+    words = "Masks beside the truth (green right, red false, blue missed)"
+    return Figure("masks.png", words, mosaic(cells, 2 + len(found)))
+
+
+def _guessed(title: str, grey: Tensor, truth: Tensor, guess: Tensor) -> Cell:
+    dice = 2 * (guess & truth).sum() / (guess.sum() + truth.sum()).clamp_min(1)
+    layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]
+    return title.format(f"Dice {dice:.2f}"), painted(grey, layers)
+
+
+def painted(grey: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> np.ndarray:
+    picture = grey[..., None].repeat(1, 1, 3)
+    for where, colour in layers:
+        picture[where] = 0.35 * picture[where] + 0.65 * torch.tensor(colour)
+    return picture.numpy()
+
+
+def mosaic(cells: list[Cell], columns: int) -> bytes:
+    """Draw titled pictures, as many in a line."""
+    lines = -(-len(cells) // columns)
+    figure, panels = _axes(lines, columns, (2.0 * columns, 2.3 * lines))
+    for axes in np.ravel(panels):
         axes.axis("off")
-    for axes, (name, picture) in zip(panels.flat, cells):
+    for axes, (name, picture) in zip(np.ravel(panels), cells):
         axes.imshow(picture)
         axes.set_title(name, fontsize="small")
-    words = f"Masks of every method on {where} (green right, red false, blue missed)"
-    return [Figure("masks.png", words, _png(figure), found.caveat)]
+    return _png(figure)
 
 
-def _outline(labels: np.ndarray) -> torch.Tensor:
+def demo_curves(
+    logs: dict[str, list[dict[str, list[float]]]], switch: dict[str, int], baseline: float
+) -> Figure:  # fmt: skip
+    """Draw training loss and validation Dice by epoch, means over the seeds' logs; `switch`: method -> epoch that
+    altered its loss."""
+    figure, (above, below) = _axes(2, 1, (8, 7))
+    for colour, (method, mine) in zip(COLOURS, logs.items()):
+        loss, dice = (np.array([log[name] for log in mine]) for name in ("train_loss", "dice"))
+        epochs = np.arange(1, loss.shape[1] + 1)
+        above.plot(epochs, loss.mean(0), color=colour, label=method, zorder=3 if method in switch else 2)
+        below.plot(epochs, dice.mean(0), color=colour, label=method)
+        below.fill_between(epochs, dice.min(0), dice.max(0), color=colour, alpha=0.15, linewidth=0)
+        if method in switch:
+            for axes in (above, below):
+                axes.axvline(switch[method] + 0.5, color=colour, linestyle=":")
+            at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "color": colour}
+            above.annotate(f"{method}: switch", (switch[method] + 0.5, 0.97), (6, 0), **at)
+    below.axhline(baseline, color="0.4", linestyle="--", label="intensity thresholds")
+    above.set(ylabel="training loss, each method's own scale", yscale="log")
+    below.set(ylabel="validation Dice (band: range of seeds)", ylim=(0, 1))
+    for axes in (above, below):
+        _by_epoch(axes)
+    below.legend(ncols=2, fontsize="small")
+    return Figure("curves.png", "Losses and Dice by epoch, the switch marked", _png(figure))
+
+
+def _outline(labels: np.ndarray) -> Tensor:
     """Any foreground: of class ids, or of several channels."""
     mask = torch.from_numpy(labels) > 0
     return mask if mask.ndim == 2 else mask.any(0)

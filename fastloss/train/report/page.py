@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from ..checkpoint import write_atomically
-from ..demo_report import table
+from ..checkpoint import make_folder, write_atomically
+from ..text import table, wrapped
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ Block = Table | Figure | Words | Heading
 
 def write(folder: Path, title: str, blocks: list[Block]) -> list[Path]:
     """report.md with its pictures, and report.html; returns both."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / "report.md", folder / "report.html"]
     for block in blocks:
         if isinstance(block, Figure):
@@ -104,6 +104,12 @@ def markdown(title: str, blocks: list[Block]) -> str:
             parts.append(table(block.head, [[cell.plain() for cell in row] for row in block.cells]))
             parts += block.notes
     return "\n\n".join(parts) + "\n"
+
+
+def plain(block: Table) -> str:
+    """Format a table for the terminal."""
+    cells = [[cell.plain() for cell in row] for row in block.cells]
+    return "\n".join([block.title, table(block.head, cells), *[wrapped(note) for note in block.notes]])
 
 
 def html(title: str, blocks: list[Block]) -> str:

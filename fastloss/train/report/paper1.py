@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from ..experiments import TABLES
+from ..text import mean_sd
 from .page import Cell, Table
-from .paper2 import MISSING, mean_sd
+from .paper2 import MISSING
 from .published import PAPER1_TABLE2, PAPER1_TABLE3
 from .results import Reproduction
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from ..experiments import TABLES, Row, title
+from ..text import mean_sd
 from . import ttests
 from .page import Cell, Table
 from .published import PAPER2, PAPER2_TABLE4, Score, Test
@@ -19,11 +20,6 @@ SHARED = (
 EARLY = " †"
 EARLY_WORDS = "† Of an epoch before the switch (in some training): what the first loss reached alone."
 NAMES = {"dice": "Dice", "iou": "IoU"}
-
-
-def mean_sd(values: Sequence[float]) -> str:
-    sd = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{sd}"
 
 
 def single(found: Reproduction, name: str) -> Table:

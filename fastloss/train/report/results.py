@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastloss.cli import CommandError
 
+from .. import settings
 from ..checkpoint import read_json, read_log
 from ..experiments import Row, rows
 from ..journal import EPOCH_COLUMNS, STEP_COLUMNS, read_result
@@ -132,13 +133,9 @@ def read(folder: Path) -> Reproduction:
     """Raises CommandError if the folder holds no reproduction that this version can read."""
     if not (folder / FILE).exists():
         raise CommandError(f"{folder} holds no reproduction: {FILE} is missing")
-    found = read_json(folder / FILE)
-    names = {item.name for item in fields(Settings)}
-    if not {"settings", "data", "machine"} <= set(found) or set(found["settings"]) != names:
-        raise CommandError(f"{folder / FILE} was not written by this version of fastloss")
+    chosen, found = settings.read(folder)
     finished = {}
     for path in sorted((folder / "runs").glob("*/*/result.json")):
         result = read_result(path)
         finished[result["run"]["name"]] = result
-    chosen = Settings(**found["settings"])
     return Reproduction(folder, chosen, found["data"], found["machine"], finished, found.get("machines", []))

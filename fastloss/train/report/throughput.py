@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ..demo_report import size_of
+from ..text import size_of
 from ..throughput import CONFIDENCE
 from .figures import throughput as chart
 from .page import Block, Table

@@ -3,6 +3,9 @@
 import gzip
 import json
 import shutil
+import sys
+from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +17,10 @@ Image = pytest.importorskip("PIL.Image")
 from phantoms import LAYOUTS, opened, phantom, silent
 
 from fastloss.cli import CommandError, main
-from fastloss.train.datasets import open_dataset, readers, splits
+from fastloss.train.datasets import DATASETS, open_dataset, readers, splits
+from fastloss.train.datasets.records import Case, Found
+from fastloss.train.datasets.specs import trained_by
+from fastloss.train.settings import resolve
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +254,31 @@ def test_copies_of_the_decathlon_are_read(tmp_path, capsys):
     (nnunet / "dataset.json").write_text(json.dumps(content | {"file_ending": ".mha"}))
     with pytest.raises(CommandError, match="volumes with one channel in .nii.gz or .nii, got 1 of .mha"):
         opened(nnunet, "msd-colon", tmp_path / "c")
+
+
+def test_a_new_dataset_is_a_reader_and_one_entry(tmp_path, monkeypatch, capsys):
+    reader = ModuleType("fastloss.train.datasets.readers.mine")
+    reader.EXPECTED = "volume.npy"
+    reader.find = lambda folder: folder if (folder / "volume.npy").exists() else None
+    reader.scan = lambda root, settings: Found(
+        [Case(f"p{at}", f"p{at}", (root / "volume.npy",), tuple(range(4)), (20, 20)) for at in range(5)]
+    )
+
+    def read(case):
+        volume = np.load(case.files[0])
+        return volume.astype(np.float32), (volume > 0.5).astype(np.uint8)
+
+    reader.read = read
+    monkeypatch.setitem(sys.modules, reader.__name__, reader)
+    spec = replace(DATASETS["msd-colon"], reader="mine", phantom="", title="My own", training={"augment": "flip"})
+    monkeypatch.setitem(DATASETS, "mine", spec)
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).random((4, 20, 20)))
+    store = opened(tmp_path, "mine", tmp_path / "cache", size=16, normalise="none")
+    with pytest.raises(CommandError, match="there is no phantom of mine"):
+        open_dataset("phantom", kind="mine", cache_dir=tmp_path / "cache")
+    assert (len(store), store.mode, store.num_classes) == (20, "binary", 1)
+    assert readers.detect(tmp_path) == "mine" and "mine" in trained_by("paper2")
+    chosen = resolve("paper2", "smoke", "mine", {})
+    assert (chosen.augment, chosen.mode, chosen.split) == ("flip", "binary", "index:80/20")
+    assert main(["data", "check", str(tmp_path), "--jobs", "1", "--set", "normalise=none"]) == 0
+    assert "My own" in capsys.readouterr().out

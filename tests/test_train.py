@@ -1,12 +1,14 @@
 """What the trainer stands on: files that are whole, scores, progress."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 pytest.importorskip("scipy")
 
 from fastloss.cli import CommandError
-from fastloss.train import checkpoint, metrics
+from fastloss.train import checkpoint, metrics, progress
 
 
 def test_writing_leaves_the_old_file_if_it_fails(tmp_path):
@@ -50,3 +52,15 @@ def test_thresholds_find_a_band_of_intensities():
     masks = ((images >= 0.4) & (images < 0.7)).to(torch.uint8)
     found = metrics.fit_thresholds(images, masks)
     assert found.scores(images, masks).dice > 0.97
+
+
+def test_the_first_step_does_not_spoil_the_time_left(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    run = SimpleNamespace(method="IoU", seed=0, epochs=1)
+    view = progress.Lines(total=80)
+    for seconds in (50.0, 2.0, 2.0):  # the first one loads libraries
+        now += seconds
+        view.step(run, 0, 0.5, 8)
+    view.epoch(run, 0, metrics.Scores(0.5, 0.4, 0.5, 0.4))
+    assert "4 images/s, 0:14 left" in capsys.readouterr().out

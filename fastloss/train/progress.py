@@ -43,7 +43,8 @@ class Lines(AbstractContextManager):
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.total, self.done, self.here = total, done, 0
-        self.started = self.said = time.monotonic()
+        self.timed, self.started = 0, 0.0  # images since the end of the first step, which loads libraries
+        self.said = time.monotonic()
         self.loss = float("nan")
         self.scored: tuple[Training, Scores] | None = None  # the run whose slices were last evaluated, and the result
 
@@ -52,6 +53,10 @@ class Lines(AbstractContextManager):
 
     def step(self, run: Training, epoch: int, loss: float, images: int) -> None:
         self.done += images
+        if self.here:
+            self.timed += images
+        else:
+            self.started = time.monotonic()
         self.here += images
         self.loss = loss
         self._show(run, epoch)
@@ -73,7 +78,9 @@ class Lines(AbstractContextManager):
         return f"{run.method}, seed {run.seed}: epoch {epoch + 1}/{run.epochs}, loss {self.loss:.4f}{dice}"
 
     def _pace(self) -> str:
-        rate = self.here / max(time.monotonic() - self.started, 1e-9)
+        if not self.timed:
+            return "…"
+        rate = self.timed / max(time.monotonic() - self.started, 1e-9)
         left = round((self.total - self.done) / max(rate, 1e-9))
         return f"{rate:.0f} images/s, {left // 60}:{left % 60:02d} left"
 

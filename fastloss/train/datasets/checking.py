@@ -71,7 +71,7 @@ def _kind(folder: Path) -> str:
         raise CommandError(f"{folder} is not a folder")
     kind = readers.detect(folder)
     if kind is None:
-        layouts = "; ".join(f"{name}: {readers.of(name).EXPECTED}" for name in DATASETS if get(name).phantom)
+        layouts = "; ".join(f"{name}: {readers.of(name).EXPECTED}" for name in DATASETS if not get(name).packaged)
         raise CommandError(f"{folder} holds none of the known layouts ({layouts})")
     return kind
 

@@ -13,7 +13,7 @@ from .prepare import MEMORY
 from .settings import CHECKS
 from .specs import DATASETS
 
-REAL = [name for name, spec in DATASETS.items() if spec.phantom]
+REAL = [name for name, spec in DATASETS.items() if not spec.packaged]
 SETTINGS = f"a setting of the data ({', '.join(CHECKS)}), its value as JSON"
 
 

@@ -83,9 +83,11 @@ def open_dataset(
 
 
 def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say: Callable[[str], None] | None) -> Path:
-    if not get(kind).phantom:
+    if get(kind).packaged:
         return readers.of(kind).packaged()
     if name_or_path == "phantom":
+        if not get(kind).phantom:
+            raise CommandError(f"there is no phantom of {kind}; name the folder of its data")
         return readers.root_of(kind, generated(Phantom(get(kind).phantom, patients=patients), cache, say))
     return readers.root_of(kind, Path(name_or_path).expanduser())
 

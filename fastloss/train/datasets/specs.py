@@ -32,8 +32,9 @@ class DatasetSpec:
         title, source, licence: for `fastloss data check`.
         patients, slices: as published; the slices of what is split, and of a test part apart from it (about, if the
             settings leave some out).
-        phantom: the layout that `fastloss data phantom` generates for it; "": the data come with a package instead.
-        experiments: which are trained on it; for the first one that names a dataset it is the default.
+        experiments: which are trained on it; of the datasets of an experiment the first is its default.
+        phantom: the layout that `fastloss data phantom` generates for it, "" if there is none.
+        packaged: whether a package brings the data, so that no folder is asked for.
         training: settings of a training that go with the data.
         label_maps: what the setting `labels` takes by name beside "identity": from ids in the files to classes.
         renamed: class names where such a map orders the classes in its own way.
@@ -50,8 +51,9 @@ class DatasetSpec:
     licence: str
     patients: int
     slices: tuple[int, int]
-    phantom: str
     experiments: tuple[str, ...]
+    phantom: str = ""
+    packaged: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     label_maps: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -156,8 +158,8 @@ DATASETS = {
         licence="BSD-3-Clause, with the notice of the MNI template",
         patients=7,
         slices=(112, 0),
-        phantom="",
         experiments=("paper1", "paper2", "demo"),
+        packaged=True,
         training={"augment": "flip"},
     ),
 }

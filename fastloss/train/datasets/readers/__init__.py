@@ -37,4 +37,4 @@ def root_of(kind: str, folder: Path) -> Path:
 
 def detect(folder: Path) -> str | None:
     """Name the kind whose layout lies in a folder."""
-    return next((kind for kind in DATASETS if get(kind).phantom and of(kind).find(folder) is not None), None)
+    return next((kind for kind in DATASETS if not get(kind).packaged and of(kind).find(folder) is not None), None)

@@ -13,10 +13,10 @@ from fastloss.cli import main
 from fastloss.train import experiments, runs
 from fastloss.train.datasets.specs import get, trained_by
 from fastloss.train.datasets.splits import counts
-from fastloss.train.metrics import EMPTY, grouped, scores
+from fastloss.train.metrics import EMPTY, group_counts, scores
 from fastloss.train.report import discrepancies, ttests
 from fastloss.train.report.published import PAPER1_TABLE2, PAPER1_TABLE3, PAPER2, PAPER2_TABLE4
-from fastloss.train.settings import PRESETS, Settings, add_arguments, asked, defaults, resolve
+from fastloss.train.settings import PRESETS, Settings, add_arguments, defaults, read_options, resolve
 
 
 def settings(paper="paper2", preset="paper", dataset=None) -> Settings:
@@ -49,14 +49,14 @@ def test_altered_rows_switch_at_half_time_between_the_losses_of_their_names():
 
 
 def test_the_paper_is_74_trainings_and_4900_epochs():
-    found = runs.runs(settings(), runs.selected(settings(), ["table1", "table2", "table3", "table4"]), seeds=1)
+    found = runs.make_runs(settings(), runs.select_rows(settings(), ["table1", "table2", "table3", "table4"]), seeds=1)
     assert len(found) == 74
     assert sum([each.stage_epochs for each in found]) == 4900
-    assert len(runs.runs(settings(), runs.selected(settings(), None), seeds=2)) == 2 * 78
+    assert len(runs.make_runs(settings(), runs.select_rows(settings(), None), seeds=2)) == 2 * 78
 
 
 def test_runs_begin_where_equal_ones_end():
-    found = {each.name: each for each in runs.runs(settings(), runs.selected(settings(), ["all"]), 1)}
+    found = {each.name: each for each in runs.make_runs(settings(), runs.select_rows(settings(), ["all"]), 1)}
     assert found["split/iou-to-bce-100-seed0"].parent == "split/iou-50-seed0"
     assert found["split/bce-100-seed0"].parent == "split/bce-50-seed0"
     assert found["fold3/iou-to-topk-100-seed0"].parent == "fold3/iou-50-seed0"
@@ -164,7 +164,7 @@ def test_the_rule_for_empty_truths(masks):
 
 def test_volumes_are_pooled_first(masks):
     counts = counts_of(*masks)
-    volumes = grouped(counts, ["b", "a", "b", "a", "a", "b"])
+    volumes = group_counts(counts, ["b", "a", "b", "a", "a", "b"])
     assert torch.equal(volumes[0], counts[[0, 2, 5]].sum(0))
     assert torch.equal(volumes[1], counts[[1, 3, 4]].sum(0))
     assert scores(volumes).pooled_dice == scores(counts).pooled_dice
@@ -176,7 +176,7 @@ def test_every_preset_resolves_and_every_option_is_checked():
     for paper in ("paper1", "paper2"):
         for preset in PRESETS:
             for dataset in trained_by(paper):
-                found = resolve(paper, preset, dataset, asked(parser.parse_args([])))
+                found = resolve(paper, preset, dataset, read_options(parser.parse_args([])))
                 assert (found.paper, found.preset, found.dataset) == (paper, preset, dataset)
     full = settings()
     assert (full.epochs, full.size, full.batch, full.rate) == (100, 256, 32, 1e-4)

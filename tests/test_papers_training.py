@@ -173,7 +173,7 @@ def test_the_rate_falls_on_a_plateau_of_dice_and_along_a_cosine():
     found = learner.Learner(chosen, 1, 0, 10, learner.launch(chosen, "cpu"))
     found.begin(5)
     assert found.rate == pytest.approx(0.1)
-    assert all([each.parent is None for each in runs.runs(chosen, runs.selected(chosen, ["table3"]), 1)])
+    assert all([each.parent is None for each in runs.make_runs(chosen, runs.select_rows(chosen, ["table3"]), 1)])
 
 
 def test_resuming_elsewhere_is_noted_and_adds_seeds(tmp_path, capfd):

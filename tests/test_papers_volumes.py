@@ -13,7 +13,7 @@ from phantoms import opened, phantom
 
 from fastloss.cli import main
 from fastloss.train import volumes
-from fastloss.train.datasets.images import restored, sized_label
+from fastloss.train.datasets.images import resize_label, restore_grid
 from fastloss.train.datasets.prepare import original_label
 from fastloss.train.report import paper1, paper2, results, ttests
 from fastloss.train.report import volumes as volume_tables
@@ -56,10 +56,10 @@ def test_the_rules_for_what_is_absent():
 @pytest.mark.parametrize("how", ["linear", "cubic", "crop"])
 def test_masks_go_back_to_the_grid_that_they_came_from(how):
     label = (np.add.outer(np.arange(40) // 8, np.arange(56) // 8) % 2).astype(np.uint8)
-    back = restored(sized_label(label, 64, how)[None], label.shape, how)[0]
+    back = restore_grid(resize_label(label, 64, how)[None], label.shape, how)[0]
     assert back.shape == label.shape
     assert (back == label).mean() > (0.999 if how == "crop" else 0.9)
-    small = restored(sized_label(label, 24, how)[None], label.shape, how)[0]
+    small = restore_grid(resize_label(label, 24, how)[None], label.shape, how)[0]
     assert small.shape == label.shape
     if how == "crop":
         assert np.array_equal(small[8:32, 16:40], label[8:32, 16:40]) and small.sum() == label[8:32, 16:40].sum()

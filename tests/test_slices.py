@@ -159,7 +159,7 @@ def test_label_and_image_move_together(augmented, channels):
     moved = 0
     for seed in range(40):
         given = np.stack([label] * channels) if channels else label
-        image, result = augment.named(augmented)(label.astype(np.float32), given, np.random.default_rng(seed))
+        image, result = augment.get(augmented)(label.astype(np.float32), given, np.random.default_rng(seed))
         planes = result if channels else result[None]
         assert result.shape == given.shape and result.dtype == np.uint8 and image.dtype == np.float32
         for plane in planes:
@@ -175,7 +175,7 @@ def test_transunet_draws_each_kind_of_change_in_its_share():
     assert len(turns) == 4  # a turn and a flip is one of four reflections
     counts = {"turned": 0, "kept": 0, "rotated": 0}
     for seed in range(400):
-        result, _ = augment.named("transunet")(image, image.astype(np.uint8), np.random.default_rng(seed))
+        result, _ = augment.get("transunet")(image, image.astype(np.uint8), np.random.default_rng(seed))
         same = np.array_equal(result, image)
         counts["kept" if same else "turned" if np.ascontiguousarray(result).tobytes() in turns else "rotated"] += 1
     assert 160 < counts["turned"] < 240 and 65 < counts["kept"] < 140 and 65 < counts["rotated"] < 135

@@ -119,7 +119,7 @@ def split(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tens
     return value.detach(), torch.autograd.grad(value, leaf)[0]
 
 
-def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
+def time_call(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:
     """Return the result and its seconds: between two CUDA events, launch gaps included, or of the clock."""
     if device.type != "cuda":
         start = time.perf_counter()

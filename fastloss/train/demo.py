@@ -32,11 +32,11 @@ from .progress import waiting
 from .report import demo as tables
 from .report import figures, page
 from .report.results import Reproduction, read
-from .runs import folders, runs
+from .runs import folders, make_runs
 from .settings import FILE, Settings
 from .side_by_side import SideBySide, pair_with_smp
 from .slices import Slices, load
-from .text import wrapped
+from .text import wrap
 
 PRODUCTS = ("runs", "losses3d.json", "curves.png", "masks.png", "report.md", "report.html", FILE)
 FULL = {"epochs": 30, "size": 128, "seeds": 2}
@@ -128,8 +128,8 @@ def _run(chosen: Settings, seeds: int, out: Path, slices: Slices, fabric: Fabric
     thresholds = fit_thresholds(torch.from_numpy(fitted_on)[:, None], masks[train])
     baseline = thresholds.scores(images[valid], masks[valid])
     introduction = _introduction(chosen, seeds, slices, fabric)
-    print(wrapped(*introduction), flush=True)
-    todo = runs(chosen, rows(chosen), seeds)
+    print(wrap(*introduction), flush=True)
+    todo = make_runs(chosen, rows(chosen), seeds)
     session.train_missing(chosen, {None: slices}, todo, seeds, out, fabric, 0, SideBySide(), keep=True)
 
     found = read(out)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastloss import LossSchedule
 
 from .learner import Learner
-from .metrics import Scores, grouped, scores
+from .metrics import Scores, group_counts, scores
 from .settings import Settings
 from .slices import Slices, ValidationBatches
 
@@ -55,7 +55,7 @@ def evaluate(
         dist.all_reduce(counts)
         dist.all_reduce(losses)
     of_slices = slices.foreground(counts.cpu())
-    of_cases = grouped(of_slices, slices.volumes)
+    of_cases = group_counts(of_slices, slices.volumes)
     loss = float(losses.sum()) / len(slices.valid)
     return Validation(loss, scores(of_slices, settings.empty), scores(of_cases, settings.empty))
 

@@ -53,7 +53,7 @@ def _mean(score: Tensor, counts: Tensor, empty: str) -> float:
     return float(torch.where(tp + fn > 0, score, instead[empty]).nanmean(0).nanmean())
 
 
-def grouped(counts: Tensor, groups: list[str]) -> Tensor:
+def group_counts(counts: Tensor, groups: list[str]) -> Tensor:
     """[G, C, 4]: the counts [N, C, 4] of each group's slices together, groups in the order of their first slice."""
     names = {name: at for at, name in enumerate(dict.fromkeys(groups))}
     at = torch.tensor([names[name] for name in groups])

@@ -26,7 +26,7 @@ from .datasets.specs import trained_by
 from .experiments import PAPERS
 from .learner import launch, quiet
 from .progress import waiting
-from .runs import runs, selected
+from .runs import make_runs, select_rows
 from .settings import FILE, PRESETS, Settings
 from .slices import load
 
@@ -67,8 +67,8 @@ def main(args: argparse.Namespace) -> int:
     compare = _peers(args)
     names = args.rows.split(",") if args.rows else None
     seeds = args.seeds or 1
-    rows = selected(chosen, names)
-    todo = runs(chosen, rows, seeds)
+    rows = select_rows(chosen, names)
+    todo = make_runs(chosen, rows, seeds)
     torch.set_num_threads(args.threads)
     fabric = launch(chosen, args.device)
     say = print if fabric.is_global_zero else _nothing
@@ -126,7 +126,7 @@ def _new(args: argparse.Namespace) -> tuple[Settings, Path]:
     if dataset not in known or (args.data == "demo") != (dataset == "demo"):
         raise CommandError(f"--dataset of {args.paper} with --data {args.data} must be one of "
                            f"{', '.join([n for n in known if n != 'demo'])}, got {dataset}")  # fmt: skip
-    chosen = settings.resolve(args.paper, preset, dataset, settings.asked(args))
+    chosen = settings.resolve(args.paper, preset, dataset, settings.read_options(args))
     out = _default_out(args, dataset)
     if not args.plan and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CommandError(f"--out must name a new or empty folder, got {out}; --resume continues a reproduction")
@@ -139,7 +139,7 @@ def _resumed(args: argparse.Namespace) -> tuple[Settings, Path]:
         raise CommandError("--resume: name the folder with --out, or the paper")
     out = _default_out(args, args.dataset or ("demo" if args.data == "demo" else trained_by(args.paper or "paper1")[0]))
     named = {name: getattr(args, name) for name in ("paper", "preset", "dataset") if getattr(args, name) is not None}
-    chosen, record = session.resume(out, named | settings.asked(args))
+    chosen, record = session.resume(out, named | settings.read_options(args))
     if chosen.paper not in PAPERS:
         raise CommandError(f"--resume: {out} is of `fastloss {chosen.paper}`")
     for name, value in record.get("command", {}).items():

@@ -44,7 +44,7 @@ class Run:
         return {name: getattr(self, name) for name in ("name", "title", "epochs", "seed", "fold", "parent", "first")}
 
 
-def selected(settings: Settings, names: list[str] | None) -> list[Row]:
+def select_rows(settings: Settings, names: list[str] | None) -> list[Row]:
     """The rows that --rows asks for by table or by name (None: all but the optional tables; "all").
 
     Raises CommandError for an unknown name.
@@ -62,7 +62,7 @@ def selected(settings: Settings, names: list[str] | None) -> list[Row]:
     return chosen
 
 
-def runs(settings: Settings, chosen: list[Row], seeds: int) -> list[Run]:
+def make_runs(settings: Settings, chosen: list[Row], seeds: int) -> list[Run]:
     """The trainings of these rows, parents first. Rows with the same losses in the same epochs are one run, and a run
     begins where one with the same first stages ends (unless the rate depends on the number of epochs)."""
     found: dict[str, Run] = {}

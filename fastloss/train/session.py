@@ -23,7 +23,7 @@ from .checkpoint import make_folder, restore, write_json
 from .datasets import Store
 from .journal import CHECKPOINT, read_result
 from .progress import Lines, watch
-from .runs import Run, runs, selected
+from .runs import Run, make_runs, select_rows
 from .settings import FILE, Settings
 from .slices import Slices
 from .training import Steps, train
@@ -124,7 +124,7 @@ def train_missing(
     for run in missing:
         if state := restore(folder[run.name] / CHECKPOINT):
             done += state["place"]["step"] * chosen.batch - run.first * of_epoch[run.fold]
-    parents = {run.parent for run in runs(chosen, selected(chosen, ["all"]), seeds)}
+    parents = {run.parent for run in make_runs(chosen, select_rows(chosen, ["all"]), seeds)}
     with watch(total, done) if fabric.is_global_zero else _Silent(total) as view:
         for run in missing:
             parent = folder.get(run.parent) if run.parent else None

@@ -128,7 +128,7 @@ def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
     return own | {"split": data.split} | data.training | DEFAULTS[paper, preset]
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
+def read_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the command line names."""
     found = {item.name: getattr(args, item.name, None) for item in OPTIONS}
     return {name: value for name, value in found.items() if value is not None}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 WIDTH = 110
 
 
-def wrapped(*sentences: str) -> str:
+def wrap(*sentences: str) -> str:
     """Put each on lines of its own, no longer than WIDTH."""
     return "\n".join([textwrap.fill(sentence, WIDTH) for sentence in sentences])
 

@@ -23,7 +23,7 @@ from fastloss.cli import CommandError
 
 from . import throughput3d
 from .checkpoint import read_json, write_json
-from .contenders import OURS, Contender, contenders, measure_memory, split, timed
+from .contenders import OURS, Contender, contenders, measure_memory, split, time_call
 from .datasets import Store
 from .experiments import Row
 from .learner import Learner
@@ -72,7 +72,7 @@ def run(settings: Settings, store: Store, rows: list[Row], peers: list[str], pat
         if case in [row["case"] for row in done["rows"]]:
             continue
         with waiting(f"timing {case} with {', '.join(peers)}"):
-            done["rows"] += measured(make(), settings.preset)
+            done["rows"] += measure(make(), settings.preset)
         write_json(path, done)
 
 
@@ -109,22 +109,22 @@ def _volumes(case: str, classes: int, preset: str, peers: list[str], fabric: Fab
     return Subject(case, model, optimizer, fabric, itertools.repeat(batch), found, missing)
 
 
-def measured(subject: Subject, preset: str) -> list[dict[str, Any]]:
+def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
     """One row for each contender."""
     device = subject.fabric.device
     seconds: dict[str, list[float]] = {each.name: [] for each in subject.contenders}
     rest: list[float] = []
     images = 0
     for at in range(STEPS[preset] + WARM_STEPS):
-        (logits, y, images), forward = timed(device, subject.forward)
+        (logits, y, images), forward = time_call(device, subject.forward)
         turn = at % len(subject.contenders)
         gradients = {}
         for each in subject.contenders[turn:] + subject.contenders[:turn]:
             target = each.target(y)
-            (_, gradients[each.name]), taken = timed(device, partial(split, each.loss, logits, target))
+            (_, gradients[each.name]), taken = time_call(device, partial(split, each.loss, logits, target))
             if at >= WARM_STEPS:
                 seconds[each.name].append(taken)
-        _, finish = timed(device, partial(subject.finish, logits, gradients[OURS]))
+        _, finish = time_call(device, partial(subject.finish, logits, gradients[OURS]))
         if at >= WARM_STEPS:
             rest.append(forward + finish)
     logits, y, _ = subject.forward()
@@ -183,7 +183,7 @@ def step_difference(subject: Subject, each: Contender, rounds: int, block: int) 
     differences = []
     for at in range(rounds + 1):
         pair = (ours, each) if at % 2 else (each, ours)
-        taken = {loss.name: timed(device, partial(steps, loss))[1] / block for loss in pair}
+        taken = {loss.name: time_call(device, partial(steps, loss))[1] / block for loss in pair}
         if at:  # the first round is warm-up
             differences.append(taken[each.name] - taken[OURS])
     mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .datasets import SliceDataset
-from .datasets.images import restored
+from .datasets.images import restore_grid
 from .datasets.prepare import original_label
 from .datasets.specs import get
 from .evaluation import foreground
@@ -47,7 +47,7 @@ def measure(settings: Settings, slices: Slices, learner: Learner) -> list[dict[s
             masks.append(foreground(torch.stack(images), settings, slices, learner).numpy())
         guess = np.concatenate(masks)
         for number, name in enumerate(names):
-            a = restored(guess[:, number], truth.shape[-2:], get(store.kind).resize)
+            a = restore_grid(guess[:, number], truth.shape[-2:], get(store.kind).resize)
             b = truth[:, number] > 0 if truth.ndim == 4 else truth == number + 1
             counts = {"tp": int((a & b).sum()), "fp": int((a & ~b).sum()), "fn": int((~a & b).sum())}
             found.append({"volume": volume, "class": name, "slices": len(rows), "of": len(case.slices), **counts,

@@ -22,7 +22,7 @@ Warp = Callable[[np.ndarray], np.ndarray]  # coordinates [2, H, W] of the result
 BIAS, NOISE = 0.2, 0.05  # log amplitude of the bias field; standard deviation of the noise, as a share of full scale
 
 
-def named(name: str) -> Callable[[np.ndarray, np.ndarray, Any], Pair]:
+def get(name: str) -> Callable[[np.ndarray, np.ndarray, Any], Pair]:
     if name not in BY_NAME:
         raise CommandError(f"augment must be one of {', '.join(BY_NAME)}, got {name!r}")
     return BY_NAME[name]
@@ -52,10 +52,10 @@ def _mri(image: np.ndarray, label: np.ndarray, rng: torch.Generator) -> Pair:
     """Left and right change places in every second item; a bias field and noise."""
     if torch.rand((), generator=rng) < 0.5:
         image, label = image[:, ::-1], label[..., ::-1]
-    return degraded(image, rng), label
+    return degrade(image, rng), label
 
 
-def degraded(image: np.ndarray, rng: torch.Generator) -> np.ndarray:
+def degrade(image: np.ndarray, rng: torch.Generator) -> np.ndarray:
     """Put a smooth multiplicative bias field and Gaussian noise on an image [H, W]."""
     clean = torch.from_numpy(np.ascontiguousarray(image))
     coarse = torch.rand(1, 1, 3, 3, generator=rng) * 2 - 1

@@ -41,7 +41,7 @@ CT_NOISE, MR_NOISE = 15.0, 0.06
 LESION = 150.0  # HU
 
 
-def varied(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.04) -> list[Blob]:
+def vary(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.04) -> list[Blob]:
     """The blobs of one patient: each moved a little and up to 15% larger or smaller."""
     result = []
     for blob in blobs:
@@ -51,7 +51,7 @@ def varied(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.0
     return result
 
 
-def painted(blobs: list[Blob], shape: tuple[int, int, int], background: float) -> tuple[np.ndarray, np.ndarray]:
+def paint(blobs: list[Blob], shape: tuple[int, int, int], background: float) -> tuple[np.ndarray, np.ndarray]:
     """(image float32, labels uint8) [D, H, W]; a later blob covers earlier ones."""
     image = np.full(shape, background, np.float32)
     labels = np.zeros(shape, np.uint8)
@@ -68,11 +68,11 @@ def _inside(blob: Blob, shape: tuple[int, int, int]) -> np.ndarray:
 
 def abdomen(rng: np.random.Generator, shape: tuple[int, int, int], tumour: bool) -> tuple[np.ndarray, np.ndarray]:
     """A CT volume in HU. The labels are the eight organs of Synapse, or 1 for a lesion on one of the bowel loops."""
-    blobs, organs = varied(TORSO, rng, 0.01) + varied((SPINE,), rng), varied(ORGANS, rng)
+    blobs, organs = vary(TORSO, rng, 0.01) + vary((SPINE,), rng), vary(ORGANS, rng)
     if tumour:
         # Without contrast agent, so that no organ has the intensity of a lesion.
         organs = [Blob(0, min(blob.value, 90), blob.centre, blob.radii) for blob in organs] + _bowel(rng, shape[0])
-    image, labels = painted(blobs + organs, shape, -1000)
+    image, labels = paint(blobs + organs, shape, -1000)
     return image + rng.normal(0, CT_NOISE, shape).astype(np.float32), labels
 
 
@@ -107,7 +107,7 @@ def heart(rng: np.random.Generator, shape: tuple[int, int, int], phases: int) ->
             Blob(2, 0.3, centre, (1.2, 0.25 * size, 0.25 * size)),
             Blob(3, 0.95, centre, (1.15, 0.17 * blood, 0.17 * blood)),
         ]
-        image, label = painted(blobs, shape, 0.02)
+        image, label = paint(blobs, shape, 0.02)
         images.append(np.clip(image + rng.normal(0, MR_NOISE, shape), 0, None) * gain)
         labels.append(label)
     return np.stack(images).astype(np.float32), np.stack(labels)
@@ -121,8 +121,8 @@ def gut(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[np.ndarr
         blobs.append(Blob(2, 0.8, (-0.3, 0.2 * np.sin(angle), 0.25 * np.cos(angle)), (0.4, 0.12, 0.14)))
     for angle in np.linspace(0.2, np.pi - 0.2, 5):
         blobs.append(Blob(1, 0.15, (-0.2, 0.3 - 0.5 * np.sin(angle), 0.6 * np.cos(angle)), (0.5, 0.12, 0.13)))
-    blobs = varied(tuple(blobs), rng)
-    image, _ = painted(blobs, shape, 0.02)
+    blobs = vary(tuple(blobs), rng)
+    image, _ = paint(blobs, shape, 0.02)
     masks = np.zeros((shape[0], 3, *shape[1:]), np.uint8)
     for blob in blobs:
         if blob.label:

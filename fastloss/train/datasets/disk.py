@@ -14,7 +14,7 @@ CACHE = "FASTLOSS_CACHE"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """One process at a time; the system frees the lock of a process that dies."""
     try:
         import fcntl

@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
 
 
-def stored(path: Path) -> Path:
+def find_volume(path: Path) -> Path:
     """Where a volume expected at `path` lies: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))

@@ -14,7 +14,7 @@ UNKNOWN = 255
 ROUNDING = 1e-4  # between a label and the integer that a resampling or a scale factor made it miss
 
 
-def normalised(volume: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+def normalise(volume: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
     """float32 [D, H, W] by the setting `normalise`.
 
     Raises:
@@ -39,7 +39,7 @@ def _scaled(volume: np.ndarray, low: float, high: float) -> np.ndarray:
     return (np.clip(volume, low, high) - np.float32(low)) / np.float32(high - low)
 
 
-def mapped(labels: np.ndarray, ids: Mapping[int, int], where: object) -> np.ndarray:
+def map_labels(labels: np.ndarray, ids: Mapping[int, int], where: object) -> np.ndarray:
     """Labels of any type as uint8 classes.
 
     Raises:
@@ -71,7 +71,7 @@ def _refuse(label: Any, ids: Mapping[int, int], where: object) -> None:
     raise CommandError(f"{where} holds the label {label:.7g}, {words}")
 
 
-def sized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
+def resize(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
     """An image [H, W] as [size, size], float32."""
     if size is None or image.shape == (size, size):
         return image
@@ -82,7 +82,7 @@ def sized(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
     return _interpolated(image, size, mode="bilinear", align_corners=False)
 
 
-def sized_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
+def resize_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
     """A label [..., H, W] as [..., size, size], from the nearest pixels."""
     if size is None or label.shape[-2:] == (size, size):
         return label
@@ -93,7 +93,7 @@ def sized_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
     return _interpolated(label, size, mode="nearest")
 
 
-def restored(masks: np.ndarray, shape: tuple[int, ...], how: str) -> np.ndarray:
+def restore_grid(masks: np.ndarray, shape: tuple[int, ...], how: str) -> np.ndarray:
     """Masks [..., H, W] of a resized slice on the grid that it came from: the nearest pixel, or back at its place."""
     if masks.shape[-2:] == tuple(shape):
         return masks

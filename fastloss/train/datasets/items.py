@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import augment as augmentations
-from .images import sized, sized_label
+from .images import resize, resize_label
 from .specs import get
 from .store import Store
 
@@ -28,7 +28,7 @@ class SliceDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, store: Store, indices: Sequence[int], *, size: int, augment: str, seed: int) -> None:
-        augmentations.named(augment)
+        augmentations.get(augment)
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}.")
         self.store, self.indices, self.size = store, tuple(indices), size
@@ -48,6 +48,6 @@ class SliceDataset(torch.utils.data.Dataset):
         image, label = self.store.image(index), self.store.label(index)
         if self.augment != "none":
             rng = augmentations.draws(self.augment, self.seed, int(self._epoch), index)
-            image, label = augmentations.named(self.augment)(image, label, rng)
-        image, label = sized(image, self.size, self._how), sized_label(label, self.size, self._how)
+            image, label = augmentations.get(self.augment)(image, label, rng)
+        image, label = resize(image, self.size, self._how), resize_label(label, self.size, self._how)
         return torch.from_numpy(np.ascontiguousarray(image))[None], torch.from_numpy(np.ascontiguousarray(label))

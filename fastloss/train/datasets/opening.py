@@ -12,8 +12,8 @@ from typing import Any
 from fastloss.cli import CommandError
 
 from . import readers
-from .disk import locked
-from .phantom import Phantom, generated
+from .disk import lock
+from .phantom import Phantom, generate
 from .prepare import MEMORY, key, prepare
 from .records import MARKER
 from .settings import resolve
@@ -72,7 +72,7 @@ def open_dataset(
     if not found.cases:
         raise CommandError(f"{root} holds no volume of {kind}")
     folder = cache / "stores" / f"{kind}-{key(root, kind, resolved, found)}"
-    with locked(folder):
+    with lock(folder):
         store = _existing(folder)
         if store is None:
             phantom = (root / MARKER).exists()
@@ -88,7 +88,7 @@ def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say
     if name_or_path == "phantom":
         if not get(kind).phantom:
             raise CommandError(f"there is no phantom of {kind}; name the folder of its data")
-        return readers.root_of(kind, generated(Phantom(get(kind).phantom, patients=patients), cache, say))
+        return readers.root_of(kind, generate(Phantom(get(kind).phantom, patients=patients), cache, say))
     return readers.root_of(kind, Path(name_or_path).expanduser())
 
 

@@ -18,7 +18,7 @@ from fastloss.cli import CommandError
 
 from ..progress import counting
 from . import bodies
-from .disk import CACHE, locked, no_space
+from .disk import CACHE, lock, no_space
 from .records import MARKER
 
 VERSION = 2
@@ -76,11 +76,11 @@ class Phantom:
         return self.depth, self.size, self.size
 
 
-def generated(phantom: Phantom, cache: Path, say: Callable[[str], None] | None = None) -> Path:
+def generate(phantom: Phantom, cache: Path, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a phantom in the cache; written on first use."""
     words = f"{phantom.layout}-{phantom.patients}x{phantom.depth}x{phantom.size}"
     folder = cache / "phantoms" / f"{words}-seed{phantom.seed}-labels{phantom.classes}-v{VERSION}"
-    with locked(folder):
+    with lock(folder):
         if not folder.exists():
             write(phantom, folder, say, CACHE)
     return folder
@@ -221,14 +221,14 @@ def _uwmgi(phantom: Phantom, out: Path, count: Callable[[int], None]) -> None:
                 pixels = (image[z] * rng.uniform(15000, 16000)).astype(np.uint16)
                 Image.fromarray(pixels).save(folder / f"slice_{z + 1:04d}_{side}_{side}_1.50_1.50.png")
                 for number, name in enumerate(("large_bowel", "small_bowel", "stomach")):
-                    runs = encoded(masks[z, number]) if number < phantom.classes else ""
+                    runs = encode(masks[z, number]) if number < phantom.classes else ""
                     rows.append((f"{case}_day{day}_slice_{z + 1:04d}", name, runs))
         count(1)
     with (out / "train.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "class", "segmentation"), *rows])
 
 
-def encoded(mask: np.ndarray) -> str:
+def encode(mask: np.ndarray) -> str:
     """Runs "start length …", counted from 1 along the rows."""
     edges = np.flatnonzero(np.diff(np.pad(mask.ravel(), 1).astype(np.int8)))
     starts, ends = edges[0::2], edges[1::2]

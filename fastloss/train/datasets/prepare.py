@@ -77,7 +77,7 @@ def original_label(kind: str, settings: dict[str, Any], case: Case) -> np.ndarra
     _, label = readers.of(kind).read(case)
     if get(kind).mode == "multilabel":
         return label
-    return images.mapped(label, label_map(kind, settings), _where(case))
+    return images.map_labels(label, label_map(kind, settings), _where(case))
 
 
 def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,9 +92,9 @@ def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, An
         shapes = f"the image has the shape {list(image.shape)}, its label {list(spatial)}"
         raise CommandError(f"{case.name}: {shapes}; {len(case.slices)} slices are expected")
     if get(kind).mode != "multilabel":
-        label = images.mapped(label, label_map(kind, settings), _where(case))
+        label = images.map_labels(label, label_map(kind, settings), _where(case))
     try:
-        return images.normalised(image, settings).astype(np.float32, copy=False), label
+        return images.normalise(image, settings).astype(np.float32, copy=False), label
     except ValueError as error:
         raise CommandError(f"{case.files[0]} cannot be used: {error}") from error
 
@@ -118,8 +118,8 @@ def _sized_case(case: Case, volume: np.ndarray, labels: np.ndarray, kind: str, s
     size, how = settings["size"], get(kind).resize
     result = Prepared([], [], [])
     for z, image, label in zip(case.slices, volume, labels):
-        image = images.sized(image, size, how).astype(np.float16)
-        small = images.sized_label(label, size, how)
+        image = images.resize(image, size, how).astype(np.float16)
+        small = images.resize_label(label, size, how)
         if small.ndim == 3:
             classes = tuple(np.flatnonzero(small.any((1, 2))).tolist())
             small = np.bitwise_or.reduce(small << np.arange(len(small), dtype=np.uint8)[:, None, None])

@@ -82,7 +82,7 @@ def masks(found: Reproduction) -> list[Figure]:
             where += ", the region of the paper's Fig. 3"
             grey, truth, guess = (array[top : top + height, left : left + width] for array in (grey, truth, guess))
         if not cells:
-            cells += [("input", painted(grey, [])), ("truth", painted(grey, [(truth, HIT)]))]
+            cells += [("input", paint(grey, [])), ("truth", paint(grey, [(truth, HIT)]))]
         early = " (before the switch)" if found.predates(row) else ""
         cells.append(_guessed(f"{row.title}\n{{}}{early}", grey, truth, guess))
     words = f"Masks of every method on {where} (green right, red false, blue missed)"
@@ -94,7 +94,7 @@ def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[
     cells: list[Cell] = []
     for row, number in enumerate(z):
         grey, true = images[row].clamp(0, 1), truth[row].bool()
-        cells += [(f"input, slice {number}", painted(grey, [])), ("truth", painted(grey, [(true, HIT)]))]
+        cells += [(f"input, slice {number}", paint(grey, [])), ("truth", paint(grey, [(true, HIT)]))]
         cells += [_guessed(f"{name}\n{{}}", grey, true, mask[row].bool()) for name, mask in found.items()]
     words = "Masks beside the truth (green right, red false, blue missed)"
     return Figure("masks.png", words, mosaic(cells, 2 + len(found)))
@@ -103,10 +103,10 @@ def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[
 def _guessed(title: str, grey: Tensor, truth: Tensor, guess: Tensor) -> Cell:
     dice = 2 * (guess & truth).sum() / (guess.sum() + truth.sum()).clamp_min(1)
     layers = [(guess & truth, HIT), (guess & ~truth, FALSE), (~guess & truth, MISSED)]
-    return title.format(f"Dice {dice:.2f}"), painted(grey, layers)
+    return title.format(f"Dice {dice:.2f}"), paint(grey, layers)
 
 
-def painted(grey: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> np.ndarray:
+def paint(grey: Tensor, layers: list[tuple[Tensor, tuple[float, float, float]]]) -> np.ndarray:
     picture = grey[..., None].repeat(1, 1, 3)
     for where, colour in layers:
         picture[where] = 0.35 * picture[where] + 0.65 * torch.tensor(colour)

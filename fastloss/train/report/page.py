@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..checkpoint import make_folder, write_atomically
-from ..text import table, wrapped
+from ..text import table, wrap
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def markdown(title: str, blocks: list[Block]) -> str:
 def plain(block: Table) -> str:
     """Format a table for the terminal."""
     cells = [[cell.plain() for cell in row] for row in block.cells]
-    return "\n".join([block.title, table(block.head, cells), *[wrapped(note) for note in block.notes]])
+    return "\n".join([block.title, table(block.head, cells), *[wrap(note) for note in block.notes]])
 
 
 def html(title: str, blocks: list[Block]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_pair, read_text, stored
+from ..files import find_volume, nifti, nifti_pair, read_text
 from ..records import Case, Found
 from . import acdc_slices
 
@@ -75,7 +75,7 @@ def _cases(patient: Path, part: str, found: Found) -> Iterator[Case]:
 
 
 def _nifti(folder: Path, name: str) -> Path:
-    path = stored(folder / f"{name}.nii.gz")
+    path = find_volume(folder / f"{name}.nii.gz")
     if path.is_file():
         return path
     raise CommandError(f"{folder / name}.nii.gz is missing, which Info.cfg asks for")

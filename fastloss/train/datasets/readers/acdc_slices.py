@@ -12,7 +12,7 @@ from fastloss.cli import CommandError
 
 from ..files import npz_pair
 from ..records import Case, Found
-from .synapse import gaps, listed
+from .synapse import gaps, list_names
 
 SLICE = re.compile(r"(case_\d+)_slice(ED|ES)_(\d+)$")
 VOLUME = re.compile(r"(case_\d+)_volume_(ED|ES)$")
@@ -44,7 +44,7 @@ def scan(root: Path) -> Found:
 def _names(root: Path, part: str, pattern: re.Pattern[str], found: Found) -> list[tuple[str, re.Match[str]]]:
     matches = []
     try:
-        names = listed(root, ("lists_ACDC", "lists/lists_ACDC"), f"{part}.txt", part, ".npz")
+        names = list_names(root, ("lists_ACDC", "lists/lists_ACDC"), f"{part}.txt", part, ".npz")
     except CommandError as error:
         found.problems.append(str(error))
         return []

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastloss.cli import CommandError
 
-from ..files import nifti, nifti_pair, read_json, stored
+from ..files import find_volume, nifti, nifti_pair, read_json
 from ..records import Case, Found
 
 EXPECTED = "dataset.json (Decathlon's or nnU-Net v2's) beside imagesTr/ and labelsTr/"
@@ -62,7 +62,7 @@ def _listed(path: Path) -> list[tuple[Path, Path]]:
     for (image, _), (again, _) in pairwise(pairs):
         if image.name == again.name:
             raise CommandError(f"{path} lists {image.name} twice")
-    return [(stored(image), stored(label)) for image, label in pairs]
+    return [(find_volume(image), find_volume(label)) for image, label in pairs]
 
 
 def _of_nnunet(path: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from fastloss.cli import CommandError
 
-from ..augment import degraded, generator
+from ..augment import degrade, generator
 from ..records import Case, Found, Slice
 from ..store import MemoryStore
 
@@ -69,7 +69,7 @@ def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def degrade_once(images: np.ndarray, z: list[int]) -> np.ndarray:
     """Give every slice a bias field and noise of its own, the same on every call."""
-    return np.stack([degraded(image, generator(FIXED, number)) for image, number in zip(images, z)])
+    return np.stack([degrade(image, generator(FIXED, number)) for image, number in zip(images, z)])
 
 
 def training_store(size: int, folder: Path | None = None) -> MemoryStore:

@@ -31,8 +31,8 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     """What the lists name, if there are lists, else what there is."""
     found = Found()
     try:
-        names = listed(root, LISTS, "train.txt", "train_npz", ".npz")
-        volumes = listed(root, LISTS, "test_vol.txt", "test_vol_h5", ".npy.h5")
+        names = list_names(root, LISTS, "train.txt", "train_npz", ".npz")
+        volumes = list_names(root, LISTS, "test_vol.txt", "test_vol_h5", ".npy.h5")
     except CommandError as error:
         return Found(problems=[str(error)])
     cases: dict[str, list[int]] = defaultdict(list)
@@ -54,7 +54,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
     return found
 
 
-def listed(root: Path, places: tuple[str, ...], file: str, folder: str, suffix: str) -> list[str]:
+def list_names(root: Path, places: tuple[str, ...], file: str, folder: str, suffix: str) -> list[str]:
     """The names in the first list that there is, without `suffix`; else those of all files in the folder."""
     for place in places:
         path = root / place / file

@@ -109,7 +109,7 @@ def _png(path: Path) -> np.ndarray:
     return pixels
 
 
-def decoded(runs: str, shape: tuple[int, int], where: object) -> np.ndarray:
+def decode(runs: str, shape: tuple[int, int], where: object) -> np.ndarray:
     """A mask uint8 [H, W] from "start length …", counted from 1 along the rows.
 
     Raises:
@@ -138,5 +138,5 @@ def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
     masks = []
     for z, classes in zip(case.slices, case.masks):
         where = f"train.csv, {case.name}, slice {z}"
-        masks.append([decoded(runs, case.shape, where) for runs in classes])
+        masks.append([decode(runs, case.shape, where) for runs in classes])
     return np.stack(images).astype(np.float32), np.array(masks)

@@ -18,7 +18,7 @@ from fastloss.cli import CommandError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Writes beside `path` and renames, so that a reader finds the old content or the new, never a part.
+    """Write beside `path` and rename, so that a reader finds the old content or the new, never a part.
 
     Raises CommandError, and leaves no draft, if the disk is full.
     """
@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Names the file that could not be written."""
+    """Name the file that could not be written."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,7 @@ def write_json(path: Path, data: object) -> None:
 
 
 def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Raises CommandError if the file cannot be read as a JSON object with these keys at least."""
+    """Read a JSON object; CommandError if the file cannot be read as one with these keys at least."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,7 +77,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def restore(path: Path) -> dict[str, Any] | None:
-    """The state, or None if none was saved; raises CommandError if the file is damaged."""
+    """Read the state, or None if none was saved; CommandError if the file is damaged."""
     if not path.exists():
         return None
     try:
@@ -114,13 +114,13 @@ class Log:
             self.file.write((",".join([repr(c) if isinstance(c, float) else str(c) for c in cells]) + "\n").encode())
 
     def add(self, *cells: object) -> None:
-        """One row, as many cells as there are columns; floats are written with all their digits."""
+        """Write one row, as many cells as there are columns; floats are written with all their digits."""
         if len(cells) != len(self.columns):
             raise ValueError(f"a row of {self.path.name} has {len(self.columns)} cells, got {len(cells)}")
         self._write(cells)
 
     def position(self) -> int:
-        """Bytes written so far, which are on disk on return."""
+        """Return the bytes written so far, which are on disk on return."""
         with _written(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -138,7 +138,7 @@ class Log:
 
 
 def read_log(path: Path, columns: Collection[str] = (), epochs: int | None = None) -> dict[str, list[float]]:
-    """{column: values} of a finished log with these columns, whose last row is of epoch number `epochs` - 1.
+    """Read {column: values} of a finished log with these columns, whose last row is of epoch number `epochs` - 1.
 
     Raises CommandError for a file that is missing or cut short.
     """

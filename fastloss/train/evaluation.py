@@ -25,12 +25,12 @@ class Validation:
     cases: Scores
 
     def chosen(self, settings: Settings) -> float:
-        """The Dice that decides, as the settings average it."""
+        """Return the Dice that decides, as the settings average it."""
         found = self.cases if settings.average == "case" else self.slices
         return found.pooled_dice if settings.average == "pooled" else found.dice
 
     def cells(self) -> list[float]:
-        """The columns of epochs.csv from valid_loss on."""
+        """Return the columns of epochs.csv from valid_loss on."""
         return [self.loss, *asdict(self.slices).values(), self.cases.dice, self.cases.iou]
 
 
@@ -38,7 +38,8 @@ class Validation:
 def evaluate(
     learner: Learner, val_criterion: LossSchedule, batches: ValidationBatches, slices: Slices, settings: Settings
 ) -> Validation:
-    """The network as it is, by all processes together if they share the batches; loss and counts come from one pass."""
+    """Evaluate the network as it is, by all processes together if they share the batches; loss and counts come from one
+    pass."""
     device = learner.fabric.device
     if batches.shared:
         learner.share_buffers()
@@ -62,7 +63,7 @@ def evaluate(
 
 @torch.no_grad()
 def foreground(x: Tensor, settings: Settings, slices: Slices, learner: Learner) -> Tensor:
-    """What the network finds on images [N, 1, H, W]: bool [N, K, H, W] of the classes without the background."""
+    """Return what the network finds on images [N, 1, H, W]: bool [N, K, H, W] of the classes without the background."""
     with learner.fabric.autocast():
         logits = learner.net(learner.move(x)).float().cpu()
     if settings.mode == "multiclass":

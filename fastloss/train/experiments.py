@@ -142,7 +142,7 @@ def _schedule(loss: Criterion | LossSchedule) -> LossSchedule:
 
 
 def title(name: str) -> str:
-    """A row's name as the tables print it: iou-to-bce is IoU → BCE."""
+    """Write a row's name as the tables print it: iou-to-bce is IoU → BCE."""
     losses, _, kind = name.replace("-to-", ">").partition("-")
     for short, label in LABELS.items():
         losses = losses.replace(short, label)

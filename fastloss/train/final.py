@@ -27,7 +27,7 @@ def finish(
     run: Run, settings: Settings, slices: Slices, folder: Path, place: Place, learner: Learner,
     val_criterion: LossSchedule, workers: int,
 ) -> None:  # fmt: skip
-    """Writes example.npz, volumes.json if the settings want it, and result.json last: a run with one is done.
+    """Write example.npz, volumes.json if the settings want it, and result.json last: a run with one is done.
 
     Scores of a test part and of whole volumes are those of the epoch that the tables show.
     """
@@ -65,14 +65,14 @@ def finish(
 def _of_test(
     settings: Settings, slices: Slices, learner: Learner, val_criterion: LossSchedule, workers: int
 ) -> dict[str, float]:
-    """By this process alone."""
+    """Evaluate the test part, by this process alone."""
     part = replace(slices, valid=slices.test, test=())
     batches = ValidationBatches(part, settings, learner.fabric, workers, alone=True)
     return dict(zip(SCORE_COLUMNS, evaluate(learner, val_criterion, batches, part, settings).cells()))
 
 
 def _write_example(path: Path, settings: Settings, slices: Slices, learner: Learner) -> None:
-    """One slice with its truth and what the network finds there: class ids, or 0 and 1 per channel."""
+    """Write one slice with its truth and what the network finds there: class ids, or 0 and 1 per channel."""
     row, region = slices.example(settings.size)
     image, truth = SliceDataset(slices.store, (row,), size=settings.size, augment="none", seed=0)[0]
     found = foreground(image[None], settings, slices, learner)[0]

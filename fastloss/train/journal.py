@@ -52,7 +52,7 @@ class Place:
 def begin(
     folder: Path, parent: Path | None, learner: Learner, schedule: LossSchedule, val_criterion: LossSchedule
 ) -> Place:  # fmt: skip
-    """Where the run stands: at its checkpoint, else at the end of its parent, else at its beginning."""
+    """Find where the run stands: at its checkpoint, else at the end of its parent, else at its beginning."""
     state = restore(folder / CHECKPOINT)
     if learner.fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(learner.fabric.device)
@@ -74,7 +74,8 @@ def begin(
 
 
 def weights(folder: Path, epoch: int) -> Path:
-    """The best network so far, named after its epoch: a checkpoint never speaks of another one than it means."""
+    """Return the path of the best network so far, named after its epoch: a checkpoint never speaks of another one than
+    it means."""
     return folder / f"best-{epoch:04d}.pt"
 
 
@@ -121,7 +122,8 @@ class Journal(AbstractContextManager):
             self.clock = time.monotonic()
 
     def epoch(self, epoch: int, steps: int, found: list[float], save: bool) -> None:
-        """After validation: one row, the weights if they are the best so far, and a checkpoint if asked for or due."""
+        """Write, after validation, one row, the weights if they are the best so far, and a checkpoint if asked for or
+        due."""
         place = self.place
         images = steps * self.learner.settings.batch
         for log in self.logs[1:]:
@@ -149,14 +151,15 @@ class Journal(AbstractContextManager):
 
 
 def forget_weights(folder: Path, best: int) -> None:
-    """All but the best epoch's. Not before a checkpoint that names it: a resumed run may still need an older one."""
+    """Remove all but the best epoch's. Not before a checkpoint that names it: a resumed run may still need an older
+    one."""
     for old in folder.glob("best-*.pt"):
         if old != weights(folder, best):
             old.unlink()
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """result.json; raises CommandError if it is not whole."""
+    """Read result.json; CommandError if it is not whole."""
     found = read_json(path, ("run", "best_epoch", "switch", "best", "last", "test", "parameters", "weights"))
     try:
         if all([set(EPOCH_COLUMNS) <= set(found[which]) for which in ("best", "last")]) and found["run"]["name"]:

@@ -23,7 +23,7 @@ from .settings import Settings
 
 
 def launch(settings: Settings, device: str) -> Fabric:
-    """The process, or under torchrun one of the processes, that trains on `device` ("auto", "cpu" or "cuda").
+    """Start the process, or under torchrun one of the processes, that trains on `device` ("auto", "cpu" or "cuda").
 
     Raises CommandError if there is no such device, or the batch cannot be shared evenly by the processes.
     """
@@ -100,14 +100,15 @@ class Learner:
             group["lr"] = value
 
     def begin(self, step: int) -> None:
-        """Before each step: what is random in the network, and a cosine rate, are functions of the step."""
+        """Prepare a step: what is random in the network, and a cosine rate, are functions of the step."""
         apart = self.fabric.global_rank if self.settings.compile else 0  # else see `draws`
         torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + apart)
         if self.settings.rate_schedule == "cosine":
             self.rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def draws(self, images: int) -> AbstractContextManager:
-        """For the forward of a step with as many images on this process: what is random, as one process draws it."""
+        """Draw for the forward of a step with as many images on this process: what is random, as one process draws
+        it."""
         if self.fabric.world_size == 1 or self.settings.compile:
             return nullcontext()
         return SharedDraws(self.fabric.global_rank, self.fabric.world_size, images)
@@ -117,7 +118,7 @@ class Learner:
             self.plateau.step(score)
 
     def alter(self) -> None:
-        """The loss changed: forget what the settings say."""
+        """Forget what the settings say, as the loss changed."""
         if self.settings.reset_optimizer:
             self.adam.state.clear()
         if self.settings.reset_rate:
@@ -125,11 +126,11 @@ class Learner:
             self._new_plateau()
 
     def move(self, x: Tensor) -> Tensor:
-        """To the device, in the network's memory format and type."""
+        """Bring to the device, in the network's memory format and type."""
         return x.to(self.fabric.device, self.dtype, non_blocking=True, memory_format=self.memory_format)
 
     def share_buffers(self) -> None:
-        """Every process judges with the running statistics of the first (DDP shares them at the next step only)."""
+        """Give every process the running statistics of the first (DDP shares them at the next step only)."""
         if self.fabric.world_size > 1:
             for buffer in self.net.buffers():
                 dist.broadcast(buffer, 0)
@@ -144,7 +145,7 @@ class Learner:
 
 
 def quiet() -> None:
-    """Libraries warn about their own dependencies, and Fabric about settings that are ours on purpose."""
+    """Silence libraries that warn about their own dependencies, and Fabric about settings that are ours on purpose."""
     logging.getLogger("timm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning_fabric.*|monai.*|segmentation_models_pytorch.*|timm.*")
     warnings.filterwarnings("ignore", message=".*multiple workers.*")

@@ -34,7 +34,7 @@ class Scores:
 
 
 def scores(counts: Tensor, empty: str = "skip") -> Scores:
-    """Of counts int64 [N, C, 4] (tp, fp, fn, tn) by a rule of EMPTY; NaN means where nothing counts."""
+    """Score counts int64 [N, C, 4] (tp, fp, fn, tn) by a rule of EMPTY; NaN means where nothing counts."""
     stats = Stats(counts)
     pooled = Stats(counts.sum(0, keepdim=True))
     found = [
@@ -46,7 +46,7 @@ def scores(counts: Tensor, empty: str = "skip") -> Scores:
 
 
 def _mean(score: Tensor, counts: Tensor, empty: str) -> float:
-    """Over the slices of each class, then over the classes that have any."""
+    """Average over the slices of each class, then over the classes that have any."""
     tp, fp, fn, _ = counts.unbind(-1)
     instead = {"skip": torch.full_like(score, torch.nan), "one": (fp == 0).to(score), "zero": torch.zeros_like(score)}
     instead["transunet"] = (fp > 0).to(score)
@@ -54,7 +54,8 @@ def _mean(score: Tensor, counts: Tensor, empty: str) -> float:
 
 
 def group_counts(counts: Tensor, groups: list[str]) -> Tensor:
-    """[G, C, 4]: the counts [N, C, 4] of each group's slices together, groups in the order of their first slice."""
+    """Sum to [G, C, 4] the counts [N, C, 4] of each group's slices together, groups in the order of their first
+    slice."""
     names = {name: at for at, name in enumerate(dict.fromkeys(groups))}
     at = torch.tensor([names[name] for name in groups])
     return torch.zeros(len(names), *counts.shape[1:], dtype=counts.dtype).index_add_(0, at, counts)
@@ -69,7 +70,7 @@ class Thresholds:
     high: float
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 masks of images [N, 1, H, W]."""
+        """Return uint8 masks of images [N, 1, H, W]."""
         blurred = _blur(images, self.blur)
         return ((blurred >= self.low) & (blurred < self.high)).to(torch.uint8)
 
@@ -80,7 +81,7 @@ class Thresholds:
 
 
 def fit_thresholds(images: Tensor, masks: Tensor, levels: int = 120) -> Thresholds:
-    """The blur and the two thresholds with the best pooled Dice on these slices, by trying all of them."""
+    """Find the blur and the two thresholds with the best pooled Dice on these slices, by trying all of them."""
     truth = masks.bool()
     edges = torch.linspace(0.0, 1.2, levels + 1)
     best, found = -1.0, Thresholds(0.0, 0.0, 1.2)

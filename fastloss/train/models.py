@@ -61,7 +61,8 @@ def build_model(
     weights: str | Path = "",
     normalise: bool = False,
 ) -> nn.Module:
-    """A network from images [N, in_channels, H, W] to logits [N, num_classes, H, W]; seed torch before for its weights.
+    """Build a network from images [N, in_channels, H, W] to logits [N, num_classes, H, W]; seed torch before for its
+    weights.
 
     Args:
         name: monai-unet: MONAI's residual U-Net with instance norm, 0.41 M parameters, untrained.

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def shared_batch_norm(net: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norm over all processes: torch's on a GPU, which it needs, else ours."""
+    """Return the network with batch norm over all processes: torch's on a GPU, which it needs, else ours."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(net)
     for module in net.modules():

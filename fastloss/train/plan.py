@@ -70,7 +70,7 @@ def describe(
 
 
 def _lineage(name: str, by_name: dict[str, Run]) -> list[str]:
-    """The run and those that it begins from."""
+    """Return the run and those that it begins from."""
     found = []
     while name:
         found.append(name)

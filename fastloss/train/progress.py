@@ -116,12 +116,12 @@ class Bar(Lines):
 
 
 def watch(total: int, done: int = 0) -> Lines:
-    """A bar if standard output is a terminal, else lines."""
+    """Make a bar if standard output is a terminal, else lines."""
     return Bar(total, done) if sys.stdout.isatty() else Lines(total, done)
 
 
 def waiting(words: str) -> AbstractContextManager:
-    """A spinner beside `words` on a terminal; elsewhere the words alone."""
+    """Show a spinner beside `words` on a terminal; elsewhere the words alone."""
     if not sys.stdout.isatty():
         print(words, flush=True)
         return nullcontext()
@@ -134,7 +134,7 @@ def waiting(words: str) -> AbstractContextManager:
 def counting(
     total: int, words: str, things: str, say: Callable[[str], None] | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """For work of known size: call what is yielded with the number of things done. Lines at the start, every
+    """Count work of known size: call what is yielded with the number of things done. Lines at the start, every
     LINE_SECONDS and at the end, to `say`; without it a bar on a terminal, and elsewhere lines on standard output."""
     if say is None and sys.stdout.isatty():
         from rich.progress import Progress

@@ -155,7 +155,7 @@ def _default_out(args: argparse.Namespace, dataset: str) -> Path:
 
 
 def _place(data: str) -> str:
-    """Where the data are, from any folder."""
+    """Say where the data are, from any folder."""
     return data if data in ("phantom", "demo") else str(Path(data).expanduser().absolute())
 
 

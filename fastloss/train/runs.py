@@ -45,7 +45,7 @@ class Run:
 
 
 def select_rows(settings: Settings, names: list[str] | None) -> list[Row]:
-    """The rows that --rows asks for by table or by name (None: all but the optional tables; "all").
+    """Return the rows that --rows asks for by table or by name (None: all but the optional tables; "all").
 
     Raises CommandError for an unknown name.
     """
@@ -63,8 +63,8 @@ def select_rows(settings: Settings, names: list[str] | None) -> list[Row]:
 
 
 def make_runs(settings: Settings, chosen: list[Row], seeds: int) -> list[Run]:
-    """The trainings of these rows, parents first. Rows with the same losses in the same epochs are one run, and a run
-    begins where one with the same first stages ends (unless the rate depends on the number of epochs)."""
+    """Make the trainings of these rows, parents first. Rows with the same losses in the same epochs are one run, and a
+    run begins where one with the same first stages ends (unless the rate depends on the number of epochs)."""
     found: dict[str, Run] = {}
     for seed in range(seeds):
         for row in chosen:
@@ -78,13 +78,13 @@ def make_runs(settings: Settings, chosen: list[Row], seeds: int) -> list[Run]:
 
 
 def folders(settings: Settings, row: Row, seeds: int) -> dict[tuple[int, int | None], str]:
-    """{(seed, fold): name of the run} with the results of a row."""
+    """Return {(seed, fold): name of the run} with the results of a row."""
     every = range(settings.folds) if row.folds else [None]
     return {(seed, fold): _name(row.name, row.epochs, seed, fold) for seed in range(seeds) for fold in every}
 
 
 def _switches(settings: Settings, row: Row) -> list[int]:
-    """The epochs at which an abrupt schedule changes: what comes before is a run of its own, to be shared."""
+    """Return the epochs at which an abrupt schedule changes: what comes before is a run of its own, to be shared."""
     return [] if settings.rate_schedule == "cosine" else [start for start, _ in row.schedule.stages[1:]]
 
 
@@ -104,7 +104,7 @@ def _run(settings: Settings, row: Row, epochs: int, seed: int, fold: int | None)
 
 
 def _linked(ordered: list[Run]) -> list[Run]:
-    """Each with the longest run that does the same for its whole length, if there is one."""
+    """Link each to the longest run that does the same for its whole length, if there is one."""
     stages = {run.name: [(start, repr(loss)) for start, loss in run.make(None).stages] for run in ordered}
 
     def begins(run: Run) -> list[Run]:

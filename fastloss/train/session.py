@@ -107,7 +107,7 @@ def start(
 
 
 def _plain(values: dict) -> dict:
-    """As JSON gives it back: tuples are lists."""
+    """Convert to what JSON gives back: tuples are lists."""
     return json.loads(json.dumps(values, default=str))
 
 
@@ -143,7 +143,7 @@ def train_missing(
 
 
 def _finished(path: Path) -> bool:
-    """Raises CommandError for a result that is not whole."""
+    """Tell whether a run is done; CommandError for a result that is not whole."""
     return path.exists() and bool(read_result(path))
 
 

@@ -109,7 +109,7 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for each setting, without a default: what is not given is the preset's."""
+    """Add one option for each setting, without a default: what is not given is the preset's."""
     group = parser.add_argument_group("settings (defaults depend on the paper and the preset)")
     for item in OPTIONS:
         kind, choices = type(item.default), list(item.metadata["choices"])
@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def defaults(paper: str, preset: str, dataset: str) -> dict[str, Any]:
-    """Every setting as a preset has it."""
+    """Return every setting as a preset has it."""
     own = {item.name: item.default for item in OPTIONS}
     data = get(dataset)
     return own | {"split": data.split} | data.training | DEFAULTS[paper, preset]

@@ -54,12 +54,12 @@ class Slices:
         return [self.store.slices[row].volume for row in self.valid]
 
     def steps(self, settings: Settings) -> int:
-        """Of an epoch."""
+        """Count the steps of an epoch."""
         return len(self.train) // settings.batch
 
     def target(self, y: Tensor, settings: Settings) -> Tensor:
-        """Labels as losses of the settings' mode take them: a channel if there is one, and 0 or 1 for each class if
-        classes are one-vs-rest."""
+        """Bring labels to what losses of the settings' mode take: a channel if there is one, and 0 or 1 for each class
+        if classes are one-vs-rest."""
         if self.store.mode == "binary":
             return y[:, None]
         if settings.mode == "multilabel" and self.store.mode == "multiclass":
@@ -68,12 +68,13 @@ class Slices:
         return y
 
     def foreground(self, counts: Tensor) -> Tensor:
-        """Counts or masks [N, C, …] without the background's channel, which no score counts."""
+        """Return counts or masks [N, C, …] without the background's channel, which no score counts."""
         return counts[:, 1:] if self.store.mode == "multiclass" else counts
 
     def example(self, size: int) -> tuple[int, tuple[int, int, int, int]]:
-        """(row of the store, region) of the slice that figures show: number 102 of case 008 and the region of paper 2's
-        Fig. 3 wherever that slice is, of the training part too; else the validation slice with the largest truth.
+        """Return (row of the store, region) of the slice that figures show: number 102 of case 008 and the region of
+        paper 2's Fig. 3 wherever that slice is, of the training part too; else the validation slice with the largest
+        truth.
 
         A region is top, left, height and width at `size` pixels, all 0 for the whole slice.
         """
@@ -85,7 +86,7 @@ class Slices:
 
 
 def load(store: Store, settings: Settings, fold: int | None) -> Slices:
-    """The split, or one fold, cut to the settings' limits.
+    """Make the split, or one fold, cut to the settings' limits.
 
     Raises CommandError if no training batch can be filled or nothing is left to validate.
     """
@@ -107,7 +108,7 @@ def load(store: Store, settings: Settings, fold: int | None) -> Slices:
 
 
 def _limited(store: Store, rows: tuple[int, ...], limit: int) -> tuple[int, ...]:
-    """At most `limit` rows, evenly spaced, half of them with a truth where there are enough."""
+    """Return at most `limit` rows, evenly spaced, half of them with a truth where there are enough."""
     if not limit or len(rows) <= limit:
         return rows
     filled = [row for row in rows if store.slices[row].positive]
@@ -129,7 +130,7 @@ class TrainingBatches:
         self.loader = _loader(self.dataset, self.sampler, fabric, workers)
 
     def __call__(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images [N, 1, H, W], labels) of this process from batch number `skip` of the epoch on."""
+        """Return (images [N, 1, H, W], labels) of this process from batch number `skip` of the epoch on."""
         self.dataset.set_epoch(epoch)
         self.sampler.epoch, self.sampler.skip = epoch, skip
         return iter(self.loader)

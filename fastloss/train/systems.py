@@ -95,7 +95,7 @@ SYSTEMS = {
 
 
 def build(name: str) -> nn.Module:
-    """ValueError for a name that is not in SYSTEMS."""
+    """Build the network; ValueError for a name that is not in SYSTEMS."""
     if name not in SYSTEMS:
         raise ValueError(f"name must be one of {', '.join(SYSTEMS)}, got {name!r}.")
     with warnings.catch_warnings():
@@ -104,7 +104,7 @@ def build(name: str) -> nn.Module:
 
 
 def count(name: str) -> tuple[int, int]:
-    """(parameters, multiply-adds of a forward) from shapes alone: nothing is computed."""
+    """Count (parameters, multiply-adds of a forward) from shapes alone: nothing is computed."""
     from torch.utils.flop_counter import FlopCounterMode
 
     network = build(name).eval().to("meta")
@@ -116,7 +116,7 @@ def count(name: str) -> tuple[int, int]:
 
 
 def measure(name: str, device: torch.device | str = "cpu", repeats: int = 5) -> Cost:
-    """Builds a system with random weights and runs it on one sample, in float32 without gradient.
+    """Build a system with random weights and run it on one sample, in float32 without gradient.
 
     One warm-up before the timed forwards, and one forward more under the profiler, which sees every allocation on a
     CPU. Swin-UNETR takes half a minute a forward on two cores and needs 3 GB.
@@ -166,7 +166,7 @@ def _wait(x: Tensor) -> None:
 
 
 def _peak(network: nn.Module, x: Tensor) -> int:
-    """Other tensors on the device are not counted."""
+    """Measure the peak on a device, without other tensors there."""
     torch.cuda.reset_peak_memory_stats(x.device)
     others = torch.cuda.memory_allocated(x.device)
     network(x)
@@ -175,7 +175,7 @@ def _peak(network: nn.Module, x: Tensor) -> int:
 
 
 def _peak_cpu(network: nn.Module, x: Tensor) -> int:
-    """Of what a forward allocates."""
+    """Measure the peak of what a forward allocates."""
     from fastloss.measure import memory
 
     result, changes = memory.allocations(lambda: network(x))

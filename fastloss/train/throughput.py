@@ -51,7 +51,7 @@ class Subject:
     missing: list[str]
 
     def forward(self) -> tuple[Tensor, Tensor, int]:
-        """(logits, labels, images)."""
+        """Return (logits, labels, images)."""
         x, y = next(self.batches)
         return self.model(x), y, len(x)
 
@@ -62,7 +62,7 @@ class Subject:
 
 
 def run(settings: Settings, store: Store, rows: list[Row], peers: list[str], path: Path, fabric: Fabric) -> None:
-    """Measures each loss of these rows once, and the 3D case; writes after each, and skips what is there already."""
+    """Measure each loss of these rows once, and the 3D case; write after each, and skip what is there already."""
     if fabric.world_size > 1:
         raise CommandError(f"--compare runs in one process, got {fabric.world_size}")
     done = read_json(path, ("peers", "rows")) if path.exists() else {"peers": peers, "rows": []}
@@ -79,7 +79,7 @@ def run(settings: Settings, store: Store, rows: list[Row], peers: list[str], pat
 def _subjects(
     settings: Settings, store: Store, rows: list[Row], peers: list[str], fabric: Fabric
 ) -> Iterator[tuple[str, Callable[[], Subject]]]:
-    """(title, how to make it) of each different loss of the rows, then of the 3D case."""
+    """Return (title, how to make it) of each different loss of the rows, then of the 3D case."""
     losses = {repr(loss): loss for row in rows for loss in row.schedule.losses}
     names = {repr(row.schedule.active): row.title for row in reversed(rows) if len(row.schedule.losses) == 1}
     for key, loss in losses.items():
@@ -91,7 +91,7 @@ def _subjects(
 
 
 def _slices(case: str, settings: Settings, store: Store, loss: Any, peers: list[str], fabric: Fabric) -> Subject:
-    """The papers' own step: their network, their data."""
+    """Make the papers' own step: their network, their data."""
     slices = load(store, settings, None)
     learner = Learner(settings, store.num_classes, 0, 1, fabric)
     source = TrainingBatches(slices, settings, 0, fabric, workers=0)
@@ -110,7 +110,7 @@ def _volumes(case: str, classes: int, preset: str, peers: list[str], fabric: Fab
 
 
 def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
-    """One row for each contender."""
+    """Return one row for each contender."""
     device = subject.fabric.device
     seconds: dict[str, list[float]] = {each.name: [] for each in subject.contenders}
     rest: list[float] = []
@@ -146,7 +146,7 @@ def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
 
 
 def _gaps(each: Contender, ours: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> dict[str, float]:
-    """How far value and gradient are from fastloss's, relative."""
+    """Compare value and gradient with fastloss's, relative."""
     value, gradient = split(each.loss, logits, each.target(y))
     return {
         "value": float(ours[0] if each.name == OURS else value),
@@ -156,7 +156,7 @@ def _gaps(each: Contender, ours: tuple[Tensor, Tensor], logits: Tensor, y: Tenso
 
 
 def launches(each: Contender, logits: Tensor, y: Tensor) -> int:
-    """Kernels on a GPU, operators without inner ones on a CPU, of one forward and backward."""
+    """Count kernels on a GPU, operators without inner ones on a CPU, of one forward and backward."""
     cuda = logits.device.type == "cuda"
     target = each.target(y)
     kinds = torch.profiler.ProfilerActivity
@@ -169,7 +169,8 @@ def launches(each: Contender, logits: Tensor, y: Tensor) -> int:
 
 
 def step_difference(subject: Subject, each: Contender, rounds: int, block: int) -> dict[str, Any]:
-    """Seconds of a whole step with this loss minus one with fastloss: mean of alternating blocks, and its interval."""
+    """Measure the seconds of a whole step with this loss minus one with fastloss: mean of alternating blocks, and its
+    interval."""
     from scipy import stats
 
     def steps(loss: Contender) -> None:

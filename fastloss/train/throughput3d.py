@@ -31,7 +31,7 @@ def title(classes: int, preset: str, fabric: Fabric) -> str:
 def build(
     classes: int, preset: str, peers: list[str], fabric: Fabric
 ) -> tuple[nn.Module, Any, tuple[Tensor, Tensor], list[Contender], list[str]]:
-    """(network, optimiser, batch, contenders, missing peers)."""
+    """Return (network, optimiser, batch, contenders, missing peers)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.networks.nets import DynUNet

@@ -28,8 +28,8 @@ PERCENTILE = 95
 
 
 def measure(settings: Settings, slices: Slices, learner: Learner) -> list[dict[str, Any]]:
-    """One row for each volume of the test part (else of the validation part) and class: voxels tp, fp, fn, and hd95,
-    None unless both masks have some. `slices` and `of`: how many of the volume's slices are there."""
+    """Return one row for each volume of the test part (else of the validation part) and class: voxels tp, fp, fn, and
+    hd95, None unless both masks have some. `slices` and `of`: how many of the volume's slices are there."""
     store = slices.store
     names = store.class_names[1:] if store.mode == "multiclass" else store.class_names
     volumes: dict[str, list[int]] = {}
@@ -56,7 +56,7 @@ def measure(settings: Settings, slices: Slices, learner: Learner) -> list[dict[s
 
 
 def hd95(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Of two masks [D, H, W], in voxels; None if one is empty."""
+    """Measure HD95 of two masks [D, H, W], in voxels; None if one is empty."""
     from monai.metrics.utils import get_edge_surface_distance
 
     if not (a.any() and b.any()):
@@ -69,7 +69,7 @@ def hd95(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def transunet(rows: Iterable[dict[str, Any]]) -> tuple[float, float]:
-    """(Dice, HD95), means over volumes by TransUNet's rule: 1 and 0 where only the truth is empty, 0 and 0 where
+    """Return (Dice, HD95), means over volumes by TransUNet's rule: 1 and 0 where only the truth is empty, 0 and 0 where
     nothing was found."""
     dice, distance = [], []
     for row in rows:
@@ -80,8 +80,8 @@ def transunet(rows: Iterable[dict[str, Any]]) -> tuple[float, float]:
 
 
 def nnunet(rows: Iterable[dict[str, Any]]) -> tuple[float, float]:
-    """(Dice, HD95), means over volumes by nnU-Net's rule: what is in neither mask is left out; NaN if nothing is left.
-    HD95 over volumes where both masks have some."""
+    """Return (Dice, HD95), means over volumes by nnU-Net's rule: what is in neither mask is left out; NaN if nothing is
+    left. HD95 over volumes where both masks have some."""
     dice = [_dice(row) for row in rows if row["tp"] + row["fp"] + row["fn"]]
     distance = [row["hd95"] for row in rows if row["hd95"] is not None]
     return tuple([statistics.mean(values) if values else float("nan") for values in (dice, distance)])

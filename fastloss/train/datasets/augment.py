@@ -44,12 +44,12 @@ def _none(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pai
 
 
 def _flip(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
-    """Left and right change places in every second item."""
+    """Swap left and right in every second item."""
     return (image[:, ::-1], label[..., ::-1]) if rng.random() < 0.5 else (image, label)
 
 
 def _mri(image: np.ndarray, label: np.ndarray, rng: torch.Generator) -> Pair:
-    """Left and right change places in every second item; a bias field and noise."""
+    """Swap left and right in every second item; add a bias field and noise."""
     if torch.rand((), generator=rng) < 0.5:
         image, label = image[:, ::-1], label[..., ::-1]
     return degrade(image, rng), label
@@ -96,7 +96,7 @@ def _uwmgi(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pa
 
 
 def _shift_scale_rotate(shape: tuple[int, int], rng: np.random.Generator) -> Warp:
-    """By up to 1/16 of the side, 5% and 10 degrees, about the centre."""
+    """Move by up to 1/16 of the side, 5% and 10 degrees, about the centre."""
     shift = rng.uniform(-0.0625, 0.0625, 2) * shape
     scale, angle = 1 + rng.uniform(-0.05, 0.05), np.deg2rad(rng.uniform(-10, 10))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
@@ -105,7 +105,7 @@ def _shift_scale_rotate(shape: tuple[int, int], rng: np.random.Generator) -> War
 
 
 def _grid(shape: tuple[int, int], rng: np.random.Generator) -> Warp:
-    """Five cells along each axis, each stretched or shrunk by up to 5%."""
+    """Stretch or shrink five cells along each axis by up to 5% each."""
     tables = []
     for side in shape:
         widths = 1 + rng.uniform(-0.05, 0.05, 6)
@@ -115,7 +115,7 @@ def _grid(shape: tuple[int, int], rng: np.random.Generator) -> Warp:
 
 
 def _elastic(shape: tuple[int, int], rng: np.random.Generator) -> Warp:
-    """Three points about the centre move by up to 50 pixels. The template's elastic field beside that (alpha 1, sigma
+    """Move three points about the centre by up to 50 pixels. The template's elastic field beside that (alpha 1, sigma
     50) has a standard deviation of 0.003 pixels and is left out."""
     centre, arm = np.array(shape) / 2, min(shape) // 3
     source = centre + arm * np.array([[1, 1], [1, -1], [-1, -1]])
@@ -125,7 +125,7 @@ def _elastic(shape: tuple[int, int], rng: np.random.Generator) -> Warp:
 
 
 def _sampled(array: np.ndarray, at: np.ndarray, mode: str) -> np.ndarray:
-    """With reflection at the borders."""
+    """Interpolate with reflection at the borders."""
     height, width = array.shape[-2:]
     scale = np.array([max(width - 1, 1), max(height - 1, 1)])
     grid = torch.from_numpy(at[::-1].transpose(1, 2, 0) / scale * 2 - 1).float()[None]
@@ -135,7 +135,7 @@ def _sampled(array: np.ndarray, at: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _holes(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> Pair:
-    """Five to eight rectangles of a twentieth of the side, empty in image and label."""
+    """Empty five to eight rectangles of a twentieth of the side in image and label."""
     image, label = image.copy(), label.copy()
     height, width = (max(side // 20, 1) for side in image.shape)
     for _ in range(int(rng.integers(5, 9))):

@@ -42,7 +42,7 @@ LESION = 150.0  # HU
 
 
 def vary(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.04) -> list[Blob]:
-    """The blobs of one patient: each moved a little and up to 15% larger or smaller."""
+    """Make the blobs of one patient: each moved a little and up to 15% larger or smaller."""
     result = []
     for blob in blobs:
         centre = np.array(blob.centre) + rng.uniform(-shift, shift, 3)
@@ -52,7 +52,7 @@ def vary(blobs: tuple[Blob, ...], rng: np.random.Generator, shift: float = 0.04)
 
 
 def paint(blobs: list[Blob], shape: tuple[int, int, int], background: float) -> tuple[np.ndarray, np.ndarray]:
-    """(image float32, labels uint8) [D, H, W]; a later blob covers earlier ones."""
+    """Paint (image float32, labels uint8) [D, H, W]; a later blob covers earlier ones."""
     image = np.full(shape, background, np.float32)
     labels = np.zeros(shape, np.uint8)
     for blob in blobs:
@@ -67,7 +67,8 @@ def _inside(blob: Blob, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def abdomen(rng: np.random.Generator, shape: tuple[int, int, int], tumour: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A CT volume in HU. The labels are the eight organs of Synapse, or 1 for a lesion on one of the bowel loops."""
+    """Make a CT volume in HU. The labels are the eight organs of Synapse, or 1 for a lesion on one of the bowel
+    loops."""
     blobs, organs = vary(TORSO, rng, 0.01) + vary((SPINE,), rng), vary(ORGANS, rng)
     if tumour:
         # Without contrast agent, so that no organ has the intensity of a lesion.
@@ -77,7 +78,7 @@ def abdomen(rng: np.random.Generator, shape: tuple[int, int, int], tumour: bool)
 
 
 def _bowel(rng: np.random.Generator, slices: int) -> list[Blob]:
-    """Loops with water or gas, one of them with a lesion of two slices or more."""
+    """Make loops with water or gas, one of them with a lesion of two slices or more."""
     loops = []
     for angle in np.linspace(0, 2 * np.pi, 7)[:-1] + rng.uniform(0, 1):
         centre = (rng.uniform(-0.6, 0.6), -0.1 + 0.42 * np.sin(angle), 0.52 * np.cos(angle))
@@ -92,8 +93,8 @@ def _bowel(rng: np.random.Generator, slices: int) -> list[Blob]:
 
 
 def heart(rng: np.random.Generator, shape: tuple[int, int, int], phases: int) -> tuple[np.ndarray, np.ndarray]:
-    """A cine series [T, D, H, W] in arbitrary units: 1 right ventricle, 2 myocardium, 3 left ventricle. It contracts to
-    the middle of the series."""
+    """Make a cine series [T, D, H, W] in arbitrary units: 1 right ventricle, 2 myocardium, 3 left ventricle. It
+    contracts to the middle of the series."""
     offset, size = rng.uniform(-0.08, 0.08, 2), rng.uniform(0.85, 1.15)
     gain, images, labels = rng.uniform(200, 600), [], []
     for phase in range(phases):
@@ -114,8 +115,8 @@ def heart(rng: np.random.Generator, shape: tuple[int, int, int], phases: int) ->
 
 
 def gut(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """An MR volume [D, H, W] from 0 to 1 and overlapping masks [D, 3, H, W]: large bowel, small bowel, stomach. The
-    slices at both ends have none, as in the real scans."""
+    """Make an MR volume [D, H, W] from 0 to 1 and overlapping masks [D, 3, H, W]: large bowel, small bowel, stomach.
+    The slices at both ends have none, as in the real scans."""
     blobs = [Blob(0, 0.35, (0, 0, 0), (WHOLE, 0.7, 0.85)), Blob(3, 0.6, (0.35, -0.25, 0.3), (0.35, 0.22, 0.28))]
     for angle in rng.uniform(0, 2 * np.pi, 5):
         blobs.append(Blob(2, 0.8, (-0.3, 0.2 * np.sin(angle), 0.25 * np.cos(angle)), (0.4, 0.12, 0.14)))

@@ -25,7 +25,7 @@ SHOWN = 10  # problems
 def check(
     folder: Path, kind: str | None, settings: Mapping[str, Any], quick: bool, jobs: int | None, memory: float
 ) -> bool:
-    """Prints a report and returns whether nothing is missing or broken.
+    """Print a report and return whether nothing is missing or broken.
 
     Args:
         kind: None: found out from the layout.
@@ -59,7 +59,7 @@ def check(
 
 
 def sources() -> str:
-    """Where every dataset comes from."""
+    """Say where every dataset comes from."""
     lines = []
     for name, kind in DATASETS.items():
         lines += [f"{name}: {kind.title}", f"  from    {kind.source}", f"  licence {kind.licence}"]

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Returns 0, or 2 if a check found something missing or broken; CommandError for bad arguments and data."""
+    """Run the action and return 0, or 2 if a check found something missing or broken; CommandError for bad arguments
+    and data."""
     if args.action is None:
         raise CommandError("one of check, prepare and phantom is needed (see fastloss data --help)")
     if args.action == "phantom":

@@ -15,7 +15,7 @@ CACHE = "FASTLOSS_CACHE"
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """One process at a time; the system frees the lock of a process that dies."""
+    """Let one process in at a time; the system frees the lock of a process that dies."""
     try:
         import fcntl
     except ImportError:  # Windows: two preparations of one store at once are the user's business

@@ -25,7 +25,7 @@ SAME_ORIGIN = 1e-2  # of a voxel
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns whatever a broken file raises into a CommandError that names it."""
+    """Turn whatever a broken file raises into a CommandError that names it."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
@@ -37,7 +37,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8, with or without the byte order mark that some editors write."""
+    """Read UTF-8, with or without the byte order mark that some editors write."""
     with reading(path):
         return path.read_text(encoding="utf-8-sig")
 
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
 
 
 def find_volume(path: Path) -> Path:
-    """Where a volume expected at `path` lies: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
+    """Find where a volume expected at `path` lies: perhaps unpacked, or in a folder of its own name, as on Kaggle."""
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     names = dict.fromkeys((path.name, f"{stem}.nii.gz", f"{stem}.nii"))
     places = [path.with_name(name) for name in names]
@@ -58,7 +58,7 @@ def find_volume(path: Path) -> Path:
 
 
 def npz_pair(path: Path, keys: tuple[str, str], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """(image, label) of one shape with as many dimensions."""
+    """Read (image, label) of one shape with as many dimensions."""
     with reading(path), np.load(path) as arrays:
         image, label = (arrays[key] for key in keys)
         if image.ndim != dimensions or image.shape != label.shape:
@@ -67,7 +67,7 @@ def npz_pair(path: Path, keys: tuple[str, str], dimensions: int) -> tuple[np.nda
 
 
 def nifti_pair(image: Path, label: Path) -> tuple[tuple[int, int, int], list[str]]:
-    """(shape of the axes as stored, notes) of an image and its label, from their headers alone.
+    """Read (shape of the axes as stored, notes) of an image and its label, from their headers alone.
 
     Raises:
         CommandError: they are not of one 3D shape, or their affines turn or scale them differently: a label whose
@@ -105,7 +105,7 @@ def _axes(affine: np.ndarray) -> str:
 
 
 def nifti(path: Path, canonical: bool) -> np.ndarray:
-    """float32 [z, y, x], with the axes as stored; if `canonical`, by the affine, the front at the top."""
+    """Read float32 [z, y, x], with the axes as stored; if `canonical`, by the affine, the front at the top."""
     import nibabel
 
     with reading(path):

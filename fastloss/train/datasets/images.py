@@ -15,7 +15,7 @@ ROUNDING = 1e-4  # between a label and the integer that a resampling or a scale 
 
 
 def normalise(volume: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
-    """float32 [D, H, W] by the setting `normalise`.
+    """Scale a volume to float32 [D, H, W] by the setting `normalise`.
 
     Raises:
         ValueError: an intensity is not finite.
@@ -40,7 +40,7 @@ def _scaled(volume: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def map_labels(labels: np.ndarray, ids: Mapping[int, int], where: object) -> np.ndarray:
-    """Labels of any type as uint8 classes.
+    """Map labels of any type to uint8 classes.
 
     Raises:
         CommandError: a label that the map does not have.
@@ -72,7 +72,7 @@ def _refuse(label: Any, ids: Mapping[int, int], where: object) -> None:
 
 
 def resize(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
-    """An image [H, W] as [size, size], float32."""
+    """Resize an image [H, W] to [size, size], float32."""
     if size is None or image.shape == (size, size):
         return image
     if how == "crop":
@@ -83,7 +83,7 @@ def resize(image: np.ndarray, size: int | None, how: str) -> np.ndarray:
 
 
 def resize_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
-    """A label [..., H, W] as [..., size, size], from the nearest pixels."""
+    """Resize a label [..., H, W] to [..., size, size], from the nearest pixels."""
     if size is None or label.shape[-2:] == (size, size):
         return label
     if how == "crop":
@@ -94,7 +94,7 @@ def resize_label(label: np.ndarray, size: int | None, how: str) -> np.ndarray:
 
 
 def restore_grid(masks: np.ndarray, shape: tuple[int, ...], how: str) -> np.ndarray:
-    """Masks [..., H, W] of a resized slice on the grid that it came from: the nearest pixel, or back at its place."""
+    """Bring masks [..., H, W] of a resized slice back to its own grid: the nearest pixel, or at its place."""
     if masks.shape[-2:] == tuple(shape):
         return masks
     if how == "crop":
@@ -109,7 +109,7 @@ def restore_grid(masks: np.ndarray, shape: tuple[int, ...], how: str) -> np.ndar
 
 
 def _placed(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """What `_cropped` takes from a slice, in an empty one."""
+    """Put what `_cropped` takes from a slice, in an empty one."""
     whole = np.arange(np.prod(shape)).reshape(shape) + 1
     source = _cropped(whole, masks.shape[-1])
     result = np.zeros((*masks.shape[:-2], whole.size), masks.dtype)

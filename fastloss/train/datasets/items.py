@@ -37,7 +37,7 @@ class SliceDataset(torch.utils.data.Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch lies in shared memory: persistent workers see it from their next item on."""
+        """Set the epoch, which lies in shared memory: persistent workers see it from their next item on."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from .store import Store
 
 
 def default_cache() -> Path:
-    """$FASTLOSS_CACHE, else ~/.cache/fastloss (or $XDG_CACHE_HOME/fastloss)."""
+    """Return $FASTLOSS_CACHE, else ~/.cache/fastloss (or $XDG_CACHE_HOME/fastloss)."""
     named = os.environ.get("FASTLOSS_CACHE")
     folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastloss"
     return folder.expanduser()
@@ -39,7 +39,7 @@ def open_dataset(
     memory: float = MEMORY,
     say: Callable[[str], None] | None = None,
 ) -> Store:
-    """Opens the store of a dataset; prepares it first if there is none for these files and settings.
+    """Open the store of a dataset; prepare it first if there is none for these files and settings.
 
     Processes that want the same store at once wait for the first, so that every rank of a run may call this.
 
@@ -93,7 +93,7 @@ def _folder(name_or_path: str | Path, kind: str, cache: Path, patients: int, say
 
 
 def _existing(folder: Path) -> Store | None:
-    """The store, or None; a damaged one (a file cut short by hand or by the disk) is removed."""
+    """Open the store, or return None; remove a damaged one (a file cut short by hand or by the disk)."""
     if not folder.exists():
         return None
     try:

@@ -77,7 +77,7 @@ class Phantom:
 
 
 def generate(phantom: Phantom, cache: Path, say: Callable[[str], None] | None = None) -> Path:
-    """The folder of a phantom in the cache; written on first use."""
+    """Return the folder of a phantom in the cache, written on first use."""
     words = f"{phantom.layout}-{phantom.patients}x{phantom.depth}x{phantom.size}"
     folder = cache / "phantoms" / f"{words}-seed{phantom.seed}-labels{phantom.classes}-v{VERSION}"
     with lock(folder):
@@ -112,7 +112,7 @@ def write(phantom: Phantom, out: Path, say: Callable[[str], None] | None = None,
 
 
 def _save(path: Path, volume: np.ndarray, spacing: tuple[float, ...], upright: bool) -> None:
-    """[..., z, y, x] as NIfTI; `upright`: y runs from front to back and the affine says so."""
+    """Save [..., z, y, x] as NIfTI; `upright`: y runs from front to back and the affine says so."""
     import nibabel
 
     affine = np.diag([spacing[0], -spacing[1] if upright else spacing[1], spacing[2], 1.0])
@@ -205,7 +205,7 @@ def _acdc(phantom: Phantom, out: Path, count: Callable[[int], None]) -> None:
 
 
 def _uwmgi(phantom: Phantom, out: Path, count: Callable[[int], None]) -> None:
-    """Every third patient was scanned on two days."""
+    """Scan every third patient on two days."""
     from PIL import Image
 
     rows = []
@@ -229,7 +229,7 @@ def _uwmgi(phantom: Phantom, out: Path, count: Callable[[int], None]) -> None:
 
 
 def encode(mask: np.ndarray) -> str:
-    """Runs "start length …", counted from 1 along the rows."""
+    """Write a mask as runs "start length …", counted from 1 along the rows."""
     edges = np.flatnonzero(np.diff(np.pad(mask.ravel(), 1).astype(np.int8)))
     starts, ends = edges[0::2], edges[1::2]
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends))

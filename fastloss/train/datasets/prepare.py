@@ -60,7 +60,7 @@ class Prepared(NamedTuple):
 
 
 def key(root: Path, kind: str, settings: dict[str, Any], found: Found) -> str:
-    """Of the settings and of every file's name, size and time: what differs gets a store of its own."""
+    """Hash the settings and every file's name, size and time: what differs gets a store of its own."""
     stamps = []
     for case in found.cases:
         for path in case.files:
@@ -73,7 +73,7 @@ def key(root: Path, kind: str, settings: dict[str, Any], found: Found) -> str:
 
 
 def original_label(kind: str, settings: dict[str, Any], case: Case) -> np.ndarray:
-    """uint8 [D, H, W] of classes or [D, C, H, W] of masks, of the size in the files."""
+    """Read uint8 [D, H, W] of classes or [D, C, H, W] of masks, of the size in the files."""
     _, label = readers.of(kind).read(case)
     if get(kind).mode == "multilabel":
         return label
@@ -81,7 +81,7 @@ def original_label(kind: str, settings: dict[str, Any], case: Case) -> np.ndarra
 
 
 def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Image float32 [D, H, W] normalised, label uint8 [D, H, W] of classes or [D, C, H, W] of masks.
+    """Read an image float32 [D, H, W], normalised, and a label uint8 [D, H, W] of classes or [D, C, H, W] of masks.
 
     Raises:
         CommandError: a file is broken, or image and label do not fit each other, the header or the map of labels.
@@ -100,12 +100,12 @@ def check_case(reader: ModuleType, case: Case, kind: str, settings: dict[str, An
 
 
 def _where(case: Case) -> str:
-    """The file with a case's labels, in words."""
+    """Name the file with a case's labels."""
     return str(case.files[1]) if 2 <= len(case.files) <= 3 else f"{case.name} in {case.files[0].parent}"
 
 
 def no_foreground(cases: list[Case]) -> str:
-    """The sentence for labels that were lost on the way."""
+    """Say that labels were lost on the way."""
     return f"the labels of all {len(cases)} volumes are background alone, from {_where(cases[0])} on"
 
 
@@ -146,7 +146,7 @@ def prepare(
     memory: float = MEMORY,
     say: Callable[[str], None] | None = None,
 ) -> Store:
-    """Writes the store `folder`, which must not exist, and opens it. On any error nothing of it is left."""
+    """Write the store `folder`, which must not exist, and open it. On any error nothing of it is left."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a preparation that was killed; the caller holds the lock
     with no_space(folder, _bytes(found, settings)):
@@ -161,7 +161,7 @@ def prepare(
 
 
 def _bytes(found: Found, settings: dict[str, Any]) -> int:
-    """Of the store: three bytes a pixel, and the records."""
+    """Count the bytes of the store: three a pixel, and the records."""
     return sum(3 * _pixels(case, settings["size"]) + 200 * len(case.slices) for case in found.cases)
 
 
@@ -224,7 +224,7 @@ def _write(
 def _in_order(
     reader: ModuleType, cases: list[Case], kind: str, settings: dict[str, Any], jobs: int, memory: float
 ) -> Iterator[Prepared]:
-    """Each case prepared, in order; no more than two for each thread are held, and no more than the memory holds: three
+    """Prepare each case, in order; no more than two for each thread are held, and no more than the memory holds: three
     quarters of it for those in work, the rest for those that wait to be written. Threads suffice: zlib, resizing and
     NumPy's loops run without the interpreter's lock."""
     waiting: deque[tuple[Future[Prepared], int]] = deque()

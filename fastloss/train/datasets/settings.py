@@ -92,7 +92,7 @@ def _check_labels(kind: str, settings: dict[str, Any]) -> None:
 
 
 def label_map(kind: str, settings: Mapping[str, Any]) -> Mapping[int, int]:
-    """From every id that may be in the files to its class."""
+    """Return the map from every id that may be in the files to its class."""
     labels = settings["labels"]
     if isinstance(labels, Mapping):
         return {int(raw): value for raw, value in labels.items()}

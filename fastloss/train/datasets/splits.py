@@ -17,7 +17,8 @@ SCHEMES = "patient:80/20, patient:70/10/20, kfold:5, index:80/20, official"
 
 
 def splits(store: Store, scheme: str, seed: int) -> list[Split]:
-    """The splits of a scheme; a list of one but for k-fold. No patient is in two parts of a split, except by "index".
+    """Make the splits of a scheme; a list of one but for k-fold. No patient is in two parts of a split, except by
+    "index".
 
     All but "official" divide what is not the dataset's own test part, so that this stays untouched.
 
@@ -82,7 +83,7 @@ def _official(store: Store) -> Split:
 
 
 def _shuffled(store: Store, rows: list[int], seed: int) -> list[str]:
-    """The patients in random order, the groups dealt out evenly over it."""
+    """Return the patients in random order, the groups dealt out evenly over it."""
     rng = np.random.default_rng([seed, 0x5B117])
     groups: dict[str, list[str]] = defaultdict(list)
     for row in rows:

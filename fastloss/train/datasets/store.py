@@ -39,7 +39,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        """ValueError or OSError if what lies there is not a whole store of this version."""
+        """Open it; ValueError or OSError if what lies there is not a whole store of this version."""
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["version"] != VERSION:
             raise ValueError(f"it is of version {manifest['version']}")
@@ -83,12 +83,12 @@ class Store:
         return slice(end - shape[0] * shape[1], end), shape
 
     def image(self, index: int) -> np.ndarray:
-        """float32 [H, W], as prepared."""
+        """Return float32 [H, W], as prepared."""
         span, shape = self._span(index)
         return self._arrays()[0][span].reshape(shape).astype(np.float32)
 
     def label(self, index: int) -> np.ndarray:
-        """uint8: class ids [H, W], or 0 and 1 in [C, H, W] if multilabel."""
+        """Return uint8: class indices [H, W], or 0 and 1 in [C, H, W] if multilabel."""
         span, shape = self._span(index)
         label = self._arrays()[1][span].reshape(shape)
         if self.mode != "multilabel":
@@ -96,7 +96,7 @@ class Store:
         return label >> np.arange(self.num_classes, dtype=np.uint8)[:, None, None] & 1
 
     def summary(self) -> dict[str, int]:
-        """Counts: a label of few pixels can vanish when it is resized, so positives are counted before and after."""
+        """Count: a label of few pixels can vanish when it is resized, so positives are counted before and after."""
         return {
             "patients": len(self.patients),
             "slices": len(self),
@@ -125,7 +125,7 @@ class MemoryStore(Store):
 
 
 def record_of(entry: Slice) -> list[Any]:
-    """For the manifest."""
+    """Flatten a record for the manifest."""
     return list(astuple(entry))
 
 

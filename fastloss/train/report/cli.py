@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the report of all folders and returns 0; CommandError for a folder that holds no reproduction."""
+    """Write the report of all folders and return 0; CommandError for a folder that holds no reproduction."""
     if not args.runs:
         raise CommandError("RUNS must name at least one folder of `fastloss reproduce`, got none")
     found = [read(folder) for folder in args.runs]
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _named(out: Path, number: int, block: Block) -> Block:
-    """Pictures of several reproductions do not share a file."""
+    """Name a picture so that several reproductions do not share a file."""
     return replace(block, name=f"report-{number:02d}-{block.name}") if block.kind == "figure" else block
 
 

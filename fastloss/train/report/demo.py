@@ -41,7 +41,7 @@ def losses_alone(rows: list[dict[str, Any]], threads: int) -> Table:
 
 
 def scores(found: Reproduction, baseline: Scores) -> Table:
-    """Mean ± sd over the seeds, and what thresholds reach without a network."""
+    """Tell mean ± sd over the seeds, and what thresholds reach without a network."""
     metrics = ("dice", "iou", "pooled_dice")
     lines = [["intensity thresholds", *[f"{getattr(baseline, name):.3f}" for name in metrics]]]
     lines += [[row.title, *[mean_sd(found.scores(row, name), 3) for name in metrics]] for row in found.rows]
@@ -51,7 +51,7 @@ def scores(found: Reproduction, baseline: Scores) -> Table:
 
 
 def step_times(found: Reproduction, kept: dict[str, tuple[int, int]], logits_bytes: int) -> Table:
-    """Time and memory of the losses inside the real steps; `kept`: bytes that fastloss and smp keep, by row."""
+    """Tell time and memory of the losses inside the real steps; `kept`: bytes that fastloss and smp keep, by row."""
     logs = {row.name: _joined(found, row) for row in found.rows}
     lines = [[row.title, *_times(logs[row.name]), *map(size_of, kept[row.name])] for row in found.rows]
     value, gradient = (max([_worst(log[name]) for log in logs.values()]) for name in ("value_gap", "gradient_gap"))
@@ -70,7 +70,7 @@ def step_times(found: Reproduction, kept: dict[str, tuple[int, int]], logits_byt
 
 
 def _joined(found: Reproduction, row: Row) -> dict[str, list[float]]:
-    """The steps of all seeds."""
+    """Join the steps of all seeds."""
     names = folders(found.settings, row, found.seeds).values()
     logs = [read_log(found.folder / "runs" / name / "steps.csv", SideBySide.columns) for name in names]
     return {name: [value for log in logs for value in log[name]] for name in logs[0]}
@@ -90,5 +90,5 @@ def _checked(log: dict[str, list[float]], name: str) -> list[float]:
 
 
 def _worst(values: list[float]) -> float:
-    """The largest; infinite if one is no number."""
+    """Return the largest; infinite if one is no number."""
     return math.inf if any([math.isnan(value) for value in values]) else max(values)

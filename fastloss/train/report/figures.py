@@ -23,7 +23,7 @@ Cell = tuple[str, np.ndarray]  # title and picture [H, W, 3]
 
 
 def figure2(found: Reproduction) -> list[Figure]:
-    """Paper 2's Fig. 2: the training loss with its drop at the switch, and validation Dice."""
+    """Draw paper 2's Fig. 2: the training loss with its drop at the switch, and validation Dice."""
     for table, name in (("figure2", "iou-to-dice"), ("table3", "iou-to-bce")):
         row = found.find(table, name)
         log = found.log(row) if row else None
@@ -47,7 +47,7 @@ def figure2(found: Reproduction) -> list[Figure]:
 
 
 def pairs(found: Reproduction) -> list[Figure]:
-    """Validation Dice by epoch of each composite, its altered twin, and the second loss alone for as long."""
+    """Draw validation Dice by epoch of each composite, its altered twin, and the second loss alone for as long."""
     figure, panels = _axes(2, 2, (10, 7))
     drawn = False
     for axes, (composite, altered) in zip(panels.flat, PAPER2_TABLE4):
@@ -64,7 +64,7 @@ def pairs(found: Reproduction) -> list[Figure]:
 
 
 def masks(found: Reproduction) -> list[Figure]:
-    """Paper 2's Fig. 3: every finished method on one slice, coloured by its errors."""
+    """Draw paper 2's Fig. 3: every finished method on one slice, coloured by its errors."""
     cells: list[Cell] = []
     seen: dict[str, Row] = {row.name: row for row in found.rows if not row.folds and row.table != "controls"}
     where = ""
@@ -90,7 +90,8 @@ def masks(found: Reproduction) -> list[Figure]:
 
 
 def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[int]) -> Figure:
-    """Rows: slices; columns: image, truth, each method's mask coloured by its errors. All [n, H, W], masks 0 or 1."""
+    """Draw a line for each slice: image, truth, each method's mask coloured by its errors. All [n, H, W], masks 0 or
+    1."""
     cells: list[Cell] = []
     for row, number in enumerate(z):
         grey, true = images[row].clamp(0, 1), truth[row].bool()
@@ -152,13 +153,13 @@ def demo_curves(
 
 
 def _outline(labels: np.ndarray) -> Tensor:
-    """Any foreground: of class ids, or of several channels."""
+    """Find any foreground: of class indices, or of several channels."""
     mask = torch.from_numpy(labels) > 0
     return mask if mask.ndim == 2 else mask.any(0)
 
 
 def paper1(found: Reproduction) -> list[Figure]:
-    """Paper 1's Fig. 1 (losses) and Fig. 2 (Dice and Jaccard) by epoch."""
+    """Draw paper 1's Fig. 1 (losses) and Fig. 2 (Dice and Jaccard) by epoch."""
     logs = {name: found.log(row) for name in ("baseline", "modified") if (row := found.find("table2", name))}
     logs = {name: log for name, log in logs.items() if log}
     if not logs:
@@ -176,7 +177,7 @@ def paper1(found: Reproduction) -> list[Figure]:
 
 
 def throughput(rows: list[dict[str, Any]]) -> list[Figure]:
-    """Loss time and its extra memory by contender, one panel a case."""
+    """Draw loss time and its extra memory by contender, one panel a case."""
     cases = list(dict.fromkeys([row["case"] for row in rows]))
     figure, panels = _axes(len(cases), 2, (11, 1.2 + 1.5 * len(cases)))
     for (times, memory), case in zip(panels, cases):

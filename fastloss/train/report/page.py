@@ -74,7 +74,7 @@ Block = Table | Figure | Words | Heading
 
 
 def write(folder: Path, title: str, blocks: list[Block]) -> list[Path]:
-    """report.md with its pictures, and report.html; returns both."""
+    """Write report.md with its pictures, and report.html; return both."""
     make_folder(folder)
     paths = [folder / "report.md", folder / "report.html"]
     for block in blocks:

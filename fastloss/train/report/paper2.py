@@ -23,7 +23,7 @@ NAMES = {"dice": "Dice", "iou": "IoU"}
 
 
 def single(found: Reproduction, name: str) -> Table:
-    """Tables 1 to 3 of paper 2, the controls and the optional rows: one line a row, mean ± sd over seeds."""
+    """Make tables 1 to 3 of paper 2, the controls and the optional rows: one line a row, mean ± sd over seeds."""
     rows = [row for row in found.rows if row.table == name]
     printed = PAPER2.get(name, {})
     lines = []
@@ -63,7 +63,7 @@ def _count(found: Reproduction, row: Row) -> str:
 
 
 def _what(found: Reproduction) -> str:
-    """What the numbers are, in one sentence."""
+    """Say in one sentence what the numbers are."""
     s = found.settings
     over = {"image": "mean over slices", "case": "mean over volumes", "pooled": "of all slices together"}[s.average]
     since = "of those since the last switch" if s.best_of == "switch" else "of all, those before a switch too"
@@ -82,7 +82,7 @@ EMPTY_WORDS = {
 
 
 def table4(found: Reproduction) -> Table:
-    """Composite against altered over the folds, with the paper's unpaired test and the paired one."""
+    """Compare composite and altered over the folds, with the paper's unpaired test and the paired one."""
     lines = []
     rows = [found.find("table4", altered) for _, altered in PAPER2_TABLE4]
     for (composite, altered), tests in PAPER2_TABLE4.items():
@@ -136,7 +136,8 @@ def _p(p: float) -> str:
 
 
 def direction(found: Reproduction) -> Table:
-    """Whether altering beats the composite and the control, by the means over seeds; other data can agree on that."""
+    """Tell whether altering beats the composite and the control, by the means over seeds; other data can agree on
+    that."""
     lines = []
     for composite, altered in PAPER2_TABLE4:
         last = altered.split("-to-")[1]

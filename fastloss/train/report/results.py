@@ -69,12 +69,13 @@ class Reproduction:
         return f"No reproduction of accuracy ({', '.join(why) or 'other data than the numbers are from'})."
 
     def results(self, row: Row) -> dict[tuple[int, int | None], dict[str, Any]]:
-        """The finished runs of a row by (seed, fold)."""
+        """Return the finished runs of a row by (seed, fold)."""
         names = folders(self.settings, row, self.seeds)
         return {key: self.finished[name] for key, name in names.items() if name in self.finished}
 
     def predates(self, row: Row) -> bool:
-        """Whether some score of an altered row is of an epoch before its (last) switch: of its first loss alone."""
+        """Tell whether some score of an altered row is of an epoch before its (last) switch: of its first loss
+        alone."""
         if not row.altered:
             return False
         found = [(result["switch"], result[self.settings.score]["epoch"]) for result in self.results(row).values()]
@@ -86,7 +87,7 @@ class Reproduction:
         return any([result["test"] for result in self.finished.values()])
 
     def scores(self, row: Row, metric: str) -> list[float]:
-        """Of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
+        """Return the scores of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
         which, column = self.settings.score, self.column(metric)
         found: dict[int, list[float]] = {}
         for (seed, fold), result in self.results(row).items():
@@ -94,16 +95,16 @@ class Reproduction:
         return [statistics.mean(found[key]) for key in sorted(found)]
 
     def folds(self, row: Row, metric: str) -> dict[int, float]:
-        """{fold: mean over the seeds}, for a row that has folds."""
+        """Return {fold: mean over the seeds}, for a row that has folds."""
         kept = sorted({fold for _, fold in self.results(row)})
         return dict(zip(kept, self.scores(row, metric)))
 
     def column(self, metric: str) -> str:
-        """Of epochs.csv, as the settings average."""
+        """Name the column of epochs.csv, as the settings average."""
         return metric if self.settings.average == "image" else f"{self.settings.average}_{metric}"
 
     def log(self, row: Row, name: str = "epochs.csv") -> dict[str, list[float]] | None:
-        """The log of the row's first finished run."""
+        """Read the log of the row's first finished run."""
         for run in folders(self.settings, row, self.seeds).values():
             if run in self.finished:
                 columns = {"epochs.csv": EPOCH_COLUMNS, "steps.csv": STEP_COLUMNS}[name]
@@ -117,12 +118,12 @@ class Reproduction:
         return None
 
     def volumes(self, row: Row) -> list[Path]:
-        """Of each finished run of the row, the scores of whole volumes, if they were measured."""
+        """Find the scores of whole volumes of each finished run of the row, if they were measured."""
         names = [result["run"]["name"] for result in self.results(row).values()]
         return [path for name in names if (path := self.folder / "runs" / name / "volumes.json").exists()]
 
     def extra(self, name: str) -> dict[str, Any] | None:
-        """throughput.json or systems.json, if it was measured."""
+        """Read throughput.json or systems.json, if it was measured."""
         return read_json(self.folder / name, ("rows",)) if (self.folder / name).exists() else None
 
     def find(self, table: str, name: str) -> Row | None:
@@ -130,7 +131,7 @@ class Reproduction:
 
 
 def read(folder: Path) -> Reproduction:
-    """Raises CommandError if the folder holds no reproduction that this version can read."""
+    """Read a folder; CommandError if it holds no reproduction that this version can read."""
     if not (folder / FILE).exists():
         raise CommandError(f"{folder} holds no reproduction: {FILE} is missing")
     chosen, found = settings.read(folder)

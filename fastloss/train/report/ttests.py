@@ -19,7 +19,8 @@ class Outcome:
 
 
 def printed(test: Test) -> Outcome:
-    """Unpaired, equal variances, from the means and deviations as the paper rounds them (n = 5 each, df = 8)."""
+    """Test unpaired, with equal variances, from the means and deviations as the paper rounds them (n = 5 each, df =
+    8)."""
     from scipy import stats
 
     found = stats.ttest_ind_from_stats(test.altered, test.altered_sd, FOLDS, test.composite, test.composite_sd, FOLDS)
@@ -27,7 +28,7 @@ def printed(test: Test) -> Outcome:
 
 
 def unpaired(composite: Sequence[float], altered: Sequence[float]) -> Outcome:
-    """The paper's test on scores by fold; NaN with fewer than two."""
+    """Make the paper's test on scores by fold; NaN with fewer than two."""
     from scipy import stats
 
     if min(len(composite), len(altered)) < 2:
@@ -37,8 +38,8 @@ def unpaired(composite: Sequence[float], altered: Sequence[float]) -> Outcome:
 
 
 def corrected(composite: Sequence[float], altered: Sequence[float], folds: int) -> Outcome:
-    """The paired test with the variance that shared training slices call for: 1/n becomes 1/n + n_test / n_train, of k
-    folds 1 / (k - 1) (Nadeau and Bengio 2003, "Inference for the generalization error", eq. 2.10); NaN with fewer
+    """Make the paired test with the variance that shared training slices call for: 1/n becomes 1/n + n_test / n_train,
+    of k folds 1 / (k - 1) (Nadeau and Bengio 2003, "Inference for the generalization error", eq. 2.10); NaN with fewer
     than two folds or differences that do not vary."""
     from scipy import stats
 
@@ -52,7 +53,7 @@ def corrected(composite: Sequence[float], altered: Sequence[float], folds: int) 
 
 
 def paired(composite: Sequence[float], altered: Sequence[float]) -> Outcome:
-    """The same folds on both sides, so the differences within folds are what varies; NaN with fewer than two.
+    """Test the same folds on both sides, so that the differences within folds are what varies; NaN with fewer than two.
 
     Folds share training slices, so even this p is too small: see `corrected`.
     """

@@ -20,7 +20,7 @@ MEAN = "mean"
 
 
 def blocks(found: Reproduction) -> list[Block]:
-    """One table for each trained row that has such scores; values are means over its trainings."""
+    """Make one table for each trained row that has such scores; values are means over its trainings."""
     tables = []
     for row in found.rows:
         measured = [read_json(path, ("rows",))["rows"] for path in found.volumes(row)]
@@ -68,7 +68,7 @@ def _grey(found: Reproduction) -> dict[str, float]:
 
 
 def _mean(values: Any) -> float:
-    """Over what is defined."""
+    """Average over what is defined."""
     defined = [value for value in values if value == value]
     return statistics.mean(defined) if defined else float("nan")
 

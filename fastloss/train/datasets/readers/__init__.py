@@ -22,7 +22,7 @@ def of(kind: str) -> ModuleType:
 
 
 def root_of(kind: str, folder: Path) -> Path:
-    """Where the dataset lies in `folder`, which may be its root or the folder above.
+    """Find where the dataset lies in `folder`, which may be its root or the folder above.
 
     Raises:
         CommandError: there is no such folder, or no such layout in it.

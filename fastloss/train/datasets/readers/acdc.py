@@ -28,7 +28,7 @@ def _official(root: Path) -> bool:
 
 
 def scan(root: Path, settings: Mapping[str, Any]) -> Found:
-    """The labelled frames of training/ and of testing/; the early releases have no labels in testing/."""
+    """Find the labelled frames of training/ and of testing/; the early releases have no labels in testing/."""
     if not _official(root):
         return acdc_slices.scan(root)
     found, unlabelled = Found(), 0
@@ -47,7 +47,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
 
 
 def info(path: Path) -> dict[str, str]:
-    """The lines `key: value` of an Info.cfg."""
+    """Read the lines `key: value` of an Info.cfg."""
     lines = read_text(path).splitlines()
     return {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
 
@@ -82,7 +82,8 @@ def _nifti(folder: Path, name: str) -> Path:
 
 
 def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Short-axis slices as stored: the affine of a heart's short axis is oblique, so that turning could swap axes."""
+    """Read short-axis slices as stored: the affine of a heart's short axis is oblique, so that turning could swap
+    axes."""
     if case.files[0].suffix == ".npz":
         return acdc_slices.read(case)
     image, label = (nifti(path, canonical=False) for path in case.files[:2])

@@ -24,7 +24,7 @@ def found_in(root: Path) -> bool:
 
 
 def scan(root: Path) -> Found:
-    """train/ and valid/ by slices, test/ by volumes; of lists_ACDC/ what it names, else what there is."""
+    """Find train/ and valid/ by slices, test/ by volumes; of lists_ACDC/ what it names, else what there is."""
     found = Found()
     for part in ("train", "valid"):
         cases: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -59,7 +59,7 @@ def _names(root: Path, part: str, pattern: re.Pattern[str], found: Found) -> lis
 
 
 def _add(found: Found, case: Case) -> None:
-    """With the shape that the first file says."""
+    """Add a case with the shape that the first file says."""
     try:
         missing = next((path for path in case.files if not path.is_file()), None)
         if missing is not None:

@@ -46,7 +46,8 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
 
 
 def _listed(path: Path) -> list[tuple[Path, Path]]:
-    """Sorted by name, so that an index cut is by patient. `._*`, which macOS left in the archive, are not data."""
+    """Return the pairs sorted by name, so that an index cut is by patient. `._*`, which macOS left in the archive, are
+    not data."""
     content = read_json(path)
     if isinstance(content, dict) and "training" not in content and "file_ending" in content:
         pairs = _of_nnunet(path, content)
@@ -66,7 +67,7 @@ def _listed(path: Path) -> list[tuple[Path, Path]]:
 
 
 def _of_nnunet(path: Path, content: Mapping[str, Any]) -> list[tuple[Path, Path]]:
-    """nnU-Net v2's file names no volumes: every label has an image of channel 0000."""
+    """Pair volumes by name, as nnU-Net v2's file names none: every label has an image of channel 0000."""
     ending, channels = content["file_ending"], content.get("channel_names", {"0": "CT"})
     if ending not in (".nii.gz", ".nii") or len(channels) != 1:
         given = f"{len(channels)} of {ending}"

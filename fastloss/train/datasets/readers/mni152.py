@@ -92,7 +92,8 @@ def training_store(size: int, folder: Path | None = None) -> MemoryStore:
 
 
 def split(count: int) -> tuple[list[int], list[int]]:
-    """Rows of `count` neighbouring slices that train and that validate: slabs with GAP slices between, in neither."""
+    """Return the rows of `count` neighbouring slices that train and that validate: slabs with GAP slices between, in
+    neither."""
     period = TRAIN + GAP + VALID + GAP
     train = [row for row in range(count) if row % period < TRAIN]
     valid = [row for row in range(count) if TRAIN + GAP <= row % period < TRAIN + GAP + VALID]
@@ -101,7 +102,7 @@ def split(count: int) -> tuple[list[int], list[int]]:
 
 @functools.lru_cache(maxsize=1)
 def _whole(size: int, folder: Path) -> Brain:
-    """All slices with enough brain, resized to size x size pixels."""
+    """Read all slices with enough brain, resized to size x size pixels."""
     t1, grey = _volume(folder, "t1"), _volume(folder, "gm")
     if t1.shape != grey.shape:
         raise CommandError(f"the volumes in {folder} must have one shape, got {t1.shape} (t1) and {grey.shape} (gm)")
@@ -116,7 +117,7 @@ def _whole(size: int, folder: Path) -> Brain:
 
 
 def _volume(folder: Path, tissue: str) -> np.ndarray:
-    """One uint8 volume [x, y, z] of 1 mm voxels."""
+    """Read one uint8 volume [x, y, z] of 1 mm voxels."""
     import nibabel
 
     path = folder / f"mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz"
@@ -127,14 +128,14 @@ def _volume(folder: Path, tissue: str) -> np.ndarray:
 
 
 def _deep(brain: np.ndarray) -> np.ndarray:
-    """Where a slice is more than DEPTH_MM inside its outline (ventricles count as inside)."""
+    """Find where a slice is more than DEPTH_MM inside its outline (ventricles count as inside)."""
     from scipy import ndimage
 
     return ndimage.distance_transform_edt(ndimage.binary_fill_holes(brain)) > DEPTH_MM
 
 
 def _resized(volume: np.ndarray, size: int) -> np.ndarray:
-    """[x, y, z] -> [z, size, size], padded to a square first and upright (front at the top)."""
+    """Turn [x, y, z] into [z, size, size], padded to a square first and upright (front at the top)."""
     slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1])).float()[:, None]
     height, width = slices.shape[-2:]
     side = max(height, width)

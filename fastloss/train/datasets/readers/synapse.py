@@ -28,7 +28,7 @@ def find(folder: Path) -> Path | None:
 
 
 def scan(root: Path, settings: Mapping[str, Any]) -> Found:
-    """What the lists name, if there are lists, else what there is."""
+    """Find what the lists name, if there are lists, else what there is."""
     found = Found()
     try:
         names = list_names(root, LISTS, "train.txt", "train_npz", ".npz")
@@ -55,7 +55,7 @@ def scan(root: Path, settings: Mapping[str, Any]) -> Found:
 
 
 def list_names(root: Path, places: tuple[str, ...], file: str, folder: str, suffix: str) -> list[str]:
-    """The names in the first list that there is, without `suffix`; else those of all files in the folder."""
+    """Return the names in the first list that there is, without `suffix`; else those of all files in the folder."""
     for place in places:
         path = root / place / file
         if path.is_file():
@@ -70,7 +70,7 @@ def list_names(root: Path, places: tuple[str, ...], file: str, folder: str, suff
 
 
 def gaps(stem: str, numbers: list[int], digits: int = 0) -> Iterator[str]:
-    """A volume's slices are numbered from 0 without gaps; what is missing at its end only a list can tell."""
+    """Report gaps: a volume's slices are numbered from 0; what is missing at its end only a list can tell."""
     for number in sorted(set(range(numbers[-1] + 1)) - set(numbers)):
         yield f"{stem}{number:0{digits}d}.npz is missing, though there are later slices of its case"
 
@@ -115,7 +115,7 @@ def read(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compare(found: Found) -> None:
-    """With the 18 and 12 cases of TransUNet."""
+    """Compare with the 18 and 12 cases of TransUNet."""
     for part, numbers in (("train", TRAIN), ("test", TEST)):
         here = {case.patient.removeprefix("case") for case in found.cases if case.part == part}
         missing = [number for number in numbers if number not in here]

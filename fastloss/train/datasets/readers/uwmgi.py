@@ -47,7 +47,7 @@ def _order(day: str) -> tuple[int, ...]:
 
 
 def _table(path: Path) -> dict[str, Masks]:
-    """{day: {slice number: runs of the three classes}}"""
+    """Read {day: {slice number: runs of the three classes}}"""
     days: dict[str, Masks] = defaultdict(dict)
     with reading(path), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
@@ -66,7 +66,7 @@ def _table(path: Path) -> dict[str, Masks]:
 
 
 def _kept(days: dict[str, Masks], share: float, seed: int) -> dict[str, set[int]]:
-    """Every slice with a mask, and a share of the others, drawn from the list of all of them."""
+    """Keep every slice with a mask, and a share of the others, drawn from the list of all of them."""
     kept = {day: {number for number, runs in masks.items() if any(runs)} for day, masks in days.items()}
     empty = [(day, number) for day in sorted(days, key=_order) for number in sorted(set(days[day]) - kept[day])]
     drawn = np.random.default_rng(seed).permutation(len(empty))[: round(share * len(empty))]
@@ -110,7 +110,7 @@ def _png(path: Path) -> np.ndarray:
 
 
 def decode(runs: str, shape: tuple[int, int], where: object) -> np.ndarray:
-    """A mask uint8 [H, W] from "start length …", counted from 1 along the rows.
+    """Read a mask uint8 [H, W] from "start length …", counted from 1 along the rows.
 
     Raises:
         CommandError: the runs are no such pairs or leave the image.

@@ -142,7 +142,7 @@ def test_every_region_loss_has_its_twin_in_smp():
     whole = fastloss.TverskyLoss("binary", alpha=0.3, beta=0.7) + 0.5 * fastloss.DiceLoss("binary")
     whole = whole + fastloss.FocalLoss("binary", gamma=2.0) + fastloss.IoULoss("binary")
     ours, theirs = side_by_side.pair_with_smp(whole, tuple(x.shape))
-    assert (ours.name, theirs.name, theirs.same) == ("fastloss", "smp", True)
+    assert (ours.key, theirs.key, theirs.role) == ("fastloss", "smp", "peer")
     (value, gradient), (their_value, their_gradient) = (
         side_by_side.split(each.loss, x, each.target(y)) for each in (ours, theirs)
     )

@@ -8,7 +8,7 @@ import torch
 
 from fastloss.measure import memory
 from fastloss.measure.cases import Case, inputs, select
-from fastloss.measure.providers import OURS, Contender, contenders
+from fastloss.measure.contenders import OURS, Contender, contenders
 from fastloss.measure.timing import interleave, ratio
 
 LIBRARIES = ["smp", "monai"]
@@ -29,13 +29,14 @@ def measure(quick: bool) -> list[dict]:
 def _rows(case: Case, seconds: float) -> list[dict]:
     x, y = inputs(case)
     x.requires_grad_()
-    found, missing = contenders(case, y, LIBRARIES, compiled=False, backend=None, every_dtype=False)
+    found, missing = contenders(case, LIBRARIES, compiled=False, every_dtype=False)
     if missing:
         raise ValueError(f"{case.name}: {missing}")
-    value, gradient = found[0].step(x)
+    found = [contender.on(y) for contender in found]
+    value, (gradient,) = found[0].step(x)
     rows = [_row(case, c, x, float(value.detach()), gradient) for c in found]
     sound = [c for c, row in zip(found, rows) if not row["refused"]]
-    works = {c.name: (lambda c=c: c.step(x)) for c in sound}
+    works = {c.key: (lambda c=c: c.step(x)) for c in sound}
     timings, _ = interleave(works, (OURS,), clock="wall", rounds=ROUNDS, seconds=seconds)
     for row in rows:
         if timing := timings.get(row["library"]):
@@ -44,11 +45,11 @@ def _rows(case: Case, seconds: float) -> list[dict]:
 
 
 def _row(case: Case, contender: Contender, x: torch.Tensor, value: float, gradient: torch.Tensor) -> dict:
-    row = {"case": case.title, "size": case.size, "library": contender.name, "target": contender.target}
+    row = {"case": case.title, "size": case.size, "library": contender.key, "target": contender.dtype}
     row |= {"logits": case.logits_bytes, "kept": memory.measure(contender, x).kept, "notes": contender.notes}
     row |= {"other": contender.role == "other", "refused": ""}
     if contender.role == "peer":
-        theirs, their_gradient = contender.step(x)
+        theirs, (their_gradient,) = contender.step(x)
         row["value_gap"] = abs(float(theirs.detach()) - value) / max(abs(value), 1e-12)
         row["gradient_gap"] = float((their_gradient - gradient).norm() / gradient.norm())
         if not (row["value_gap"] < GAP_LIMIT and row["gradient_gap"] < GAP_LIMIT):

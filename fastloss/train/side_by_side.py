@@ -13,8 +13,9 @@ from torch import Tensor
 from fastloss import LossSchedule
 from fastloss.cli import CommandError
 from fastloss.compound import Criterion
+from fastloss.measure.contenders import Contender
 
-from .contenders import Contender, contenders, split, time_call
+from .contenders import contenders, split, time_call
 from .training import Steps
 
 CHECK_EVERY = 10  # steps between two looks at whose gradient is off
@@ -63,8 +64,8 @@ class SideBySide(Steps):
         taken = {}
         for each in reversed(self.pair) if step % 2 else self.pair:
             target = each.target(y)  # smp refuses integer masks; the conversion is not counted as its time
-            taken[each.name] = time_call(fabric.device, partial(split, each.loss, logits, target))
-        ((value, gradient), seconds), ((theirs, their_gradient), their_seconds) = [taken[c.name] for c in self.pair]
+            taken[each.key] = time_call(fabric.device, partial(split, each.loss, logits, target))
+        ((value, gradient), seconds), ((theirs, their_gradient), their_seconds) = [taken[c.key] for c in self.pair]
         errors = (math.nan, math.nan)
         if step % CHECK_EVERY == 0:
             _, exact = split(self.pair[1].loss, logits.double(), y.double())

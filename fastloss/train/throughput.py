@@ -20,10 +20,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fastloss.cli import CommandError
+from fastloss.measure.contenders import OURS, Contender
 
 from . import throughput3d
 from .checkpoint import read_json, write_json
-from .contenders import OURS, Contender, contenders, measure_memory, split, time_call
+from .contenders import contenders, measure_memory, split, time_call
 from .datasets import Store
 from .experiments import Row
 from .learner import Learner
@@ -112,7 +113,7 @@ def _volumes(case: str, classes: int, preset: str, peers: list[str], fabric: Fab
 def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
     """Return one row for each contender."""
     device = subject.fabric.device
-    seconds: dict[str, list[float]] = {each.name: [] for each in subject.contenders}
+    seconds: dict[str, list[float]] = {each.key: [] for each in subject.contenders}
     rest: list[float] = []
     images = 0
     for at in range(STEPS[preset] + WARM_STEPS):
@@ -121,9 +122,9 @@ def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
         gradients = {}
         for each in subject.contenders[turn:] + subject.contenders[:turn]:
             target = each.target(y)
-            (_, gradients[each.name]), taken = time_call(device, partial(split, each.loss, logits, target))
+            (_, gradients[each.key]), taken = time_call(device, partial(split, each.loss, logits, target))
             if at >= WARM_STEPS:
-                seconds[each.name].append(taken)
+                seconds[each.key].append(taken)
         _, finish = time_call(device, partial(subject.finish, logits, gradients[OURS]))
         if at >= WARM_STEPS:
             rest.append(forward + finish)
@@ -133,13 +134,13 @@ def measure(subject: Subject, preset: str) -> list[dict[str, Any]]:
     network = statistics.median(rest)
     rows = []
     for each in subject.contenders:
-        loss = statistics.median(seconds[each.name])
-        row = {"case": subject.case, "contender": each.name, "note": each.note, "same_formula": each.same,
-               "missing": subject.missing, "logits_bytes": logits.nbytes, "loss_seconds": seconds[each.name],
-               "network_seconds": network, "images_per_second": images / (network + loss),
-               "share": loss / (network + loss)}  # fmt: skip
+        loss = statistics.median(seconds[each.key])
+        row = {"case": subject.case, "contender": each.key, "note": "; ".join(each.notes),
+               "same_formula": each.role != "other", "missing": subject.missing, "logits_bytes": logits.nbytes,
+               "loss_seconds": seconds[each.key], "network_seconds": network,
+               "images_per_second": images / (network + loss), "share": loss / (network + loss)}  # fmt: skip
         row |= _gaps(each, ours, logits, y) | measure_memory(each, logits, y) | {"launches": launches(each, logits, y)}
-        if each.name != OURS:
+        if each.key != OURS:
             row |= step_difference(subject, each, ROUNDS[preset], BLOCK[preset])
         rows.append(row)
     return rows
@@ -149,7 +150,7 @@ def _gaps(each: Contender, ours: tuple[Tensor, Tensor], logits: Tensor, y: Tenso
     """Compare value and gradient with fastloss's, relative."""
     value, gradient = split(each.loss, logits, each.target(y))
     return {
-        "value": float(ours[0] if each.name == OURS else value),
+        "value": float(ours[0] if each.key == OURS else value),
         "value_gap": float((value - ours[0]).abs() / ours[0].abs().clamp_min(1e-12)),
         "gradient_gap": float((gradient - ours[1]).norm() / ours[1].norm().clamp_min(1e-30)),
     }
@@ -184,9 +185,9 @@ def step_difference(subject: Subject, each: Contender, rounds: int, block: int) 
     differences = []
     for at in range(rounds + 1):
         pair = (ours, each) if at % 2 else (each, ours)
-        taken = {loss.name: time_call(device, partial(steps, loss))[1] / block for loss in pair}
+        taken = {loss.key: time_call(device, partial(steps, loss))[1] / block for loss in pair}
         if at:  # the first round is warm-up
-            differences.append(taken[each.name] - taken[OURS])
+            differences.append(taken[each.key] - taken[OURS])
     mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(differences) - 1)) * error
     return {"step_difference": mean, "step_interval": [mean - reach, mean + reach]}

@@ -10,8 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from fastloss import CrossEntropyLoss, DiceLoss
+from fastloss.measure.contenders import Contender
 
-from .contenders import Contender, contenders, deep
+from .contenders import contenders, deep
 
 CLASSES = (14, 118)  # BTCV's, and about those of TotalSegmentator
 SIDES = {"paper": 128, "short": 96, "smoke": 16}  # on a GPU; a CPU takes the least

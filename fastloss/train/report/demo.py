@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from fastloss.measure.providers import OURS
+from fastloss.measure.contenders import OURS
 
 from ..checkpoint import read_log
 from ..experiments import Row

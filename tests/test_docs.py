@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastloss as fl
+from fastloss.cli import COMMANDS, Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -78,6 +79,29 @@ def absent(block):
     found = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in found]
     return [name for name in names if find_spec(name.partition(".")[0]) is None]
+
+
+def options(parser):
+    """The words of a parser's options, those of its subcommands too."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for sub in (getattr(action, "choices", None) or {}).values() if action.nargs == "A..." else ():
+            yield from options(sub)
+
+
+def test_commands_and_options_exist():
+    """What a page tells people to type is what the commands take."""
+    known = {"--no-build-isolation", "--no-deps", "--build-constraint", "--nproc-per-node", "--benchmark"}  # of others
+    for name, command in COMMANDS.items():
+        parser = Parser(prog=name)
+        importlib.import_module(command.module).add_arguments(parser)
+        known |= set(options(parser))
+    for page in [*PAGES, ROOT / "README.md"]:
+        typed = re.findall(r"`[^`\n]+`|^    .*$", text(page), re.MULTILINE)
+        for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(typed)):
+            assert word in known, f"{page.name} names {word}"
+        for name in re.findall(r"(?:`|^    )fastloss ([a-z]+)", text(page), re.MULTILINE):
+            assert name in COMMANDS, f"{page.name} names fastloss {name}"
 
 
 @pytest.mark.filterwarnings("ignore")

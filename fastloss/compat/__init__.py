@@ -5,21 +5,25 @@ they are first asked for, and import none of those libraries but torch.
 `fastloss.fuse` makes them from instances of those libraries' own losses; `WeightedSum` adds losses of any of them."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ._base import CompatLoss
 from ._sum import WeightedSum
-from ._verify import Report
+
+if TYPE_CHECKING:
+    from ._verify import Report
 
 __all__ = ["CompatLoss", "Report", "WeightedSum"]
 _NAMESPACES = ("monai", "nnunet", "smp", "torch")
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "Report":
+        return importlib.import_module(f"{__name__}._verify").Report
     if name in _NAMESPACES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_NAMESPACES])
+    return sorted({*globals(), *__all__, *_NAMESPACES})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-OVERLAP = ("include_background", "to_onehot_y", "sigmoid", "softmax", "other_act", "reduction", "smooth_nr")
-OVERLAP += ("smooth_dr", "batch")
+from ._declared import Activation, Declared, Smoothing
 
 
-def paths(owner: str, *names: str, **others: str) -> dict[str, str]:
-    return {name: f"{owner}.{name}" for name in OVERLAP + names} | others
+def paths(owner: str, form: type[Declared], **others: str) -> dict[str, str]:
+    """Where a sum of losses keeps its arguments: those of the overlap loss, and others."""
+    names = [name for part in (Activation, form, Smoothing) for name in part._declared]
+    return {name: f"{owner}.{name}" for name in names if name != "strict"} | others
 
 
 def not_negative(name: str, value: float) -> float:

@@ -26,13 +26,7 @@ class DiceCELoss(CompatLoss, Smoothing, Squares, Activation):
     original = "monai.losses.dice.DiceCELoss"
     library = "monai"
     _tensors = ("_weight", "_pos_weight")
-    _paths = paths(
-        "dice",
-        "squared_pred",
-        "jaccard",
-        weight="cross_entropy.weight",
-        label_smoothing="cross_entropy.label_smoothing",
-    )
+    _paths = paths("dice", Squares, weight="cross_entropy.weight", label_smoothing="cross_entropy.label_smoothing")
 
     weight: Tensor | None = None
     lambda_dice: float = 1.0

@@ -28,7 +28,7 @@ class DiceFocalLoss(CompatLoss, Smoothing, Squares, Activation):
     original = "monai.losses.dice.DiceFocalLoss"
     library = "monai"
     _paths: ClassVar = {
-        **paths("dice", "squared_pred", "jaccard", weight="focal.weight", gamma="focal.gamma", alpha="focal.alpha"),
+        **paths("dice", Squares, weight="focal.weight", gamma="focal.gamma", alpha="focal.alpha"),
         "to_onehot_y": "to_onehot_y",
     }
 
@@ -102,7 +102,7 @@ class GeneralizedDiceFocalLoss(CompatLoss, Smoothing, ClassWeighting, Activation
 
     original = "monai.losses.dice.GeneralizedDiceFocalLoss"
     library = "monai"
-    _paths = paths("generalized_dice", "w_type", weight="focal.weight", gamma="focal.gamma")
+    _paths = paths("generalized_dice", ClassWeighting, weight="focal.weight", gamma="focal.gamma")
 
     gamma: float = 2.0
     weight: Weights | None = None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from . import backends, distributed, validate
+from . import _upsampled_cpu, backends, distributed, validate
 from ._modes import hidden, transformed
 from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
@@ -91,20 +91,26 @@ def _three(parts: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 @_plainly
 def _sums(parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, group):
-    job = Job(how, ints, floats, backend, band_bytes, group)
-    return _engine(job, parts, (y, mask, pixel_weight)).sums(_group(group))
+    job, labels = Job(how, ints, floats, backend, band_bytes, group), (y, mask, pixel_weight)
+    if _upsampled_cpu.takes(job):
+        return _upsampled_cpu.sums(parts, labels, job)
+    return _engine(job, parts, labels).sums(_group(group))
 
 
 @_plainly
 def _gradient(grad_sums, aux, parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, wanted):
-    job = Job(how, ints, floats, backend, band_bytes, "")
-    engine = _engine(job, parts, (y, mask, pixel_weight), wanted)
-    return tuple(_fitted(engine.gradient(grad_sums, aux), parts))
+    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, pixel_weight)
+    if _upsampled_cpu.takes(job):
+        return tuple(_fitted(_upsampled_cpu.gradient(grad_sums, aux, parts, labels, job), parts))
+    return tuple(_fitted(_engine(job, parts, labels, wanted).gradient(grad_sums, aux), parts))
 
 
 @_plainly
 def _counts(parts, how, y, mask, ints, floats, backend, band_bytes, threshold):
-    return _engine(Job(how, ints, floats, backend, band_bytes, ""), parts, (y, mask, None)).counts(threshold)
+    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, None)
+    if _upsampled_cpu.takes(job):
+        return _upsampled_cpu.counts(parts, labels, job, threshold)
+    return _engine(job, parts, labels).counts(threshold)
 
 
 def _fitted(grads: Sequence[Tensor | None], parts: Sequence[Tensor]) -> list[Tensor]:
@@ -207,7 +213,7 @@ class _Sums(torch.autograd.Function):
         ctx.grads = ctx.factors = None
         spec = decode(tuple(job.ints), tuple(job.floats))
         pointwise = not any([term.region or term.kind == "topk" for term in spec.terms])
-        if pointwise and job.backend != "reference" and any(ctx.wanted):
+        if pointwise and job.backend != "reference" and any(ctx.wanted) and not _upsampled_cpu.takes(job):
             aux, ctx.factors = _factors(job, labels, weights, parts)
             table, ctx.grads = _in_one_walk(job, labels, ctx.factors, parts, ctx.wanted)
         else:

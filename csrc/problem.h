@@ -7,6 +7,22 @@ namespace fl {
 
 enum Dtype { kF32, kF64, kF16, kBF16, kBool, kU8, kI8, kI16, kI32, kI64, kU16, kU32, kU64, kNoDtype };
 
+// Whether the kernels written for what most calls are take a call, or why not. fastloss/_ops.py has the sentences.
+enum CallPath {
+  kFastCall,
+  kWideLogits,
+  kMaskedElements,
+  kPixelWeights,
+  kSquaredSums,
+  kSeveralTerms,
+  kOtherTerm,
+  kDenseTarget,
+  kManyClasses,
+  kSpecialWeight,
+  kScatteredPlanes,
+  kStatistics,
+};
+
 // Strides in elements. `space` always has three axes; missing ones have size 1.
 struct Array {
   void* data = nullptr;
@@ -35,8 +51,8 @@ struct Arguments {
   // Results; null where not wanted. Layouts: math/sums.h.
   double* values = nullptr;
   double* sums = nullptr;
-  double* dsums = nullptr;  // d loss / d sums; an input of backward
-  double* aux = nullptr;    // likewise
+  double* grad_sums = nullptr;  // d loss / d sums; an input of backward
+  double* aux = nullptr;        // likewise
 };
 
 }  // namespace fl

@@ -1,12 +1,13 @@
 """The calls of the ops that the rest of the package makes, and eager autograd.
 
-Two ways to the gradient. Eager float32 and float64 write it in forward, scaled by the upstream gradient that this spec
-saw last (1 at first); the first backward hands that buffer over if the guess was right. Everything else (half types, a
-wrong guess, a second backward over a retained graph, torch.compile) computes it in backward from the inputs, with the
-upstream gradient inside, so that half gradients are scaled before they are rounded. Both give the same bits.
+Two ways to the gradient. Eager float32 and float64 (on devices bfloat16 too) write it in forward, scaled by the
+gradient of the loss (`grad_output`) that this spec saw last (1 at first); the first backward hands that buffer over if
+the guess was right. Everything else (half types, a wrong guess, a second backward over a retained graph, torch.compile)
+computes it in backward from the inputs, with `grad_output` inside, so that half gradients are scaled before they are
+rounded. Both give the same bits.
 
 On a device nobody may wait for a number, so the guess lives there too: a 0-d tensor for each spec and stream, which
-forward multiplies by and the op `settle` compares with the upstream gradient, mending the gradient if it differs.
+forward multiplies by and the op `rescale_grad` compares with `grad_output`, computing the gradient anew if it differs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from . import _library, triton
 from ._modes import hidden
-from ._registry import BACKWARD, LOSS, REGISTERED, SETTLE_OPS
+from ._registry import BACKWARD, LOSS, REGISTERED, RESCALE
 from .spec import COUNTS, WANT_COUNTS, WANT_GRAD, Header, Spec, Term, encode, layout_of
 
 _compiling = torch.compiler.is_compiling
 _below_autograd = torch._C._AutoDispatchBelowAutograd
-# Identity of a spec's encoding, shape of x -> the upstream gradient seen last; levels of a pyramid differ in shape.
+# Identity of a spec's encoding, shape of x -> the grad_output seen last; levels of a pyramid differ in shape.
 _expected: dict[tuple[int, torch.Size], float] = {}
 _EXPECTATIONS = 4096
 _NO_GRADIENTS = (None,) * 10  # of the arguments of the functions below
@@ -34,6 +35,13 @@ def available(backend: str) -> str | None:
     if backend == "cuda":
         return _library.cuda_reason()
     return triton.reason()
+
+
+def is_early(backend: str, x: Tensor) -> bool:
+    """Whether forward writes the gradient too, where it is called for one: not if that must be scaled before it is
+    rounded."""
+    dtype = x.dtype
+    return dtype is torch.float32 or dtype is torch.float64 or (dtype is torch.bfloat16 and backend != "cpu")
 
 
 def _saved(ctx, want, value, state, *inputs):
@@ -54,7 +62,7 @@ class _Loss(torch.autograd.Function):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
         ctx.call = call = (id(ints), x.shape)
         ctx.scale = scale = _expected.get(call, 1.0)
-        early = x.dtype is torch.float32 or x.dtype is torch.float64
+        early = is_early("cpu", x)
         flags = want | WANT_GRAD if early else want
         with _below_autograd():
             value, state, grad = LOSS[backend](
@@ -64,31 +72,31 @@ class _Loss(torch.autograd.Function):
         return _saved(ctx, want, value, state, x, y, mask, pixel_weight)
 
     @staticmethod
-    def backward(ctx, upstream, _=None):
+    def backward(ctx, grad_output, _=None):
         grad, ctx.grad = ctx.grad, None
-        if upstream is None:
+        if grad_output is None:
             return _NO_GRADIENTS
-        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
+        if torch.is_grad_enabled() or hidden(grad_output):  # create_graph: the op's own gradient raises
             *inputs, state = ctx.saved_tensors
-            return BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats), *_NO_GRADIENTS[1:]
-        scale = upstream.item()
+            return BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats), *_NO_GRADIENTS[1:]
+        scale = grad_output.item()
         if len(_expected) >= _EXPECTATIONS:
             _expected.clear()
         _expected[ctx.call] = scale
         if grad is None or scale != ctx.scale:
             *inputs, state = ctx.saved_tensors
             with _below_autograd():
-                grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
+                grad = BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats)
         return grad, None, None, None, None, None, None, None, None, None
 
 
 class _DeviceLoss(torch.autograd.Function):
-    """The same on a device. The buffer that `settle` may rewrite has not left this node."""
+    """The same on a device. The buffer that `rescale_grad` may rewrite has not left this node."""
 
     @staticmethod
     def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
-        early = x.dtype is not torch.float16
+        early = is_early(backend, x)
         flags = want | WANT_GRAD if early else want
         ctx.predicted = _prediction(ints, x) if early else None
         with _below_autograd():
@@ -99,19 +107,19 @@ class _DeviceLoss(torch.autograd.Function):
         return _saved(ctx, want, value, state, x, y, mask, pixel_weight)
 
     @staticmethod
-    def backward(ctx, upstream, _=None):
+    def backward(ctx, grad_output, _=None):
         grad, ctx.grad = ctx.grad, None
-        if upstream is None:
+        if grad_output is None:
             return _NO_GRADIENTS
         *inputs, state = ctx.saved_tensors
-        if torch.is_grad_enabled() or hidden(upstream):  # create_graph: the op's own gradient raises
-            grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
+        if torch.is_grad_enabled() or hidden(grad_output):  # create_graph: the op's own gradient raises
+            grad = BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats)
         else:
             with _below_autograd():
                 if grad is None:
-                    grad = BACKWARD[ctx.backend](upstream, state, *inputs, ctx.ints, ctx.floats)
+                    grad = BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats)
                 else:
-                    SETTLE_OPS[ctx.backend](upstream, grad, ctx.predicted, state, *inputs, ctx.ints, ctx.floats)
+                    RESCALE[ctx.backend](grad_output, grad, ctx.predicted, state, *inputs, ctx.ints, ctx.floats)
         return grad, None, None, None, None, None, None, None, None, None
 
 
@@ -121,7 +129,7 @@ _predictions: dict[tuple[torch.device, int], dict[tuple, Tensor]] = {}  # by str
 
 
 def _prediction(ints: list[int], x: Tensor) -> Tensor | None:
-    """Where the upstream gradient that this spec saw last on the current stream lies; None if that cannot be had.
+    """Return where the grad_output that this spec saw last on the current stream lies; None if that cannot be had.
 
     One for each stream, so that the kernels that read and write it run one after the other. Where a stream has many,
     the oldest passes to the next spec: a wrong guess costs time and no bit. Slots are cut from tensors that are never
@@ -180,6 +188,22 @@ def loss(
     if not want_stats:
         return value, None, None
     return value, state[: ints[Header.TERMS]], _counts(x, ints, state)
+
+
+def path(
+    backend: str,
+    ints: list[int],
+    floats: list[float],
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    pixel_weight: Tensor | None,
+    grad: bool,
+    counts: bool,
+) -> int:
+    """Ask a C++ backend which of its kernels would take a call with gradient, with statistics: a CallPath."""
+    with _below_autograd():
+        return REGISTERED[backend][1].path.default(x, y, mask, pixel_weight, ints, floats, grad, counts)
 
 
 def _counts(x: Tensor, ints: list[int], state: Tensor) -> Tensor:

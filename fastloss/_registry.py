@@ -26,7 +26,9 @@ SCHEMAS = {
 }
 # Below autograd, of the device backends only: makes `grad`, which forward wrote for the scale in `state`, the gradient
 # for `grad_output`, and remembers that in `predicted`.
-SETTLE = f"(Tensor grad_output, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
+RESCALE_GRAD = f"(Tensor grad_output, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
+# Of the C++ backends: which kernels `loss` would take, as CallPath of csrc/problem.h.
+PATH = f"({INPUTS}, {SPEC}, bool grad, bool counts) -> int"
 DOUBLE_BACKWARD = (
     "fastloss gradients cannot be differentiated again (double backward); `with fastloss.backends.use('reference'):` "
     "around the loss allows it."
@@ -150,16 +152,18 @@ def _register(backend: str) -> tuple[Library, Any]:
         register_autograd(f"{namespace}::{name}", getattr(gradients, name), setup_context=save, lib=library)
     register_vmap(f"{namespace}::backward", gradients.batched, lib=library)
     if backend != "cpu":
-        library.define("settle" + SETTLE, tags=(torch.Tag.pt2_compliant_tag,))
-        register_fake(f"{namespace}::settle", lambda *_: None, lib=library)
+        library.define("rescale_grad" + RESCALE_GRAD, tags=(torch.Tag.pt2_compliant_tag,))
+        register_fake(f"{namespace}::rescale_grad", lambda *_: None, lib=library)
+    if backend != "triton":
+        library.define("path" + PATH)
     return library, ops
 
 
 REGISTERED = {backend: _register(backend) for backend in BACKENDS}
 LOSS = {backend: ops.loss.default for backend, (_, ops) in REGISTERED.items()}
 BACKWARD = {backend: ops.backward.default for backend, (_, ops) in REGISTERED.items()}
-SETTLE_OPS = {backend: ops.settle.default for backend, (_, ops) in REGISTERED.items() if backend != "cpu"}
+RESCALE = {backend: ops.rescale_grad.default for backend, (_, ops) in REGISTERED.items() if backend != "cpu"}
 _library.load()  # implements the cpu ops, and those of CUDA
 if _library.EMULATED:
     torch.ops.load_library(_library.EMULATED)
-triton.implement(REGISTERED["triton"][0], [*SCHEMAS, "settle"])
+triton.implement(REGISTERED["triton"][0], [*SCHEMAS, "rescale_grad"])

@@ -149,5 +149,5 @@ def finish(
 ) -> tuple[Tensor, Tensor]:
     """(loss, values [T]) from the sums of this process; the loss is that of all processes of `group`."""
     reduce = None if group is None else partial(total, group=group)
-    loss, values = reference.finalise(spec, sums, aux, weights, reduce)
+    loss, values = reference.finalize(spec, sums, aux, weights, reduce)
     return loss.to(torch.float64 if x.dtype == torch.float64 else torch.float32), values

@@ -65,7 +65,7 @@ def test_weight_tensors(compiled):
 
 
 def test_predictions_are_kept_for_a_bounded_number_of_specs():
-    """What a stream remembers of upstream gradients, however many losses and shapes come by."""
+    """What a stream remembers of the gradients of losses, however many losses and shapes come by."""
     x, encodings = torch.zeros(1, 1, 2, 2), [[n] for n in range(_ops._SLOTS + 200)]
     first = _ops._prediction(encodings[0], x)
     assert _ops._prediction(encodings[0], x) is first and _ops._prediction(encodings[0], x[..., :1]) is not first
@@ -155,17 +155,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-def test_a_direct_call_of_settle_never_writes_elsewhere(wrong, compiled):
-    """`settle` writes through two of its arguments."""
+def test_a_direct_call_of_rescale_grad_never_writes_elsewhere(wrong, compiled):
+    """`rescale_grad` writes through two of its arguments."""
     if compiled == "cpu":
         pytest.skip("the CPU has no such op")
     (x, y, *_), ints, floats = arguments("binary:dice+focal", "plain")
     predicted = torch.ones((), dtype=torch.float64)
     _, state, grad = op(compiled, "loss")(x, y, None, None, [], ints, floats, WANT_GRAD, 0.5, 1.0, predicted)
-    settle, inputs = op(compiled, "settle"), (x, y, None, None, ints, floats)
+    rescale_grad, inputs = op(compiled, "rescale_grad"), (x, y, None, None, ints, floats)
     given = {"grad": grad, "predicted": predicted, "state": state}
-    settle(torch.tensor(2.0), grad, predicted, state, *inputs)
+    rescale_grad(torch.tensor(2.0), grad, predicted, state, *inputs)
     assert predicted.item() == 2.0
     given |= {name: t.to(x.device) for name, t in wrong.items()}
     with pytest.raises((ValueError, RuntimeError)):
-        settle(torch.tensor(3.0), given["grad"], given["predicted"], given["state"], *inputs)
+        rescale_grad(torch.tensor(3.0), given["grad"], given["predicted"], given["state"], *inputs)

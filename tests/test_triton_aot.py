@@ -61,7 +61,7 @@ def compiled(monkeypatch, capability, criterion, dtype, channels, layout):
         if dtype is F16:
             ops.backward(value, state, *inputs, ints, floats)
         else:
-            ops.settle(value, grad, guess, state, *inputs, ints, floats)
+            ops.rescale_grad(value, grad, guess, state, *inputs, ints, floats)
 
     return aot.kernels(monkeypatch, capability, run)
 

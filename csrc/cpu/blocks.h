@@ -8,7 +8,7 @@
 FL_NAMESPACE_BEGIN
 
 template <class F>
-inline void parallel_tasks(const Problem& p, int64_t tasks, const F& f) {
+inline void parallel_tasks(const CpuProblem& p, int64_t tasks, const F& f) {
   if (tasks <= 1) {
     if (tasks == 1) f(int64_t(0), int64_t(1));
     return;
@@ -20,7 +20,7 @@ inline void parallel_tasks(const Problem& p, int64_t tasks, const F& f) {
 // Tasks over (sample, plane, block of pixels). For softmax a plane holds all channels.
 struct Blocks {
   int64_t planes, pixels, per_plane, tasks;
-  Blocks(const Problem& p, int64_t planes_per_sample)
+  Blocks(const CpuProblem& p, int64_t planes_per_sample)
       : planes(planes_per_sample),
         pixels(p.space[0] * p.space[1] * p.space[2]),
         per_plane((pixels + kBlock - 1) / kBlock),
@@ -37,7 +37,7 @@ struct Blocks {
 };
 
 // One batch group and one channel: when every array runs on from sample to sample, the batch is a single plane.
-inline void merge_samples(Problem& p) {
+inline void merge_samples(CpuProblem& p) {
   if (p.groups != 1 || p.channels != 1 || p.counts || p.samples == 1) return;
   const int64_t pixels = p.space[0] * p.space[1] * p.space[2];
   Array* arrays[] = {&p.x, &p.y, &p.mask, &p.pixel_weight, &p.out};
@@ -57,14 +57,14 @@ inline void merge_samples(Problem& p) {
 // What every pass needs to know of a problem.
 template <class T>
 struct Setup {
-  Problem& p;
+  CpuProblem& p;
   Spec spec;
   SumsView view;
   TargetPlanes<T> target;
   FloatPlanes<T> x, out, pixel_weight;
   bool weighted;
 
-  explicit Setup(Problem& problem)
+  explicit Setup(CpuProblem& problem)
       : p(problem),
         spec(parsed(problem)),
         view{p.groups, p.channels, kFixedSums + spec.n_terms},
@@ -74,7 +74,7 @@ struct Setup {
         pixel_weight(p.pixel_weight, p.space),
         weighted(p.pixel_weight.data != nullptr) {}
 
-  static Spec parsed(const Problem& p) {
+  static Spec parsed(const CpuProblem& p) {
     Spec s{};
     parse_spec(p.ints, p.n_ints, p.floats, p.n_floats, &s);  // checked by the op before
     return s;

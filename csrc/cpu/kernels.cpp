@@ -5,7 +5,7 @@
 FL_NAMESPACE_BEGIN
 
 template <class F>
-static void with_pass(Problem& p, const F& f) {
+static void with_pass(CpuProblem& p, const F& f) {
   const bool wide = p.x.dtype == fl::kF64;
   if (p.ints[1] == kSoftmax) {
     if (wide)
@@ -21,17 +21,23 @@ static void with_pass(Problem& p, const F& f) {
   }
 }
 
-static void forward(Problem& p) {
+static void forward(CpuProblem& p) {
   with_pass(p, [](auto&& pass) { pass.forward(); });
 }
-static void backward(Problem& p) {
+static void backward(CpuProblem& p) {
   with_pass(p, [](auto&& pass) { pass.backward(); });
 }
-static void elementwise(Problem& p) {
+static void elementwise(CpuProblem& p) {
   with_pass(p, [](auto&& pass) { pass.elementwise(); });
 }
 
+static CallPath path(CpuProblem& p) {
+  CallPath found = kFastCall;
+  with_pass(p, [&](auto&& pass) { found = pass.path(); });
+  return found;
+}
+
 extern const fl_cpu::Kernels kKernels;
-const fl_cpu::Kernels kKernels = {forward, backward, elementwise};
+const fl_cpu::Kernels kKernels = {forward, backward, elementwise, path};
 
 FL_NAMESPACE_END

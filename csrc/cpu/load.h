@@ -11,7 +11,7 @@
 
 FL_NAMESPACE_BEGIN
 
-using fl_cpu::Problem;
+using fl_cpu::CpuProblem;
 
 constexpr int kChunk = 1024;         // pixels that the loops see at a time: all their arrays stay in L1
 constexpr int kLongRow = 2048;       // the same for softmax, whose rows of channels stay in L2: short runs of many rows

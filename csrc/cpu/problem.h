@@ -13,9 +13,9 @@ using ParallelFor = void (*)(int64_t begin, int64_t end, void* context, Parallel
 // (threads.cpp).
 void run_parallel(int threads, int64_t begin, int64_t end, void* context, ParallelBody body);
 
-struct Problem : fl::Arguments {
+struct CpuProblem : fl::Arguments {
   const double* effective = nullptr;  // the weight of each term
-  double upstream = 1.0;              // multiplies the gradient
+  double grad_output_value = 1.0;     // multiplies the gradient
   ParallelFor parallel = nullptr;
 
   double* loss = nullptr;
@@ -26,9 +26,10 @@ struct Problem : fl::Arguments {
 };
 
 struct Kernels {
-  void (*forward)(Problem&);      // sums, aux; then loss, values, dsums, out and counts if wanted
-  void (*backward)(Problem&);     // out from dsums and aux
-  void (*elementwise)(Problem&);  // out: the values of a single pointwise term
+  void (*forward)(CpuProblem&);       // sums, aux; then loss, values, grad_sums, out and counts if wanted
+  void (*backward)(CpuProblem&);      // out from grad_sums and aux
+  void (*elementwise)(CpuProblem&);   // out: the values of a single pointwise term
+  fl::CallPath (*path)(CpuProblem&);  // of the other two
 };
 
 // The best build of the kernels that this processor runs, or the one that FASTLOSS_CPU=baseline|avx2|avx512 names; and

@@ -55,7 +55,7 @@ inline int64_t sharing(const K* keys, int64_t n, int shift, K prefix, K* out) {
 // Threshold, tie weight and count of a top-k term among `n` valid elements, into aux[kThreshold…].
 // each_chunk(task, f) calls f(keys, n) for the chunks of a task.
 template <class T, class EachChunk>
-inline void select_topk(const Problem& p, const Blocks& blocks, const Term& t, int64_t n, double* aux,
+inline void select_topk(const CpuProblem& p, const Blocks& blocks, const Term& t, int64_t n, double* aux,
                         const EachChunk& each_chunk) {
   using K = typename KeyOf<T>::type;
   const int64_t count = topk_count(n, t.k_num, t.k_den);

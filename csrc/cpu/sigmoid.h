@@ -38,7 +38,8 @@ inline void activate(const SigmoidChunk<T>& k) {
 // One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
 inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
-  const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq, * __restrict y = k.s.y;
+  const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y;
+  const T* __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq;
   T* __restrict g = k.g, * __restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
@@ -95,16 +96,15 @@ inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
 
 // g += p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
 template <bool kMasked, bool kExtra, class T>
-inline void region_grad(const SigmoidChunk<T>& k, const double* d, double upstream) {
+inline void add_region_grad(const SigmoidChunk<T>& k, const double* d, double grad_output) {
   const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y, * __restrict valid = k.s.valid;
   T* __restrict g = k.g;
-  const T inter = static_cast<T>(upstream * d[kInter]), pred = static_cast<T>(upstream * d[kPred]),
-          square = static_cast<T>(2.0 * upstream * d[kPredSq]), diff = static_cast<T>(upstream * d[kAbsDiff]);
+  const T inter = static_cast<T>(grad_output * d[kInter]), pred = static_cast<T>(grad_output * d[kPred]),
+          square = static_cast<T>(2.0 * grad_output * d[kPredSq]), diff = static_cast<T>(grad_output * d[kAbsDiff]);
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    T slope = fma_(inter, y[i], pred);
-    if (kExtra) slope = fma_(square, p[i], slope) + diff * sign_(p[i] - y[i]);
-    g[i] = fma_(p[i] * q[i], kMasked ? slope * valid[i] : slope, g[i]);
+    const T grad = region_grad<kExtra>(p[i], y[i], inter, pred, square, diff);
+    g[i] = fma_(p[i] * q[i], kMasked ? grad * valid[i] : grad, g[i]);
   }
 }
 
@@ -118,10 +118,10 @@ inline void scale_region(const SigmoidChunk<T>& k, T pred, T inter) {
 }
 
 template <class T>
-inline void count_chunk(const SigmoidChunk<T>& k, bool masked, T cut, double* counts) {
+inline void count_chunk(const SigmoidChunk<T>& k, bool masked, T logit_threshold, double* counts) {
   int64_t tp = 0, fp = 0, fn = 0, all = 0;
   for (int64_t i = 0; i < k.n; ++i) {
-    const int use = !masked || k.s.valid[i] != T(0), on = k.x[i] >= cut, truth = k.s.y[i] >= T(0.5);
+    const int use = !masked || k.s.valid[i] != T(0), on = k.x[i] >= logit_threshold, truth = k.s.y[i] >= T(0.5);
     tp += use & on & truth, fp += use & on & !truth, fn += use & !on & truth, all += use;
   }
   counts[0] += tp, counts[1] += fp, counts[2] += fn, counts[3] += all - tp - fp - fn;

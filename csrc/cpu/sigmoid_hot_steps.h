@@ -18,16 +18,21 @@ struct HotSteps {
   const Setup<float>& su;
   const Term* term = nullptr;  // the only pointwise term, and its index
   int index = -1;
-  bool works = false, bits, from_bce;
+  bool works, bits, from_bce;
+  CallPath path = kFastCall;
 
   HotSteps(const Setup<float>& setup) : su(setup) {
     int pointwise = 0;
     for (int i = 0; i < su.spec.n_terms; ++i)
-      if (su.spec.terms[i].kind != kTversky) ++pointwise, term = &su.spec.terms[i], index = i;
+      if (!su.spec.terms[i].region()) ++pointwise, term = &su.spec.terms[i], index = i;
     const bool smoothed = term && term->label_smoothing != 0.0;
     bits = su.target.hard && !smoothed;
-    works = pointwise <= 1 && !su.target.masked && !su.weighted && !su.spec.any_squared() && !su.spec.any_l1();
-    works = works && (!term || term->kind == kBce || bits);
+    if (su.target.masked) path = kMaskedElements;
+    if (su.weighted) path = kPixelWeights;
+    if (su.spec.any_squared() || su.spec.any_l1()) path = kSquaredSums;
+    if (term && term->kind != kBce && !bits) path = kOtherTerm;
+    if (pointwise > 1) path = kSeveralTerms;
+    works = path == kFastCall;
     from_bce = term && term->kind == kBce && bits && !term->vector;
   }
 
@@ -46,7 +51,7 @@ struct HotSteps {
   // The second step over what the first has left in the output.
   void second(const Task& task, HotScratch& s, int64_t at, int64_t n) const {
     float* g = su.out.target(task.sample, task.plane, at, nullptr);
-    const double* d = dsums(task);
+    const double* d = grad_sums(task);
     const float* x = reads_logits() ? fill_up(su.x.load(task.sample, task.plane, at, n, s.x), n, s.x) : nullptr;
     with_whole_strips(g, n, s.g, [&](float* whole) {
       with_labels(task, s, at, n, [&](auto labels) {
@@ -70,14 +75,15 @@ struct HotSteps {
   }
 
   // The scale of a BCE of weight 0 is 0 in every task.
-  bool reads_logits() const { return term && !(from_bce && scale(su.p.dsums) != 0.0); }
+  bool reads_logits() const { return term && !(from_bce && scale(su.p.grad_sums) != 0.0); }
 
  private:
   static int64_t strips(int64_t n) { return (n + kStrip - 1) / kStrip * kStrip; }
-  const double* dsums(const Task& task) const { return su.p.dsums + su.view.at(su.row(task), task.plane); }
-  double scale(const double* d) const { return su.p.upstream * d[kFixedSums + index]; }
+  const double* grad_sums(const Task& task) const { return su.p.grad_sums + su.view.at(su.row(task), task.plane); }
+  double scale(const double* d) const { return su.p.grad_output_value * d[kFixedSums + index]; }
   RegionLine line(const double* d) const {
-    return {static_cast<float>(su.p.upstream * d[kPred]), static_cast<float>(su.p.upstream * d[kInter])};
+    return {static_cast<float>(su.p.grad_output_value * d[kPred]),
+            static_cast<float>(su.p.grad_output_value * d[kInter])};
   }
 
   // Logits in whole strips: a pixel of -inf that is no target adds nothing to any sum of hard labels.
@@ -105,7 +111,7 @@ struct HotSteps {
 
   template <class E>
   void run(const Task& task, HotScratch& s, const E* x, int64_t at, int64_t n, int mode, E* g, double* sums) const {
-    const double* d = mode & kGrads ? dsums(task) : nullptr;
+    const double* d = mode & kGrads ? grad_sums(task) : nullptr;
     with_whole_strips(g, n, reinterpret_cast<E*>(s.g), [&](E* whole) {
       with_labels(task, s, at, n, [&](auto labels) {
         with_element(labels, task.plane, term && d ? static_cast<float>(scale(d)) : 0.0f, [&](auto element) {
@@ -167,15 +173,15 @@ struct HotSteps {
 
   template <class E, class Labels>
   void count(const E* x, Labels labels, int64_t n, double* counts) const {
-    const float cut = probability_cut<float>(su.p.threshold);
+    const float threshold = logit_threshold<float>(su.p.threshold);
     Vec said = Vec(0), hit = Vec(0), truth = Vec(0);
     for (int64_t i = 0; i < strips(n); i += kLanes) {
-      const Vec on = select_(load_vec(x + i) >= Vec(cut), Vec(1), Vec(0));
+      const Vec on = select_(load_vec(x + i) >= Vec(threshold), Vec(1), Vec(0));
       const Mask y = is_target(labels.at(i));
       said += on, hit = add_where(y, hit, on), truth = add_where(y, truth, Vec(1));
     }
     const double tp = sum_lanes(hit), fn = sum_lanes(truth) - tp;
-    const double fp = sum_lanes(said) - tp - (cut == -INFINITY ? strips(n) - n : 0);
+    const double fp = sum_lanes(said) - tp - (threshold == -INFINITY ? strips(n) - n : 0);
     counts[0] += tp, counts[1] += fp, counts[2] += fn, counts[3] += n - tp - fp - fn;
   }
 };

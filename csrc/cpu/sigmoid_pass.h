@@ -21,10 +21,17 @@ class SigmoidPass {
   const std::conditional_t<kFloat, HotSteps, std::nullptr_t> hot_;
 
  public:
-  explicit SigmoidPass(Problem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels), hot_(hot_steps(su)) {}
+  explicit SigmoidPass(CpuProblem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels), hot_(hot_steps(su)) {}
+
+  CallPath path() const {
+    if constexpr (kFloat)
+      return hot_.path;
+    else
+      return kWideLogits;
+  }
 
   void forward() {
-    Problem& p = su.p;
+    CpuProblem& p = su.p;
     const bool early = p.out.data && su.out.direct;  // the second step must find what the first has written
     double valid = static_cast<double>(p.samples * p.channels * blocks_.pixels);
     const bool counted = su.target.masked && ((early && steps_.pointwise) || steps_.topk);
@@ -32,12 +39,12 @@ class SigmoidPass {
     if (steps_.topk) select(static_cast<int64_t>(valid));
     if (early) {
       denominators(valid);
-      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
+      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.grad_sums);
     }
     sum_pass(early ? kValues | kGrads : kValues);
     if (!early) denominators(counted ? valid : total_valid());
     if (!p.loss) return;
-    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
+    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.grad_sums);
     if (!p.out.data) return;
     if (!early)
       backward();
@@ -152,7 +159,7 @@ class SigmoidPass {
   }
 
   void sum_pass(int mode) {
-    Problem& p = su.p;
+    CpuProblem& p = su.p;
     const int columns = su.view.columns, row = columns + 4;  // the sums and the four counts
     std::vector<double> partial(blocks_.tasks * row, 0.0);
     bool done = false;
@@ -177,14 +184,14 @@ class SigmoidPass {
   }
 
   void general_sum_pass(int mode, double* partial, int row) {
-    const T cut = probability_cut<T>(su.p.threshold);
+    const T threshold = logit_threshold<T>(su.p.threshold);
     each_task([&](int64_t t, Scratch& s) {
       const Task task = blocks_[t];
       double* sums = partial + t * row;
       each_chunk(task, s, true, [&](const Chunk& k) {
         sums[kValid] += valid_in(k);
         steps_.first(task, k, mode, sums);
-        if (su.p.counts) count_chunk(k, su.target.masked, cut, sums + su.view.columns);
+        if (su.p.counts) count_chunk(k, su.target.masked, threshold, sums + su.view.columns);
       });
     });
   }

@@ -17,7 +17,7 @@ struct SigmoidSteps {
   Setup<T> su;
   const bool masked, region, extra, pointwise, topk, margins;
 
-  explicit SigmoidSteps(Problem& p)
+  explicit SigmoidSteps(CpuProblem& p)
       : su(p),
         masked(su.target.masked || su.weighted),
         region(su.spec.any_region()),
@@ -48,12 +48,12 @@ struct SigmoidSteps {
     return s.x;
   }
 
-  const double* dsums(const Task& task) const { return su.p.dsums + su.view.at(su.row(task), task.plane); }
+  const double* grad_sums(const Task& task) const { return su.p.grad_sums + su.view.at(su.row(task), task.plane); }
 
   // The first step. Adds to `sums` under kValues; under kGrads leaves in g the pointwise terms' gradient or, where
   // there are none, p (1 - p).
   void first(const Task& task, const Chunk& k, int mode, double* sums) const {
-    const double* d = mode & kGrads ? dsums(task) : nullptr;
+    const double* d = mode & kGrads ? grad_sums(task) : nullptr;
     if (pointwise)
       activate<true>(k);
     else
@@ -62,8 +62,8 @@ struct SigmoidSteps {
     if (mode & kGrads) leave_variance(k);
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& t = su.spec.terms[i];
-      if (t.kind == kTversky) continue;
-      const double scale = d ? su.p.upstream * d[kFixedSums + i] : 0.0;
+      if (t.region()) continue;
+      const double scale = d ? su.p.grad_output_value * d[kFixedSums + i] : 0.0;
       const bool picked = t.kind == kTopk;
       if (picked) pick(task, k, t, su.p.aux + i * kAuxColumns);
       const T* weight = picked ? k.s.pick : k.s.weight;
@@ -76,9 +76,10 @@ struct SigmoidSteps {
   // The second step. `activated`: p and q of the chunk are in the scratch.
   void second(const Task& task, const Chunk& k, bool activated) const {
     if (!region) return;
-    const double* d = dsums(task);
+    const double* d = grad_sums(task);
     if (!pointwise && !extra) {
-      scale_region(k, static_cast<T>(su.p.upstream * d[kPred]), static_cast<T>(su.p.upstream * d[kInter]));
+      scale_region(k, static_cast<T>(su.p.grad_output_value * d[kPred]),
+                   static_cast<T>(su.p.grad_output_value * d[kInter]));
     } else {
       if (!activated) activate<false>(k);
       add_regions(k, d);
@@ -148,11 +149,11 @@ struct SigmoidSteps {
       extra ? region_sums<false, true>(k, sums) : region_sums<false, false>(k, sums);
   }
   void add_regions(const Chunk& k, const double* d) const {
-    const double up = su.p.upstream;
+    const double up = su.p.grad_output_value;
     if (masked)
-      extra ? region_grad<true, true>(k, d, up) : region_grad<true, false>(k, d, up);
+      extra ? add_region_grad<true, true>(k, d, up) : add_region_grad<true, false>(k, d, up);
     else
-      extra ? region_grad<false, true>(k, d, up) : region_grad<false, false>(k, d, up);
+      extra ? add_region_grad<false, true>(k, d, up) : add_region_grad<false, false>(k, d, up);
   }
 };
 

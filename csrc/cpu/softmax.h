@@ -18,12 +18,12 @@ template <class T>
 struct ClassLine {
   T pred, inter, both, square, diff;
   ClassLine() = default;
-  ClassLine(const double* d, double upstream)
-      : pred(static_cast<T>(upstream * d[kPred])),
-        inter(static_cast<T>(upstream * d[kInter])),
+  ClassLine(const double* d, double grad_output)
+      : pred(static_cast<T>(grad_output * d[kPred])),
+        inter(static_cast<T>(grad_output * d[kInter])),
         both(pred + inter),
-        square(static_cast<T>(2.0 * upstream * d[kPredSq])),
-        diff(static_cast<T>(upstream * d[kAbsDiff])) {}
+        square(static_cast<T>(2.0 * grad_output * d[kPredSq])),
+        diff(static_cast<T>(grad_output * d[kAbsDiff])) {}
 };
 
 // Rows of channels are `stride` apart and hold `length` pixels; arrays per pixel have kLongRow elements.
@@ -191,7 +191,8 @@ inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restr
   const T* __restrict lse = k.s.lse;
   T* __restrict slope = k.s.slope;
   for (int64_t c = 0; c < k.channels; ++c) {
-    const T* __restrict p = k.s.p + c * k.s.stride, * __restrict z = k.s.z + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
+    const T* __restrict p = k.s.p + c * k.s.stride, * __restrict z = k.s.z + c * k.s.stride;
+    const T* __restrict y = k.s.y + c * k.s.stride;
     T* __restrict h = k.s.h + c * k.s.stride;
     const T cw = static_cast<T>(t.vector_at(c, 1.0));
 #pragma omp simd
@@ -227,7 +228,8 @@ inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight,
 
 template <bool kMasked, bool kExtra, class T>
 inline void class_sums(const SoftmaxChunk<T>& k, int64_t c, double* sums) {
-  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
+  const T* __restrict valid = k.s.valid;
   T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
 #pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
   for (int64_t i = 0; i < k.n; ++i) {
@@ -247,17 +249,19 @@ inline void region_dot(const SoftmaxChunk<T>& k, int64_t c) {
   const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i)
-    dot[i] = fma_(p[i], region_slope<true, kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff), dot[i]);
+    dot[i] = fma_(p[i], region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff), dot[i]);
 }
 
 // g_c = p_c (dL/dp_c - dot - slope) + h_c
 template <bool kMasked, bool kExtra, class T>
 inline void class_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
-  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict dot = k.s.dot, * __restrict slope = k.s.slope, * __restrict valid = k.s.valid;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
+  const T* __restrict h = k.s.h + c * k.s.stride, * __restrict dot = k.s.dot;
+  const T* __restrict slope = k.s.slope, * __restrict valid = k.s.valid;
   const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T region = region_slope<true, kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff) - dot[i];
+    const T region = region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff) - dot[i];
     g[i] = fma_(p[i], (kMasked ? region * valid[i] : region) - slope[i], h[i]);
   }
 }
@@ -265,7 +269,8 @@ inline void class_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
 // The same without region terms.
 template <class T>
 inline void target_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
-  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride, * __restrict slope = k.s.slope;
+  const T* __restrict p = k.s.p + c * k.s.stride, * __restrict h = k.s.h + c * k.s.stride;
+  const T* __restrict slope = k.s.slope;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) g[i] = fma_(-p[i], slope[i], h[i]);
 }

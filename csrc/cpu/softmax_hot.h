@@ -208,7 +208,7 @@ struct IdsBlock {
   FL_HD static V slope(const ClassLine<T>& d, V p, Ids id, int64_t c) {
     const Choice y = equal(id, class_id(c));
     if (kKind == kLinear) return select_(y, V(d.both), V(d.pred));
-    return region_slope<false, true>(p, select_(y, V(1), V(0)), V(d.inter), V(d.pred), V(d.square), V(d.diff));
+    return region_grad<true>(p, select_(y, V(1), V(0)), V(d.inter), V(d.pred), V(d.square), V(d.diff));
   }
 };
 

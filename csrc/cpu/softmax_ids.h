@@ -19,7 +19,7 @@ struct SoftmaxIds {
   const int64_t pixels;
   std::unique_ptr<T[]> slopes;  // one per pixel, between the two steps of a gradient
 
-  explicit SoftmaxIds(Problem& p)
+  explicit SoftmaxIds(CpuProblem& p)
       : su(p),
         masked(su.target.masked),
         region(su.spec.any_region()),
@@ -124,7 +124,8 @@ struct SoftmaxIds {
   void finish(const Task& task, const Chunk& k, int64_t at) const {
     const T* h = slopes ? slopes.get() + task.sample * pixels + at : k.s.slope;
     if (!slopes) memset(k.s.slope, 0, k.n * sizeof(T));
-    for (int64_t c = 0; c < k.channels; ++c) k.s.lines[c] = {su.p.dsums + su.view.at(su.row(task), c), su.p.upstream};
+    for (int64_t c = 0; c < k.channels; ++c)
+      k.s.lines[c] = {su.p.grad_sums + su.view.at(su.row(task), c), su.p.grad_output_value};
     if (plain(k)) return ids_gradients(task, k, at, {su.out.target(task.sample, 0, at, nullptr), su.p.out.channel}, h);
     for (int64_t c = 0; c < k.channels; ++c)
       memcpy(k.s.p + c * k.s.stride, su.out.target(task.sample, c, at, nullptr), k.n * sizeof(T));

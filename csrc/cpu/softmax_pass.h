@@ -16,10 +16,12 @@ class SoftmaxPass {
   const Blocks blocks_;
 
  public:
-  explicit SoftmaxPass(Problem& p) : steps_(p), su(steps_.su), blocks_(p, 1) {}
+  explicit SoftmaxPass(CpuProblem& p) : steps_(p), su(steps_.su), blocks_(p, 1) {}
+
+  CallPath path() const { return steps_.dense ? kDenseTarget : kFastCall; }
 
   void forward() {
-    Problem& p = su.p;
+    CpuProblem& p = su.p;
     // The gradient goes out in two steps only where the second can find what the first has left: the probabilities in
     // `out`, and of the pointwise terms one number per pixel.
     const bool early = p.out.data && (!steps_.region || (su.out.direct && !steps_.dense));
@@ -30,7 +32,7 @@ class SoftmaxPass {
     if (steps_.topk) select(static_cast<int64_t>(valid[p.channels]));
     if (early) {
       denominators(valid);
-      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
+      finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.grad_sums);
     }
     if (early && steps_.region && steps_.pointwise) steps_.slopes.reset(new T[p.samples * blocks_.pixels]);
     sum_pass(early ? kValues | kGrads : kValues);
@@ -39,7 +41,7 @@ class SoftmaxPass {
       denominators(valid);
     }
     if (!p.loss) return;
-    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.dsums);
+    *p.loss = finalize(su.spec, su.view, p.sums, p.aux, p.effective, p.values, p.grad_sums);
     if (!p.out.data) return;
     if (!early)
       backward();
@@ -127,7 +129,7 @@ class SoftmaxPass {
   }
 
   void sum_pass(int mode) {
-    Problem& p = su.p;
+    CpuProblem& p = su.p;
     const int64_t size = p.channels * su.view.columns, row = size + (p.counts ? 4 * p.channels : 0);
     std::vector<double> partial(blocks_.tasks * row, 0.0);
     each_task(

@@ -15,7 +15,7 @@ struct SoftmaxSteps : SoftmaxIds<T> {
   using Chunk = SoftmaxChunk<T>;
   using Scratch = SoftmaxScratch<T>;
 
-  explicit SoftmaxSteps(Problem& p) : Base(p) {}
+  explicit SoftmaxSteps(CpuProblem& p) : Base(p) {}
 
   // Ids or probabilities, validity and pixel weights of a chunk.
   void labels(const Task& task, const Chunk& k, int64_t at) const {
@@ -132,15 +132,15 @@ struct SoftmaxSteps : SoftmaxIds<T> {
   void terms(const Task& task, const Chunk& k, int64_t at, int mode, double* sums) const {
     const int64_t row = su.row(task);
     const int columns = su.view.columns;
-    const double* d = su.p.dsums ? su.p.dsums + su.view.at(row, 0) : nullptr;
+    const double* d = su.p.grad_sums ? su.p.grad_sums + su.view.at(row, 0) : nullptr;
     if (mode & kGrads) {
       memset(k.s.slope, 0, k.n * sizeof(T));
       if (dense) memset(k.s.h, 0, k.channels * k.s.stride * sizeof(T));
     }
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& t = su.spec.terms[i];
-      if (t.kind == kTversky) continue;
-      const double scale = mode & kGrads ? su.p.upstream * d[kFixedSums + i] : 0.0;
+      if (t.region()) continue;
+      const double scale = mode & kGrads ? su.p.grad_output_value * d[kFixedSums + i] : 0.0;
       const bool picked = t.kind == kTopk;
       if (picked) pick(k, t, su.p.aux + i * kAuxColumns);
       const T* weight = picked ? k.s.pick : k.s.weight;
@@ -161,7 +161,7 @@ struct SoftmaxSteps : SoftmaxIds<T> {
 
   // From p and slope (and h) in the scratch.
   void gradient(const Task& task, const Chunk& k, int64_t at, const double* d) const {
-    for (int64_t c = 0; c < k.channels; ++c) k.s.lines[c] = {d + c * su.view.columns, su.p.upstream};
+    for (int64_t c = 0; c < k.channels; ++c) k.s.lines[c] = {d + c * su.view.columns, su.p.grad_output_value};
     if (!dense) return this->ids_gradients(task, k, at, {k.s.p, k.s.stride}, k.s.slope);
     with_form([&](auto masked, auto extra) {
       memset(k.s.dot, 0, k.n * sizeof(T));

@@ -104,12 +104,12 @@ inline bool representable(int64_t v) {
 // y (and the mask) of the planes of one problem.
 template <class T>
 struct TargetPlanes {
-  const Problem& p;
+  const CpuProblem& p;
   IgnoreRule ignore;
   Runs runs, mask_runs;
   bool hard;    // labels are integers, so 0 or 1
   bool masked;  // elements can be invalid
-  TargetPlanes(Problem& problem, IgnoreRule rule)
+  TargetPlanes(CpuProblem& problem, IgnoreRule rule)
       : p(problem),
         ignore(rule),
         runs(problem.y, problem.space),
@@ -235,7 +235,7 @@ struct TargetPlanes {
           const bool fits = p.ids ? v >= 0 && v < p.channels : y >= T(0) && y <= T(1);
           const bool use = (!valid || valid[at + i] != T(0)) && !(ignore.on && v == static_cast<double>(ignore.index));
           if (fits || !use) continue;
-          Problem& shared = const_cast<Problem&>(p);
+          CpuProblem& shared = const_cast<CpuProblem&>(p);
           if (!shared.bad_target.exchange(true)) shared.bad_value = v;
           return;
         }

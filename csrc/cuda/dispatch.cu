@@ -101,7 +101,7 @@ void set_slots(Work& w) {
   wanted[fl::kValid] = true;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
-    if (t.kind == fl::kTversky) {
+    if (t.region()) {
       wanted[fl::kInter] = wanted[fl::kPred] = wanted[fl::kTarget] = true;
       wanted[fl::kPredSq] |= t.squared, wanted[fl::kTargetSq] |= t.squared, wanted[fl::kAbsDiff] |= t.l1;
     }
@@ -118,7 +118,7 @@ void set_slots(Work& w) {
     }
   }
   for (int i = 0; i < w.spec.n_terms; ++i)
-    if (w.spec.terms[i].kind != fl::kTversky) s.column[fl::kFixedSums + i] = static_cast<int8_t>(next++);
+    if (!w.spec.terms[i].region()) s.column[fl::kFixedSums + i] = static_cast<int8_t>(next++);
   s.bad = static_cast<int8_t>(next++);
   s.scalars = next - s.per_class;
 }
@@ -133,10 +133,10 @@ bool is_at_once(const Work& w) {
   return true;
 }
 
-int64_t pool_size(const Problem& q, const Work& w) { return q.n_floats - w.spec.n_terms * fl::kTermFloats; }
+int64_t pool_size(const CudaProblem& q, const Work& w) { return q.n_floats - w.spec.n_terms * fl::kTermFloats; }
 
 // All but what lies in the workspace.
-const char* prepare(const Problem& q, Work& w) {
+const char* prepare(const CudaProblem& q, Work& w) {
   if (const char* bad = fl::parse_spec(q.ints, q.n_ints, q.floats, q.n_floats, &w.spec)) return bad;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     fl::Term& t = w.spec.terms[i];
@@ -151,7 +151,7 @@ const char* prepare(const Problem& q, Work& w) {
   w.groups = q.groups;
   for (int i = 0; i < w.spec.n_terms; ++i) w.weights[i] = q.weights[i];
   w.grad_output = q.grad_output, w.grad_output_value = q.grad_output_value;
-  w.logit_threshold = w.wide ? fl::probability_cut<double>(q.threshold) : fl::probability_cut<float>(q.threshold);
+  w.logit_threshold = w.wide ? fl::logit_threshold<double>(q.threshold) : fl::logit_threshold<float>(q.threshold);
   const bool softmax = is_softmax(w);
   w.known_valid = w.masked ? -1.0 : static_cast<double>(w.samples) * (softmax ? 1 : w.channels) * w.pixels;
   w.counting = q.counts != nullptr;
@@ -160,12 +160,20 @@ const char* prepare(const Problem& q, Work& w) {
   w.planes = w.by_sample ? 1 : w.samples;
   w.at_once = is_at_once(w);
   set_slots(w);
-  w.loss = q.loss, w.values = q.values, w.sums = q.sums, w.grad_sums = q.dsums, w.aux = q.aux, w.counts = q.counts;
+  w.loss = q.loss, w.values = q.values, w.sums = q.sums, w.grad_sums = q.grad_sums, w.aux = q.aux, w.counts = q.counts;
   w.scale = q.scale, w.predicted = q.predicted;
   return nullptr;
 }
 
-const char* begin(const Problem& q, Call& c) {
+// The vectors of the terms, if they fit the kernels' arguments.
+bool copy_pool(const CudaProblem& q, Work& w) {
+  const int64_t pool = pool_size(q, w);
+  if (pool > 0 && pool <= kPool)
+    std::memcpy(w.pool, q.floats + w.spec.n_terms * fl::kTermFloats, pool * sizeof(double));
+  return pool <= kPool;
+}
+
+const char* begin(const CudaProblem& q, CudaCall& c) {
   Work& w = c.w;
   if (const char* bad = prepare(q, w)) return bad;
   c.stream = static_cast<cudaStream_t>(q.stream);
@@ -179,11 +187,8 @@ const char* begin(const Problem& q, Call& c) {
   if (!w.aux) w.aux = doubles(at.aux);
   w.histogram = reinterpret_cast<unsigned long long*>(memory + at.histogram);
   w.keys = memory + at.keys;
+  if (copy_pool(q, w)) return nullptr;
   const double* numbers = q.floats + w.spec.n_terms * fl::kTermFloats;
-  if (pool <= kPool) {
-    if (pool) std::memcpy(w.pool, numbers, pool * sizeof(double));
-    return nullptr;
-  }
   w.far_pool = doubles(at.pool);
   for (int64_t i = 0; i < pool; i += kPool) {
     PoolPart part;
@@ -267,9 +272,9 @@ cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream)
 
 namespace {
 
-const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*softmax)(Call&), bool forward = false,
-                bool rescaling = false) {
-  Call c{};
+const char* run(const CudaProblem& q, const char* (*sigmoid)(CudaCall&), const char* (*softmax)(CudaCall&),
+                bool forward = false, bool rescaling = false) {
+  CudaCall c{};
   c.forward = forward, c.rescaling = rescaling;
   if (const char* bad = begin(q, c)) return bad;
   return is_softmax(c.w) ? softmax(c) : sigmoid(c);
@@ -277,12 +282,20 @@ const char* run(const Problem& q, const char* (*sigmoid)(Call&), const char* (*s
 
 }  // namespace
 
-const char* forward(const Problem& q) { return run(q, sigmoid_forward, softmax_forward, true); }
-const char* backward(const Problem& q) { return run(q, sigmoid_backward, softmax_backward); }
-const char* settle(const Problem& q) { return run(q, sigmoid_backward, softmax_backward, false, true); }
-const char* elementwise(const Problem& q) { return run(q, sigmoid_elementwise, softmax_elementwise); }
+const char* forward(const CudaProblem& q) { return run(q, sigmoid_forward, softmax_forward, true); }
+const char* backward(const CudaProblem& q) { return run(q, sigmoid_backward, softmax_backward); }
+const char* rescale_grad(const CudaProblem& q) { return run(q, sigmoid_backward, softmax_backward, false, true); }
+const char* elementwise(const CudaProblem& q) { return run(q, sigmoid_elementwise, softmax_elementwise); }
 
-int64_t workspace_bytes(const Problem& q) {
+fl::CallPath path(const CudaProblem& q) {
+  Work w{};
+  if (prepare(q, w)) return fl::kOtherTerm;
+  static double far;
+  if (!copy_pool(q, w)) w.far_pool = &far;
+  return is_softmax(w) ? softmax_path(w) : sigmoid_path(w);
+}
+
+int64_t workspace_bytes(const CudaProblem& q) {
   Work w{};
   if (prepare(q, w)) return 0;
   return layout_of(w, pool_size(q, w)).end;

@@ -18,19 +18,21 @@ const Device& device();  // the current one, asked for once
 enum Path { kAuto, kResident, kSplit };
 Path forced_path();
 
-struct Call {
+struct CudaCall {
   Work w;
   bool forward;    // else w.grad_sums and w.aux are given
   bool rescaling;  // backward that may find nothing to do
   cudaStream_t stream;
 };
 
-const char* sigmoid_forward(Call&);
-const char* sigmoid_backward(Call&);
-const char* sigmoid_elementwise(Call&);
-const char* softmax_forward(Call&);
-const char* softmax_backward(Call&);
-const char* softmax_elementwise(Call&);
+const char* sigmoid_forward(CudaCall&);
+const char* sigmoid_backward(CudaCall&);
+const char* sigmoid_elementwise(CudaCall&);
+fl::CallPath sigmoid_path(const Work&);
+const char* softmax_forward(CudaCall&);
+const char* softmax_backward(CudaCall&);
+const char* softmax_elementwise(CudaCall&);
+fl::CallPath softmax_path(const Work&);
 
 // Blocks that a launch may have: what they leave must fit the workspace.
 int64_t blocks_for_sums(const Work& w);

@@ -147,7 +147,7 @@ __device__ __forceinline__ double finalize(const Work& w, const Team& team, cons
 #pragma unroll 1
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const double value =
-        w.spec.terms[i].kind == fl::kTversky
+        w.spec.terms[i].region()
             ? region_term(w, team, i, v, sums, weights[i], grad_sums)
             : pointwise_term(w, team, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i], grad_sums);
     if (team.rank() == 0) values[i] = value;

@@ -8,13 +8,13 @@ namespace fl_cuda {
 using fl::Array;
 using fl::Scalar;
 
-struct Problem : fl::Arguments {
+struct CudaProblem : fl::Arguments {
   double grad_output_value = 1.0;  // instead of a grad_output that is not there
 
   void* loss = nullptr;         // float, double for double logits
   double* counts = nullptr;     // [N, C, 4]
-  double* scale = nullptr;      // what the gradient was multiplied by; an input of settle
-  double* predicted = nullptr;  // settle leaves grad_output here
+  double* scale = nullptr;      // what the gradient was multiplied by; an input of rescale_grad
+  double* predicted = nullptr;  // rescale_grad leaves grad_output here
 
   void* workspace = nullptr;
   void* stream = nullptr;
@@ -22,13 +22,16 @@ struct Problem : fl::Arguments {
 
 // Each enqueues its kernels on the stream of the current device and waits for nothing. They return null, or a sentence
 // that says what the driver refused.
-const char* forward(const Problem&);      // sums, aux; then loss, values, dsums, out, scale and counts if wanted
-const char* backward(const Problem&);     // out from dsums and aux
-const char* settle(const Problem&);       // the same, unless `scale` is the upstream gradient already
-const char* elementwise(const Problem&);  // out: the values of a single pointwise term
+const char* forward(const CudaProblem&);   // sums, aux; then loss, values, grad_sums, out, scale and counts if wanted
+const char* backward(const CudaProblem&);  // out from grad_sums and aux
+const char* rescale_grad(const CudaProblem&);  // the same, unless `scale` is the gradient of the loss already
+const char* elementwise(const CudaProblem&);   // out: the values of a single pointwise term
+
+// Which kernels forward takes; launches nothing.
+fl::CallPath path(const CudaProblem&);
 
 // Bytes that `workspace` must hold for the call, 256-byte aligned; its contents do not matter.
-int64_t workspace_bytes(const Problem&);
+int64_t workspace_bytes(const CudaProblem&);
 
 // Null if these kernels can run on the current device, else why not.
 const char* reason();

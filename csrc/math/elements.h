@@ -59,19 +59,19 @@ struct FocalTargetElement {
 };
 
 // dL/dp_c of the region terms.
-template <bool kDense, bool kExtra, class T>
-FL_HD T region_slope(T p, T y, T inter, T pred, T square, T diff) {
-  T slope = fma_(inter, y, pred);
-  if (kExtra) slope = fma_(square, p, slope) + diff * sign_(p - y);
-  return slope;
+template <bool kExtra, class T>
+FL_HD T region_grad(T p, T y, T inter, T pred, T square, T diff) {
+  T grad = fma_(inter, y, pred);
+  if (kExtra) grad = fma_(square, p, grad) + diff * sign_(p - y);
+  return grad;
 }
 
 // The smallest logit whose sigmoid reaches the threshold.
 template <class T>
-inline T probability_cut(double threshold) {
-  const double cut = ::log(threshold / (1.0 - threshold));
-  const T rounded = static_cast<T>(cut);
-  return static_cast<double>(rounded) < cut ? std::nextafter(rounded, static_cast<T>(INFINITY)) : rounded;
+inline T logit_threshold(double threshold) {
+  const double exact = ::log(threshold / (1.0 - threshold));
+  const T rounded = static_cast<T>(exact);
+  return static_cast<double>(rounded) < exact ? std::nextafter(rounded, static_cast<T>(INFINITY)) : rounded;
 }
 
 FL_NAMESPACE_END

@@ -34,9 +34,9 @@ FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums
   return total;
 }
 
-// The share of a class that weighs `w` of its group's mean; adds scale * d(share)/d(sums) to dsums.
+// The share of a class that weighs `w` of its group's mean; adds scale * d(share)/d(sums) to grad_sums.
 FL_HD double region_class(const Term& t, double w, const SumsView& v, const double* sums, int group, int c,
-                          double scale, double* dsums) {
+                          double scale, double* grad_sums) {
   double s[kFixedSums];
   gather_sums(v, sums, group, c, s);
   if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) return 0.0;
@@ -44,7 +44,7 @@ FL_HD double region_class(const Term& t, double w, const SumsView& v, const doub
   const int first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
   FL_ROLLED
   for (int g = first; g < last; ++g) {
-    double* d = dsums + v.at(g, c);
+    double* d = grad_sums + v.at(g, c);
     d[kInter] += scale * w * r.d_inter;
     d[kPred] += scale * w * r.d_pred;
     d[kPredSq] += scale * w * r.d_pred_sq;
@@ -53,22 +53,22 @@ FL_HD double region_class(const Term& t, double w, const SumsView& v, const doub
   return w * r.loss;
 }
 
-// One group's class-weighted mean; adds scale * d(mean)/d(sums) to dsums.
+// One group's class-weighted mean; adds scale * d(mean)/d(sums) to grad_sums.
 FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int group, double scale,
-                          double* dsums) {
+                          double* grad_sums) {
   const double total = counted_weight(t, v, sums, group);
   double value = 0.0;
   for (int c = 0; c < v.channels && total > 0.0; ++c)
-    value += region_class(t, t.vector_at(c, 1.0) / total, v, sums, group, c, scale, dsums);
+    value += region_class(t, t.vector_at(c, 1.0) / total, v, sums, group, c, scale, grad_sums);
   return value;
 }
 
-FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, double weight, double* dsums) {
-  if (t.batch) return region_group(t, v, sums, -1, weight, dsums);
+FL_HD double region_term(const Term& t, const SumsView& v, const double* sums, double weight, double* grad_sums) {
+  if (t.batch) return region_group(t, v, sums, -1, weight, grad_sums);
   int kept = 0;
   for (int g = 0; g < v.groups; ++g) kept += counted_weight(t, v, sums, g) > 0.0;
   double value = 0.0;
-  for (int g = 0; g < v.groups && kept; ++g) value += region_group(t, v, sums, g, weight / kept, dsums) / kept;
+  for (int g = 0; g < v.groups && kept; ++g) value += region_group(t, v, sums, g, weight / kept, grad_sums) / kept;
   return value;
 }
 
@@ -78,27 +78,26 @@ FL_HD double pointwise_scale(const Term& t, double denominator) {
 }
 
 FL_HD double pointwise_term(const Term& t, int i, const SumsView& v, const double* sums, double denominator,
-                            double weight, double* dsums) {
+                            double weight, double* grad_sums) {
   const double scale = pointwise_scale(t, denominator);
   double total = 0.0;
   for (int g = 0; g < v.groups; ++g)
     for (int c = 0; c < v.channels; ++c) {
       if (sums) total += sums[v.at(g, c) + kFixedSums + i];
-      dsums[v.at(g, c) + kFixedSums + i] = weight * scale;
+      grad_sums[v.at(g, c) + kFixedSums + i] = weight * scale;
     }
   return total * scale;
 }
 
 // weights[i] is the effective weight of term i. A term of weight 0 is left out of the loss: 0 * NaN is not 0.
 FL_HD double finalize(const Spec& spec, const SumsView& v, const double* sums, const double* aux, const double* weights,
-                      double* values, double* dsums) {
-  for (int k = 0; k < v.size(); ++k) dsums[k] = 0.0;
+                      double* values, double* grad_sums) {
+  for (int k = 0; k < v.size(); ++k) grad_sums[k] = 0.0;
   double loss = 0.0;
   for (int i = 0; i < spec.n_terms; ++i) {
     const Term& t = spec.terms[i];
-    values[i] = t.kind == kTversky
-                    ? region_term(t, v, sums, weights[i], dsums)
-                    : pointwise_term(t, i, v, sums, aux[i * kAuxColumns + kDenominator], weights[i], dsums);
+    values[i] = t.region() ? region_term(t, v, sums, weights[i], grad_sums)
+                           : pointwise_term(t, i, v, sums, aux[i * kAuxColumns + kDenominator], weights[i], grad_sums);
     if (weights[i] != 0.0) loss += weights[i] * values[i];
   }
   return loss;

@@ -21,6 +21,7 @@ struct Term {
   const double* vector;  // class weights, positive weights or alpha; null if none
   int64_t vector_length;
 
+  FL_HD bool region() const { return kind == kTversky; }  // a function of the sums of a class, not pointwise
   FL_HD double vector_at(int64_t c, double otherwise) const {
     return vector_length == 0 ? otherwise : vector[vector_length == 1 ? 0 : c];
   }
@@ -37,25 +38,29 @@ struct Spec {
       if (terms[i].kind == kind) return true;
     return false;
   }
-  FL_HD bool any_region() const { return any(kTversky); }
+  FL_HD bool any_region() const {
+    for (int i = 0; i < n_terms; ++i)
+      if (terms[i].region()) return true;
+    return false;
+  }
   FL_HD bool any_pointwise() const {
     for (int i = 0; i < n_terms; ++i)
-      if (terms[i].kind != kTversky) return true;
+      if (!terms[i].region()) return true;
     return false;
   }
   FL_HD bool per_sample() const {
     for (int i = 0; i < n_terms; ++i)
-      if (terms[i].kind == kTversky && !terms[i].batch) return true;
+      if (terms[i].region() && !terms[i].batch) return true;
     return false;
   }
   FL_HD bool any_squared() const {
     for (int i = 0; i < n_terms; ++i)
-      if (terms[i].kind == kTversky && terms[i].squared) return true;
+      if (terms[i].region() && terms[i].squared) return true;
     return false;
   }
   FL_HD bool any_l1() const {
     for (int i = 0; i < n_terms; ++i)
-      if (terms[i].kind == kTversky && terms[i].l1) return true;
+      if (terms[i].region() && terms[i].l1) return true;
     return false;
   }
 };

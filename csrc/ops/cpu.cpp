@@ -1,5 +1,10 @@
 // The ops of the `cpu` backend. Schemas: fastloss/_registry.py.
-#include "cpu_call.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "../cpu/problem.h"
+#include "ops.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -7,6 +12,10 @@
 
 namespace fl_ops {
 namespace {
+
+void parallel(int64_t begin, int64_t end, void* context, fl_cpu::ParallelBody body) {
+  fl_cpu::run_parallel(static_cast<int>(torch::stable::get_num_threads()), begin, end, context, body);
+}
 
 // A fresh large output costs a page fault per 4 KiB at its first touch; huge pages make it one per 2 MiB.
 Tensor fresh(Tensor t) {
@@ -23,18 +32,28 @@ Tensor fresh(Tensor t) {
   return t;
 }
 
-struct Cpu : CpuCall {
+struct Cpu : OpCall<fl_cpu::CpuProblem> {
   static constexpr auto kForward = &fl_cpu::Kernels::forward, kBackward = &fl_cpu::Kernels::backward,
                         kElementwise = &fl_cpu::Kernels::elementwise;
-  using CpuCall::CpuCall;
+  using OpCall::OpCall;
 
+  Tensor doubles(std::vector<int64_t> sizes) const {
+    Tensor t = torch::stable::new_empty(x, sizes, ScalarType::Double);
+    std::fill_n(static_cast<double*>(t.mutable_data_ptr()), t.numel(), 0.0);  // memset must not see an empty one's null
+    return t;
+  }
   Tensor large(Tensor t) const { return fresh(t); }
 
-  void run(void (*fl_cpu::Kernels::*entry)(fl_cpu::Problem&)) {
+  void run(void (*fl_cpu::Kernels::*entry)(fl_cpu::CpuProblem&)) {
     p.parallel = parallel;
-    if (p.grad_output.data) p.upstream = value_of(p.grad_output);
+    if (p.grad_output.data) p.grad_output_value = value_of(p.grad_output);
     (fl_cpu::kernels().*entry)(p);
     if (entry != kBackward) check_targets();
+  }
+
+  fl::CallPath path(bool) {
+    p.parallel = parallel;
+    return fl_cpu::kernels().path(p);
   }
 
   void forward(void* value, double* counts, double* scale, double grad_output, const MaybeTensor&) {
@@ -43,7 +62,7 @@ struct Cpu : CpuCall {
       effective[i] = spec.terms[i].weight * (p.weights[i].data ? value_of(p.weights[i]) : 1.0);
     std::vector<double> sums(layout.sums(), 0.0);
     std::vector<int64_t> whole(counts ? p.samples * p.channels * 4 : 0, 0);
-    p.effective = effective, p.upstream = *scale = grad_output;
+    p.effective = effective, p.grad_output_value = *scale = grad_output;
     p.loss = &total, p.sums = sums.data(), p.counts = counts ? whole.data() : nullptr;
     run(kForward);
     for (size_t i = 0; i < whole.size(); ++i) counts[i] = static_cast<double>(whole[i]);
@@ -55,6 +74,17 @@ struct Cpu : CpuCall {
 
   static double value_of(const fl::Scalar& s) {
     return s.wide ? *static_cast<const double*>(s.data) : static_cast<double>(*static_cast<const float*>(s.data));
+  }
+
+  void check_targets() const {
+    if (!p.bad_target) return;
+    double v = p.bad_value;
+    char given[32];
+    std::snprintf(given, sizeof(given), std::trunc(v) == v ? "%.0f" : "%.9g", v);
+    if (p.ids)
+      throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " +
+                                  given + ".");
+    throw std::invalid_argument(std::string("y must lie between 0 and 1, got ") + given + ".");
   }
 };
 

@@ -36,16 +36,16 @@ struct OnDevice {
 };
 #endif
 
-using Entry = const char* (*)(const fl_cuda::Problem&);
+using Entry = const char* (*)(const fl_cuda::CudaProblem&);
 
-struct Cuda : Call<fl_cuda::Problem> {
+struct Cuda : OpCall<fl_cuda::CudaProblem> {
   static constexpr Entry kForward = fl_cuda::forward, kBackward = fl_cuda::backward,
                          kElementwise = fl_cuda::elementwise;
   OnDevice on;
   std::optional<Tensor> workspace;
 
   template <class... Inputs>
-  explicit Cuda(const Tensor& logits, const Inputs&... inputs) : Call(logits, inputs...), on(logits) {
+  explicit Cuda(const Tensor& logits, const Inputs&... inputs) : OpCall(logits, inputs...), on(logits) {
     p.stream = on.stream();
   }
 
@@ -58,6 +58,12 @@ struct Cuda : Call<fl_cuda::Problem> {
     if (const char* fault = entry(p)) throw std::runtime_error(std::string("fastloss: CUDA kernel: ") + fault + ".");
   }
 
+  fl::CallPath path(bool counts) {
+    double place = 0.0;
+    if (counts) p.counts = &place;  // asked for, not written
+    return fl_cuda::path(p);
+  }
+
   void forward(void* value, double* counts, double* scale, double grad_output, const MaybeTensor& predicted) {
     p.loss = value, p.counts = counts, p.scale = scale, p.grad_output_value = grad_output;
     if (predicted) p.grad_output = scalar(*predicted);
@@ -66,12 +72,13 @@ struct Cuda : Call<fl_cuda::Problem> {
 };
 
 // Makes `grad`, which forward wrote for the scale in `state`, the gradient for `grad_output`, and remembers that.
-void settle(Tensor grad_output, Tensor grad, MaybeTensor predicted, Tensor state, Tensor x, Tensor y, MaybeTensor mask,
-            MaybeTensor pixel_weight, Ints ints, Floats floats) {
+void rescale_grad(Tensor grad_output, Tensor grad, MaybeTensor predicted, Tensor state, Tensor x, Tensor y,
+                  MaybeTensor mask, MaybeTensor pixel_weight, Ints ints, Floats floats) {
   Cuda call(x, y, mask, pixel_weight, ints, floats);
   call.p.scale = call.take_state(state) + state.numel() - 1;
-  require(state.numel() > call.layout.counts_at(), "settle got a state that forward did not make");
-  require(dtype_of(grad) == call.p.x.dtype && call.here(grad), "settle got a gradient that is not of these logits");
+  require(state.numel() > call.layout.counts_at(), "rescale_grad got a state that forward did not make");
+  require(dtype_of(grad) == call.p.x.dtype && call.here(grad),
+          "rescale_grad got a gradient that is not of these logits");
   call.p.out = call.shape.array(grad, true);
   call.p.grad_output = call.scalar(grad_output);
   if (predicted) {
@@ -79,7 +86,7 @@ void settle(Tensor grad_output, Tensor grad, MaybeTensor predicted, Tensor state
             "predicted must be a 0-d float64 tensor beside the logits");
     call.p.predicted = static_cast<double*>(predicted->mutable_data_ptr());
   }
-  call.run(fl_cuda::settle);
+  call.run(fl_cuda::rescale_grad);
 }
 
 }  // namespace
@@ -92,5 +99,5 @@ void settle(Tensor grad_output, Tensor grad, MaybeTensor predicted, Tensor state
 #endif
 STABLE_TORCH_LIBRARY_IMPL(fastloss_cuda, FL_KEY, m) {
   fl_ops::implement<fl_ops::Cuda>(m);
-  m.impl("settle", TORCH_BOX(&fl_ops::settle));
+  m.impl("rescale_grad", TORCH_BOX(&fl_ops::rescale_grad));
 }

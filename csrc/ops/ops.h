@@ -1,7 +1,7 @@
 // The ops that every compiled backend has: tensors are allocated and checked here, once. Schemas:
 // fastloss/_registry.py.
 //
-// `Backend` is a Call of its kernels' problem that also allocates (`doubles`, `large`) and runs (`forward`, `run`).
+// `Backend` is a OpCall of its kernels' problem that also allocates (`doubles`, `large`) and runs (`forward`, `run`).
 #pragma once
 #include "problem.h"
 
@@ -57,7 +57,7 @@ template <class Backend>
 Tensor elementwise(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight, Ints ints, Floats floats) {
   Backend call(x, y, mask, pixel_weight, ints, floats);
   const bool softmax = call.spec.activation == fl::kSoftmax;
-  require(call.spec.n_terms == 1 && call.spec.terms[0].kind != fl::kTversky && call.spec.terms[0].kind != fl::kTopk,
+  require(call.spec.n_terms == 1 && !call.spec.terms[0].region() && call.spec.terms[0].kind != fl::kTopk,
           "elementwise takes a single pointwise term");
   std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
   if (softmax) sizes.erase(sizes.begin() + 1);
@@ -67,12 +67,23 @@ Tensor elementwise(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weigh
   return out;
 }
 
+// Which kernels `loss` would take, with its gradient (grad) and statistics (counts): a CallPath.
+template <class Backend>
+int64_t path(Tensor x, Tensor y, MaybeTensor mask, MaybeTensor pixel_weight, Ints ints, Floats floats, bool grad,
+             bool counts) {
+  Backend call(x, y, mask, pixel_weight, ints, floats);
+  Tensor out = grad ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  if (grad) call.p.out = call.shape.array(out, true);
+  return call.path(counts);
+}
+
 template <class Backend, class Library>
 void implement(Library& m) {
   m.impl("loss", TORCH_BOX(&loss<Backend>));
   m.impl("backward", TORCH_BOX(&backward<Backend>));
   m.impl("sums", TORCH_BOX(&sums<Backend>));
   m.impl("elementwise", TORCH_BOX(&elementwise<Backend>));
+  m.impl("path", TORCH_BOX(&path<Backend>));
 }
 
 }  // namespace fl_ops

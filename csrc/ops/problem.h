@@ -115,23 +115,23 @@ struct Layout {
         columns(fl::kFixedSums + spec.n_terms) {}
   int64_t sums() const { return groups * channels * columns; }
   int64_t aux() const { return terms * fl::kAuxColumns; }
-  // state = [values | aux | dsums | counts | scale of the gradient]
+  // state = [values | aux | grad_sums | counts | scale of the gradient]
   int64_t aux_at() const { return terms; }
-  int64_t dsums_at() const { return terms + aux(); }
-  int64_t counts_at() const { return dsums_at() + sums(); }
+  int64_t grad_sums_at() const { return terms + aux(); }
+  int64_t counts_at() const { return grad_sums_at() + sums(); }
 };
 
 // A call of any op, for the problem of either backend, which points into `ints` and `floats`.
 template <class Problem>
-struct Call {
+struct OpCall {
   fl::Spec spec;
   Shape shape;
   Layout layout;
   const Tensor& x;
   Problem p;
 
-  Call(const Tensor& logits, const Tensor& y, const MaybeTensor& mask, const MaybeTensor& pixel_weight,
-       const Ints& ints, const Floats& floats)
+  OpCall(const Tensor& logits, const Tensor& y, const MaybeTensor& mask, const MaybeTensor& pixel_weight,
+         const Ints& ints, const Floats& floats)
       : spec(parse(ints, floats)), shape(logits, spec.binary), layout(shape, spec), x(logits) {
     p.samples = shape.samples, p.channels = shape.channels;
     require(p.channels >= 1, "logits need a channel");
@@ -163,8 +163,8 @@ struct Call {
 
   // A weight of a term or the gradient of the loss.
   fl::Scalar scalar(const Tensor& t) const {
-    require(t.numel() == 1, "a weight or an upstream gradient must be a 0-d tensor");
-    require(here(t), "a weight or an upstream gradient is on another device");
+    require(t.numel() == 1, "a weight or a gradient of the loss must be a 0-d tensor");
+    require(here(t), "a weight or a gradient of the loss is on another device");
     const int dtype = dtype_of(t);
     require(dtype == fl::kF32 || dtype == fl::kF64, "a 0-d weight must be float32 or float64");
     return {t.const_data_ptr(), dtype == fl::kF64};
@@ -181,7 +181,7 @@ struct Call {
     require(dtype_of(state) == fl::kF64 && state.is_contiguous() && state.numel() >= layout.counts_at() && here(state),
             "backward got a state that is not of this loss");
     double* memory = const_cast<double*>(static_cast<const double*>(state.const_data_ptr()));
-    p.aux = memory + layout.aux_at(), p.dsums = memory + layout.dsums_at();
+    p.aux = memory + layout.aux_at(), p.grad_sums = memory + layout.grad_sums_at();
     return memory;
   }
 };

@@ -15,12 +15,12 @@ from .label import clamp_label, label_tolerance
 
 @dataclass
 class Inputs:
-    """Selected inputs: x, y, p [N, C, P] (log_p under softmax), ids [N, 1, P] or None, valid bool like the pointwise
-    elements, weight the same or None, bad whether y is out of range (0-d bool), channel weights by term."""
+    """Selected inputs: x, y, p [N, C, P] (log_p under softmax), class_indices [N, 1, P] or None, valid bool like the
+    pointwise elements, weight the same or None, bad whether y is out of range (0-d bool)."""
 
     x: Tensor
     y: Tensor
-    ids: Tensor | None
+    class_indices: Tensor | None
     valid: Tensor
     weight: Tensor | None
     bad: Tensor
@@ -66,12 +66,12 @@ def select(spec: Spec, y: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
-    """Whether a valid target is no class id, or outside [0, 1] (binary, multilabel); 0-d bool."""
+    """Whether a valid target is no class index, or outside [0, 1] (binary, multilabel); 0-d bool."""
     if spec.softmax:
         if y.is_floating_point():
             return torch.zeros((), dtype=torch.bool, device=y.device)
-        ids = y.long()
-        return (valid & ((ids < 0) | (ids >= channels))).any()
+        indices = y.long()
+        return (valid & ((indices < 0) | (indices >= channels))).any()
     if y.dtype == torch.bool:
         return torch.zeros((), dtype=torch.bool, device=y.device)
     y = clamped(y)
@@ -87,11 +87,11 @@ def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight:
     valid = select(spec, y, mask)
     bad = out_of_range(spec, y, valid, x.shape[1])
     x = torch.where(valid, x, torch.zeros_like(x))
-    ids = None
+    indices = None
     if spec.softmax and not y.is_floating_point():
-        ids = torch.where(valid, y, torch.zeros_like(y)).long().clamp(0, x.shape[1] - 1)
+        indices = torch.where(valid, y, torch.zeros_like(y)).long().clamp(0, x.shape[1] - 1)
         channels = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1)
-        y = ((ids == channels) & valid).to(dtype)
+        y = ((indices == channels) & valid).to(dtype)
     else:
         y = torch.where(valid, clamped(y), torch.zeros_like(y)).to(dtype)
     if pixel_weight is not None:
@@ -101,4 +101,4 @@ def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight:
     else:
         p, log_p = activation.sigmoid(x), None
     p = torch.where(valid, p, torch.zeros_like(p))
-    return Inputs(x, y, ids, valid, pixel_weight, bad, p, log_p)
+    return Inputs(x, y, indices, valid, pixel_weight, bad, p, log_p)

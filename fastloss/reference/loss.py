@@ -1,6 +1,6 @@
 """The oracle: every loss in plain differentiable PyTorch, on any device, in float64 for float64 logits.
 
-Two steps, as in the kernels: `sums` reads the inputs once, `finalise` turns the sums into the loss.
+Two steps, as in the kernels: `sums` reads the inputs once, `finalize` turns the sums into the loss.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
     i, vector = inputs, channel_vector(term, inputs.x)
     if spec.softmax:
         assert i.log_p is not None
-        target = i.y if i.ids is None else i.ids
+        target = i.y if i.class_indices is None else i.class_indices
         if term.kind == "focal":
             value = pointwise.focal_multiclass(i.log_p, target, term.gamma, vector)
         else:
@@ -46,12 +46,13 @@ def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
     return torch.where(i.valid, value, torch.zeros_like(value))
 
 
-def denominator(spec: Spec, term: Term, inputs: Inputs, n: Tensor) -> Tensor:
-    """What the mean of a pointwise term divides by: valid elements, or their class weights (CE with ids, as torch)."""
+def denominator(term: Term, inputs: Inputs, n: Tensor) -> Tensor:
+    """What the mean of a pointwise term divides by: the number n of valid elements, or the sum of their class weights
+    (cross-entropy on class indices, as torch); 0-d."""
     vector = channel_vector(term, inputs.x)
-    if term.kind != "ce" or vector is None or inputs.ids is None:
+    if term.kind != "ce" or vector is None or inputs.class_indices is None:
         return n
-    weights = vector.expand_as(inputs.y).gather(1, inputs.ids)
+    weights = vector.expand_as(inputs.y).gather(1, inputs.class_indices)
     return torch.where(inputs.valid, weights, torch.zeros_like(weights)).sum(dtype=n.dtype)
 
 
@@ -87,14 +88,14 @@ def sums(
             columns.append(zero)
         else:
             value = elements(spec, term, i)
-            row[AuxColumn.DENOMINATOR] = denominator(spec, term, i, n)
+            row[AuxColumn.DENOMINATOR] = denominator(term, i, n)
             if term.kind == "topk":
                 assert term.k is not None
-                share, tau, tie, count = topk.topk_select(
+                share, threshold, tie, count = topk.topk_select(
                     value.reshape(-1), i.valid.expand_as(value).reshape(-1), term.k
                 )
                 value = value * share.reshape(value.shape)
-                row = [t.to(dtype) for t in (count, tau, tie, count)]
+                row = [t.to(dtype) for t in (count, threshold, tie, count)]
             column = value.sum(-1, dtype=dtype)
             columns.append(torch.cat([column, zero[:, 1:]], 1) if spec.softmax else column)
         aux.append(torch.stack(row))
@@ -106,7 +107,7 @@ def sums(
     return table, torch.stack(aux).detach() if aux else n.new_zeros((0, AUX_COLUMNS))
 
 
-def finalise(
+def finalize(
     spec: Spec,
     table: Tensor,
     aux: Tensor,
@@ -165,11 +166,11 @@ def counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None = None, thresho
     channels = flat.shape[1]
     if spec.softmax:
         every = torch.arange(channels, device=x.device).reshape(1, -1, 1)
-        ids = y.argmax(1, keepdim=True) if y.is_floating_point() else y.long()
-        truth = ids == every
+        classes = y.argmax(1, keepdim=True) if y.is_floating_point() else y.long()
+        truth = classes == every
         predicted = flat.argmax(1, keepdim=True) == every
     else:
-        predicted = flat.to(accumulator(x)) >= logit(threshold)  # a half would round the cut
+        predicted = flat.to(accumulator(x)) >= logit(threshold)  # a half would round that
         truth = y.bool() if y.dtype == torch.bool else y >= 0.5
     valid = valid.expand_as(flat)
     tp, fp, fn = valid & predicted & truth, valid & predicted & ~truth, valid & ~predicted & truth
@@ -194,7 +195,7 @@ def loss(
     threshold: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(loss 0-d, values [T] float64 detached, counts [N, C, 4] or None)."""
-    total, values = finalise(spec, *sums(spec, x, y, mask, pixel_weight), weights)
+    total, values = finalize(spec, *sums(spec, x, y, mask, pixel_weight), weights)
     total = total.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     return total, values, counts(spec, x, y, mask, threshold) if want_stats else None
 

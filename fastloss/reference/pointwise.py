@@ -1,7 +1,7 @@
 """Per-pixel terms, unreduced: mirrors csrc/math/pointwise.h.
 
-Shapes: x, y, log_p [N, C, P]; class ids [N, 1, P]. A product with a factor 0 is selected away before it is formed, so
-that 0 * inf appears neither in the value nor in the gradient.
+Shapes: x, y, log_p [N, C, P]; class indices [N, 1, P]. A product with a factor 0 is selected away before it is formed,
+so that 0 * inf appears neither in the value nor in the gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def bce(x: Tensor, y: Tensor, pos_weight: Tensor | None = None, label_smoothing:
 
 
 def ce(log_p: Tensor, y: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
-    """torch's cross-entropy for ids (y [N, 1, P], int64) or probabilities (y [N, C, P]); the result is [N, 1, P]."""
+    """torch's cross-entropy for class indices (y [N, 1, P], int64) or probabilities (y [N, C, P]): [N, 1, P]."""
     channels = log_p.shape[1]
     e = label_smoothing
     if y.is_floating_point():
@@ -52,7 +52,7 @@ def focal_margin(x: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None
 
 
 def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
-    """alpha_y (1 - p_y)^gamma (-log p_y) for ids, or its mean under the probabilities y; the result is [N, 1, P]."""
+    """alpha_y (1 - p_y)^gamma (-log p_y) for class indices, or its mean under the probabilities y: [N, 1, P]."""
     if not y.is_floating_point():
         value = _focal(-log_p.gather(1, y), gamma)
         return value if alpha is None else _product(alpha.expand_as(log_p).gather(1, y), value)
@@ -63,7 +63,7 @@ def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | Non
 
 
 def _focal(b: Tensor, gamma: float) -> Tensor:
-    """u^gamma b with u = 1 - exp(-b), as u^(gamma+1) (b/u): u^gamma alone has an infinite slope at 0 for gamma < 1."""
+    """u^gamma b with u = 1 - exp(-b), as u^(gamma+1) (b/u): for gamma < 1 u^gamma has an infinite derivative at 0."""
     if gamma == 0:
         return b
     u = -torch.expm1(-b.clamp_max(1e3))  # the clamp keeps inf * exp(-inf) out of the gradient; u is 1 there

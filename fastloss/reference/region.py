@@ -20,7 +20,7 @@ def tversky_score(tp: Tensor, fp: Tensor, fn: Tensor, term: Term) -> Tensor:
 
 
 def region_loss(score: Tensor, term: Term) -> Tensor:
-    """-log max(score, eps), or max(1 - score, 0)^gamma with slope 0 where the base is 0."""
+    """-log max(score, eps), or max(1 - score, 0)^gamma with derivative 0 where the base is 0."""
     if term.log_loss:
         return -torch.log(score.clamp_min(term.eps))
     if term.gamma == 1.0:

@@ -33,9 +33,9 @@ def topk_count(k: Fraction, n: Tensor) -> Tensor:
 
 
 def topk_select(elements: Tensor, valid: Tensor, k: Fraction) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(weight of each element, tau, weight of a tie, count); elements and valid are flat.
+    """Return (weight of each element, threshold, weight of a tie, count); elements and valid are flat.
 
-    The weight is 1 above tau = the count-th largest valid element, and those equal to it share what is left.
+    The threshold is the count-th largest valid element: above it the weight is 1, and those equal to it share the rest.
     """
     e = elements.detach()
     n = valid.sum()
@@ -43,9 +43,9 @@ def topk_select(elements: Tensor, valid: Tensor, k: Fraction) -> tuple[Tensor, T
     if e.numel() == 0:
         return torch.zeros_like(e), e.new_zeros(()), e.new_zeros(()), count
     ranked = torch.where(valid, e, torch.full_like(e, -torch.inf)).sort(descending=True).values
-    tau = ranked.gather(0, (count - 1).clamp_max(e.numel() - 1).reshape(1)).squeeze(0)
-    tau = torch.where(n > 0, tau, torch.zeros_like(tau))
-    above = valid & (e > tau)
-    equal = valid & (e == tau)
+    threshold = ranked.gather(0, (count - 1).clamp_max(e.numel() - 1).reshape(1)).squeeze(0)
+    threshold = torch.where(n > 0, threshold, torch.zeros_like(threshold))
+    above = valid & (e > threshold)
+    equal = valid & (e == threshold)
     tie = (count - above.sum()).to(e.dtype) / equal.sum().clamp_min(1).to(e.dtype)
-    return above.to(e.dtype) + equal.to(e.dtype) * tie, tau, tie, count
+    return above.to(e.dtype) + equal.to(e.dtype) * tie, threshold, tie, count

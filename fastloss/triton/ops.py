@@ -67,8 +67,8 @@ def backward(grad_output, state, x, y, mask, pixel_weight, ints, floats):
     return grad
 
 
-def settle(grad_output, grad, predicted, state, x, y, mask, pixel_weight, ints, floats):
-    require(grad.dtype is x.dtype, "settle got a gradient that is not of these logits")
+def rescale_grad(grad_output, grad, predicted, state, x, y, mask, pixel_weight, ints, floats):
+    require(grad.dtype is x.dtype, "rescale_grad got a gradient that is not of these logits")
     good = predicted is None or (predicted.numel() == 1 and predicted.dtype is torch.float64)
     require(good, "predicted must be a 0-d float64 tensor beside the logits")
     _gradient(grad_output, grad, state[-1:], predicted, state, x, y, mask, pixel_weight, ints, floats)

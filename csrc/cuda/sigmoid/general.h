@@ -73,7 +73,7 @@ struct General {
   const Walk& k;
   Columns<T> columns;
   Selection<T>* selection;
-  T inter, pred, square, diff, cut;
+  T inter, pred, square, diff, logit_threshold;
 
   __device__ __forceinline__ Key key_of(const Four<T>& e, int i, T value) const {
     return fl::topk_key(by_margin(w) ? fl::topk_margin(e.x[i], e.y[i]) : e.weight[i] * value);
@@ -111,7 +111,7 @@ struct General {
 #pragma unroll 1
     for (int n = 0; n < w.spec.n_terms; ++n) {
       const fl::Term& t = w.spec.terms[n];
-      if (t.kind == fl::kTversky || (pass == kDigitPass && n != term)) continue;
+      if (t.region() || (pass == kDigitPass && n != term)) continue;
       const T on = t.kind == fl::kTopk ? T(1) : columns.on[n * blockDim.x];
       const bool slopes = pass == kGradPass || pass == kBothPass, by_key = t.kind == fl::kTopk && !by_margin(w);
       T value[kPack], weight[kPack];
@@ -163,7 +163,7 @@ struct General {
     if (k.region) {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
-        const T d = fl::region_slope<false, true>(e.p[i], e.y[i], inter, pred, square, diff);
+        const T d = fl::region_grad<true>(e.p[i], e.y[i], inter, pred, square, diff);
         if (valid >> i & 1) grad[i] = fl::fma_(e.p[i] * e.q[i], d, grad[i]);
       }
     }
@@ -190,7 +190,8 @@ struct General {
     if (s.counts < 0) return;
     uint32_t on = 0, truth = 0;
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) on |= uint32_t(e.x[i] >= cut) << i, truth |= uint32_t(e.y[i] >= T(0.5)) << i;
+    for (int i = 0; i < kPack; ++i)
+      on |= uint32_t(e.x[i] >= logit_threshold) << i, truth |= uint32_t(e.y[i] >= T(0.5)) << i;
     const uint32_t kinds[4] = {on & truth, on & ~truth, ~on & truth, ~on & ~truth};  // tp, fp, fn, tn
 #pragma unroll
     for (int i = 0; i < 4; ++i) columns.add(s.counts + i, static_cast<T>(__popc(kinds[i] & valid)));
@@ -216,7 +217,7 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
   const int slots = l.phase == kGradPhase || l.phase == kValuePhase ? 0 : k.partials;
   General<X> g{w, k, Columns<T>(memory + (k.selecting ? sizeof(Selection<T>) : 0), slots, w.spec.n_terms),
                reinterpret_cast<Selection<T>*>(memory)};
-  g.cut = static_cast<T>(w.logit_threshold);
+  g.logit_threshold = static_cast<T>(w.logit_threshold);
   Pass main = l.phase == kGradPhase    ? kGradPass
               : l.phase == kValuePhase ? kValuePass
               : l.phase == kBothPhases ? kBothPass
@@ -248,7 +249,7 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
 #pragma unroll 1
       for (int n = 0; n < w.spec.n_terms && takes_part; ++n) {
         const fl::Term& t = w.spec.terms[n];
-        if (t.kind == fl::kTversky) continue;
+        if (t.region()) continue;
         g.columns.on[n * blockDim.x] = static_cast<T>(vector_at(w, n, route.channel, 1.0));
         double by = 0.0;
         if (pass == kGradPass) by = sums[fl::kFixedSums + n];

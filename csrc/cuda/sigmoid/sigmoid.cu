@@ -73,26 +73,31 @@ bool can_ignore(const Work& w, uint64_t& bits) {
          (is_signed ? v >= -(int64_t(1) << (size - 1)) && v < int64_t(1) << (size - 1) : v < int64_t(1) << size);
 }
 
-bool is_fast(const Work& w, FastTerm& term, FastInput& input, int& point) {
+fl::CallPath path_of(const Work& w, FastTerm& term, FastInput& input, int& point) {
   const bool soft = fl::is_float(w.y.dtype);
-  if (w.wide || w.counting || w.pixel_weight.data || (soft && w.masked) || !has_packs(w)) return false;
+  if (w.wide) return fl::kWideLogits;
+  if (w.counting) return fl::kStatistics;
+  if (w.pixel_weight.data) return fl::kPixelWeights;
+  if (soft && w.masked) return fl::kMaskedElements;
+  if (!has_packs(w)) return fl::kScatteredPlanes;
   input = soft ? kSoftInput : (w.masked ? kMaskedInput : kHardInput), term = kNoTerm, point = -1;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
-    if (t.squared || t.l1) return false;
-    if (t.kind == fl::kTversky) continue;
+    if (t.squared || t.l1) return fl::kSquaredSums;
+    if (t.region()) continue;
     const bool bce = t.kind == fl::kBce && t.label_smoothing == 0.0;
     const bool focal = t.kind == fl::kFocal && t.gamma == 2.0 && !(t.margin && soft);
     const bool topk = t.kind == fl::kTopk && !soft;
-    if (point >= 0 || (!bce && !focal && !topk)) return false;
+    if (point >= 0) return fl::kSeveralTerms;
+    if (!bce && !focal && !topk) return fl::kOtherTerm;
     term = bce ? kBceTerm : (focal ? kFocalTerm : kTopkTerm), point = i;
-    if (w.far_pool) return false;
+    if (w.far_pool) return fl::kManyClasses;
     for (int64_t v = 0; v < t.vector_length; ++v) {  // no weight may be 0
       const double weight = w.pool[w.pool_at[i] + v];
-      if (weight == 0.0 || (focal && weight == 1.0)) return false;
+      if (weight == 0.0 || (focal && weight == 1.0)) return fl::kSpecialWeight;
     }
   }
-  return true;
+  return fl::kFastCall;
 }
 
 // The strides of an array that count: of axes longer than 1.
@@ -156,7 +161,7 @@ Plan plan_of(const Work& w, bool values = false) {
       fl::label_tolerance(w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0)));
   FastTerm term;
   FastInput input;
-  if (!values && is_fast(w, term, input, k.point)) {
+  if (!values && path_of(w, term, input, k.point) == fl::kFastCall) {
     const bool joined = joins(w);
     k.selecting = term == kTopkTerm;
     k.pixels = joined ? w.pixels * w.samples : w.pixels, k.planes = static_cast<uint32_t>(joined ? 1 : w.planes);
@@ -309,17 +314,25 @@ const char* forward_of(const Work& w, cudaStream_t stream) {
   return fault(start(p, w, l, p.instance.shared, false, stream));
 }
 
+Work without_counts(Work w) {
+  w.counting = false, w.counts = nullptr, w.by_sample = w.groups != 1;
+  w.parts = (w.by_sample ? w.samples : 1) * w.channels, w.planes = w.by_sample ? 1 : w.samples;
+  return w;
+}
+
 }  // namespace
 
-// Statistics change no bit of the rest: what is fast without them is done so, and they in a launch of their own.
-const char* sigmoid_forward(Call& c) {
-  Work rest = c.w;
-  rest.counting = false, rest.counts = nullptr, rest.by_sample = rest.groups != 1;
-  rest.parts = (rest.by_sample ? rest.samples : 1) * rest.channels, rest.planes = rest.by_sample ? 1 : rest.samples;
+fl::CallPath sigmoid_path(const Work& w) {
   FastTerm term;
   FastInput input;
   int point;
-  if (!c.w.counting || !is_fast(rest, term, input, point)) return forward_of(c.w, c.stream);
+  return path_of(without_counts(w), term, input, point);
+}
+
+// Statistics change no bit of the rest: what is fast without them is done so, and they in a launch of their own.
+const char* sigmoid_forward(CudaCall& c) {
+  if (!c.w.counting || sigmoid_path(c.w) != fl::kFastCall) return forward_of(c.w, c.stream);
+  const Work rest = without_counts(c.w);
   Work counts = c.w;
   counts.spec.n_terms = 0, counts.at_once = false;
   counts.out = {}, counts.loss = nullptr, counts.values = counts.scale = nullptr;
@@ -327,7 +340,7 @@ const char* sigmoid_forward(Call& c) {
   return error ? error : forward_of(rest, c.stream);
 }
 
-const char* sigmoid_backward(Call& c) {
+const char* sigmoid_backward(CudaCall& c) {
   Plan p = plan_of(c.w);
   // One that is likely to find nothing to do has fewer blocks to start.
   Launch l = share_out(c.w, p, kGradPhase, c.rescaling ? device().processors : blocks_at_once(p, c.w));
@@ -335,7 +348,7 @@ const char* sigmoid_backward(Call& c) {
   return fault(start(p, c.w, l, p.instance.shared, false, c.stream));
 }
 
-const char* sigmoid_elementwise(Call& c) {
+const char* sigmoid_elementwise(CudaCall& c) {
   Plan p = plan_of(c.w, true);
   const Launch l = share_out(c.w, p, kValuePhase, blocks_at_once(p, c.w));
   return fault(start(p, c.w, l, p.instance.shared, false, c.stream));

@@ -189,8 +189,7 @@ struct General {
 
   __device__ __forceinline__ T region(int k, T y, T q) const {
     const int c = s.first + k;
-    return fl::region_slope<true, true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c],
-                                        tables.diff()[c]);
+    return fl::region_grad<true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c], tables.diff()[c]);
   }
 
   __device__ __forceinline__ void add_classes(const BlockSums& block) const {

@@ -108,13 +108,13 @@ struct GeneralLaunch {
 
 template <class L>
 struct Launches {
-  Call& c;
+  CudaCall& c;
   Work& w;
   Plan p;
   Launch l{};
   int64_t shared = 0;
 
-  explicit Launches(Call& call) : c(call), w(call.w), p(plan_of(call.w)) {}
+  explicit Launches(CudaCall& call) : c(call), w(call.w), p(plan_of(call.w)) {}
 
   cudaError_t launch(Phase phase, bool meets, int first, int last) {
     const int64_t grid = w.parts * l.blocks;
@@ -164,15 +164,15 @@ struct Launches {
 
 enum Errand { kForward, kBackward, kValues };
 template <class L>
-cudaError_t run_errand(Call& c, Errand errand) {
+cudaError_t run_errand(CudaCall& c, Errand errand) {
   Launches<L> launches(c);
   return errand == kForward ? launches.forward() : (errand == kBackward ? launches.gradient() : launches.values());
 }
 
 // By the type of logits; defined in a file each.
 template <class X>
-cudaError_t softmax_fast_errand(Call& c, Errand errand);
+cudaError_t softmax_fast_errand(CudaCall& c, Errand errand);
 template <class T>
-cudaError_t softmax_general_errand(Call& c, Errand errand);
+cudaError_t softmax_general_errand(CudaCall& c, Errand errand);
 
 }  // namespace fl_cuda

@@ -30,22 +30,26 @@ Steps steps_of(const Work& w, const Array& a, int width, int vector) {
   return s;
 }
 
-bool is_fast(const Work& w) {
+fl::CallPath path_of(const Work& w) {
   int smoothed = 0;
   for (int i = 0; i < w.spec.n_terms; ++i)
-    smoothed += w.spec.terms[i].kind != fl::kTversky && w.spec.terms[i].label_smoothing != 0.0;
-  return !w.wide && w.class_indices && !w.spec.any_squared() && smoothed <= 1 &&
-         w.channels <= (w.counting || w.spec.n_terms > 4 ? kMostClasses / 2 : kMostClasses);
+    smoothed += !w.spec.terms[i].region() && w.spec.terms[i].label_smoothing != 0.0;
+  if (w.wide) return fl::kWideLogits;
+  if (!w.class_indices) return fl::kDenseTarget;
+  if (w.spec.any_squared()) return fl::kSquaredSums;
+  if (smoothed > 1) return fl::kSeveralTerms;
+  const int64_t most = w.counting || w.spec.n_terms > 4 ? kMostClasses / 2 : kMostClasses;
+  return w.channels <= most ? fl::kFastCall : fl::kManyClasses;
 }
 
-const char* run(Call& c, Errand errand) {
+const char* run(CudaCall& c, Errand errand) {
   const Work& w = c.w;
   if (w.parts == 0) {
     if (errand != kForward) return nullptr;
     const cudaError_t error = cudaMemsetAsync(c.w.aux, 0, w.spec.n_terms * fl::kAuxColumns * 8, c.stream);
     return fault(error == cudaSuccess ? launch_epilogue(w, divide(w, kSumPhase, 1, 1), c.stream) : error);
   }
-  if (!is_fast(w))
+  if (path_of(w) != fl::kFastCall)
     return fault(w.wide ? softmax_general_errand<double>(c, errand) : softmax_general_errand<float>(c, errand));
   return fault(w.x.dtype == fl::kF32 ? softmax_fast_errand<float>(c, errand) : softmax_fast_errand<Half16>(c, errand));
 }
@@ -57,7 +61,7 @@ Plan plan_of(const Work& w) {
   const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
-    if (t.kind == fl::kTversky) continue;
+    if (t.region()) continue;
     if (t.label_smoothing != 0.0) p.smooth = p.terms;
     if (t.kind == fl::kTopk) p.picks = true, p.histograms += levels - 1;
     ++p.terms;
@@ -89,8 +93,9 @@ void set_keys(const Work& w, Plan& p) {
   p.keys = own ? w.out.data : w.keys, p.key_sample = own ? w.out.sample : w.pixels;
 }
 
-const char* softmax_forward(Call& c) { return run(c, kForward); }
-const char* softmax_backward(Call& c) { return run(c, kBackward); }
-const char* softmax_elementwise(Call& c) { return run(c, kValues); }
+fl::CallPath softmax_path(const Work& w) { return path_of(w); }
+const char* softmax_forward(CudaCall& c) { return run(c, kForward); }
+const char* softmax_backward(CudaCall& c) { return run(c, kBackward); }
+const char* softmax_elementwise(CudaCall& c) { return run(c, kValues); }
 
 }  // namespace fl_cuda

@@ -2,6 +2,6 @@
 
 namespace fl_cuda {
 
-template cudaError_t softmax_fast_errand<float>(Call&, Errand);
+template cudaError_t softmax_fast_errand<float>(CudaCall&, Errand);
 
 }  // namespace fl_cuda

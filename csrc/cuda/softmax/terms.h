@@ -54,7 +54,7 @@ __device__ inline void fill_terms(const Work& w, PointTerm<T>* out) {
 #pragma unroll 1
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
-    if (t.kind == fl::kTversky) continue;
+    if (t.region()) continue;
     out->index = i, out->form = form_of(t), out->picks = t.kind == fl::kTopk;
     out->gamma = static_cast<T>(t.gamma), out->scale = T(0);
     out->keep = static_cast<T>(1.0 - t.label_smoothing);

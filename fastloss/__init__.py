@@ -6,6 +6,7 @@ from .backends import debug
 from .compat._fuse import NotFusable, fuse
 from .compound import CompoundLoss
 from .deep import DeepSupervisionLoss
+from .explanation import explain
 from .head import HeadLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "backends",
     "debug",
+    "explain",
     "functional",
     "fuse",
 ]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from . import _upsampled_cpu, backends, distributed, validate
+from . import backends, distributed, validate
 from ._modes import hidden, transformed
 from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
 from .bands import Engine, Labels
+from .explanation import noted
 from .plan import Plan, plan
 from .spec import AUX_COLUMNS, FIXED_SUMS, Spec, decode, encode
 
@@ -91,26 +92,20 @@ def _three(parts: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 @_plainly
 def _sums(parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, group):
-    job, labels = Job(how, ints, floats, backend, band_bytes, group), (y, mask, pixel_weight)
-    if _upsampled_cpu.takes(job):
-        return _upsampled_cpu.sums(parts, labels, job)
-    return _engine(job, parts, labels).sums(_group(group))
+    job = Job(how, ints, floats, backend, band_bytes, group)
+    return _engine(job, parts, (y, mask, pixel_weight)).sums(_group(group))
 
 
 @_plainly
 def _gradient(grad_sums, aux, parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, wanted):
-    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, pixel_weight)
-    if _upsampled_cpu.takes(job):
-        return tuple(_fitted(_upsampled_cpu.gradient(grad_sums, aux, parts, labels, job), parts))
-    return tuple(_fitted(_engine(job, parts, labels, wanted).gradient(grad_sums, aux), parts))
+    job = Job(how, ints, floats, backend, band_bytes, "")
+    engine = _engine(job, parts, (y, mask, pixel_weight), wanted)
+    return tuple(_fitted(engine.gradient(grad_sums, aux), parts))
 
 
 @_plainly
 def _counts(parts, how, y, mask, ints, floats, backend, band_bytes, threshold):
-    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, None)
-    if _upsampled_cpu.takes(job):
-        return _upsampled_cpu.counts(parts, labels, job, threshold)
-    return _engine(job, parts, labels).counts(threshold)
+    return _engine(Job(how, ints, floats, backend, band_bytes, ""), parts, (y, mask, None)).counts(threshold)
 
 
 def _fitted(grads: Sequence[Tensor | None], parts: Sequence[Tensor]) -> list[Tensor]:
@@ -212,8 +207,7 @@ class _Sums(torch.autograd.Function):
         ctx.job, ctx.wanted = job, ctx.needs_input_grad[3:]
         ctx.grads = ctx.factors = None
         spec = decode(tuple(job.ints), tuple(job.floats))
-        pointwise = not any([term.region or term.kind == "topk" for term in spec.terms])
-        if pointwise and job.backend != "reference" and any(ctx.wanted) and not _upsampled_cpu.takes(job):
+        if _one_walk(job.backend, spec) and any(ctx.wanted):
             aux, ctx.factors = _factors(job, labels, weights, parts)
             table, ctx.grads = _in_one_walk(job, labels, ctx.factors, parts, ctx.wanted)
         else:
@@ -243,6 +237,11 @@ class _Sums(torch.autograd.Function):
         return *none, *[g if g is None else f for g, f in zip(scaled, _fitted(scaled, parts))]
 
 
+def _one_walk(backend: str, spec: Spec) -> bool:
+    """Whether forward makes the gradient too: of pointwise terms alone, whose derivatives by the sums are known."""
+    return backend != "reference" and not any([term.region or term.kind == "topk" for term in spec.terms])
+
+
 @_plainly
 def _factors(job, labels, weights, parts):
     return _engine(job, parts, labels).factors(weights)
@@ -265,17 +264,22 @@ def run(
     threshold: float = 0.5,
 ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
     """(loss, values, counts) as `Plan.run` returns them, or None where logits must exist: see `_whole`."""
-    x, (backend, _, ints, floats, *_) = ready._begin(made.stand_in(), y, mask, pixel_weight, weights)
+    x, route = ready._begin(made.stand_in(), y, mask, pixel_weight, weights)
+    backend, _, ints, floats, *_ = route
     if weights:
         validate.check_weights(weights, x)
     if _whole(ready, backend, made, y, pixel_weight, weights):
         return None
+    learns = torch.is_grad_enabled() and any([part.requires_grad for part in made.parts])
+    if not _compiling() and noted.calls is not None:
+        gradient = ("early" if _one_walk(backend, ready.spec) else "late") if learns else "none"
+        return ready.note("bands", route, (x, y, mask, pixel_weight), weights, want_stats, x.shape, gradient)
     if ready.elements is not None:
         ints, floats = encode(ready.spec, int(x.shape[1]))
     job = Job(made.how, ints, floats, backend, band_bytes, _group_name(ready.group))
     if _compiling() or any([hidden(part) for part in made.parts]):
         sums, aux = torch.ops.fastloss.band_sums.default(*_three(made.parts), job.how, y, mask, pixel_weight, *job[1:])
-    elif torch.is_grad_enabled() and any([part.requires_grad for part in made.parts]):
+    elif learns:
         sums, aux = _Sums.apply(job, (y, mask, pixel_weight), [w.detach() for w in weights], *made.parts)
     else:
         sums, aux = _sums(made.parts, job.how, y, mask, pixel_weight, *job[1:])

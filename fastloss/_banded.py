@@ -11,12 +11,13 @@ from . import _arguments as check
 from ._band_ops import Made, run, scaled
 from .compound import Criterion
 from .deep import scaled as scaled_call
+from .explanation import Explained
 from .schedule import LossSchedule
 from .stats import Stats
 from .validate import LOGITS, _check_tensor
 
 
-class BandedLoss(nn.Module):
+class BandedLoss(Explained, nn.Module):
     """Base of `HeadLoss` and `UpsampledLoss`.
 
     Where the criterion is a loss of fastloss (or a schedule of them), logits and their gradient exist one band at a
@@ -87,7 +88,7 @@ class BandedLoss(nn.Module):
 
     def _default_band_bytes(self, device: torch.device) -> int:
         """What stays in a core's cache, or is worth a launch."""
-        return 2**20 if device.type == "cpu" else 2**22
+        return 2**21 if device.type == "cpu" else 2**22
 
     def _made(self, x: Tensor, y: Tensor) -> tuple[Tensor, Made]:
         """(x with a channel axis, how the logits come about)."""

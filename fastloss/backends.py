@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,12 +90,7 @@ def choose(argument: str | None, x: Tensor) -> str:
 
     Raises RuntimeError if the one asked for by name cannot run, ValueError if it does not work on x's device.
     """
-    name, source = argument, "backend="
-    if name is None:
-        setting = override.get() if _traces_context or not torch.compiler.is_compiling() else _thread.override
-        name, source = setting, "backends.use"
-    if name is None:
-        name, source = _environment, "FASTLOSS_BACKEND"
+    name, source = _wish(argument)
     device = x.device.type
     if name is None:
         return _default(device)
@@ -111,8 +107,28 @@ def choose(argument: str | None, x: Tensor) -> str:
 
 def named(argument: str | None) -> bool:
     """Whether a backend is asked for by name: by the argument, by `use` or by the environment."""
+    return _wish(argument)[0] is not None
+
+
+def _wish(argument: str | None) -> tuple[str | None, str]:
+    """(the backend that is asked for, if any; by what)."""
+    if argument is not None:
+        return argument, "backend="
     setting = override.get() if _traces_context or not torch.compiler.is_compiling() else _thread.override
-    return (argument or setting or _environment) is not None
+    return (_environment, "FASTLOSS_BACKEND") if setting is None else (setting, "backends.use")
+
+
+def why(argument: str | None, x: Tensor) -> str:
+    """Why `choose` takes the backend that it takes, as a sentence without its full stop."""
+    name, source = _wish(argument)
+    if name is not None:
+        return f"{source} asks for {name!r}" if source != "backend=" else f"the loss was made with backend={name!r}"
+    device = x.device.type
+    taken, missing = _default(device), [(name, _found(name)) for name in _DEFAULTS.get(device, ())]
+    missing = [f"{name}: {reason}" for name, reason in missing if reason is not None]
+    if taken == "reference":
+        return f"no kernels run on {device} tensors here ({'; '.join(missing) or 'there are none for such a device'})"
+    return f"it is the default for {device} tensors" + (f" ({'; '.join(missing)})" if missing else "")
 
 
 def _reason(name: str) -> str | None:
@@ -129,8 +145,21 @@ def _found(name: str) -> str | None:
     return _reasons[name]
 
 
+_slow: set[str] = set()  # devices of which `_default` has said that nothing but the reference runs there
+
+
 def _default(device: str) -> str:
-    return next((name for name in _DEFAULTS.get(device, ()) if _found(name) is None), "reference")
+    names = _DEFAULTS.get(device, ())
+    found = next((name for name in names if _found(name) is None), None)
+    if found is None and names and device not in _slow:
+        _slow.add(device)
+        reasons = "; ".join([f"{name}: {_found(name)}" for name in names])
+        warnings.warn(
+            f"losses of fastloss on {device} tensors run as plain PyTorch, several times slower, because no compiled "
+            f"backend works here ({reasons}).",
+            stacklevel=2,
+        )
+    return found or "reference"
 
 
 # torch.compile takes the answers as constants: what torch.compiler.assume_constant_result does, which imports dynamo.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
+from .explanation import Explained
 from .plan import plan
 from .spec import MAX_TERMS, Spec, Term
 from .stats import Stats
@@ -29,7 +30,7 @@ class Part(NamedTuple):
     factors: tuple[str, ...] = ()
 
 
-class Criterion(nn.Module):
+class Criterion(Explained, nn.Module):
     """Base of every loss: called with logits and a target, and closed under `+`, `-`, `*` and `/`.
 
     Attributes: mode, ignore_index, backend and process_group as given to the constructor (read-only). A setting that is
@@ -170,10 +171,6 @@ class Criterion(nn.Module):
 
     def __sub__(self, other: object) -> Criterion:
         return CompoundLoss([(1.0, self), (-1.0, other)]) if _addable(other) else NotImplemented
-
-    def __rsub__(self, other: object) -> Criterion:
-        _addable(other)  # losses of fastloss subtract by themselves
-        return NotImplemented
 
     def __neg__(self) -> Criterion:
         return CompoundLoss([(-1.0, self)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import _arguments as check
 from ._types import Interpolation
 from .compound import SETTINGS, Criterion
+from .explanation import Explained
 from .plan import plan
 from .schedule import LossSchedule
 from .spec import Spec
@@ -20,7 +21,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 INTERPOLATIONS = ("nearest-exact", "nearest")
 
 
-class DeepSupervisionLoss(nn.Module):
+class DeepSupervisionLoss(Explained, nn.Module):
     """The weighted sum of one loss over the outputs of a network at several resolutions (Lee et al. 2015,
     "Deeply-supervised nets"; the form of nnU-Net and of MONAI).
 

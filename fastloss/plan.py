@@ -10,10 +10,12 @@ from torch import Tensor
 
 from . import backends, distributed, reference, validate
 from ._modes import transformed
+from .describe import describe
+from .explanation import noted
 from .reference.inputs import per_pixel, select
-from .spec import Spec, encode
+from .spec import AUX_COLUMNS, COUNTS, Spec, encode, layout_of
 
-_CACHED_CALLS = 64
+_CACHED_ROUTES = 64
 _override = backends.override.get
 _checking = backends.checking.get
 _compiling = torch.compiler.is_compiling
@@ -23,7 +25,7 @@ _ops = backends._ops
 class Plan:
     """How one spec runs. Immutable but for its cache; shared by equal losses."""
 
-    __slots__ = ("backend", "calls", "elements", "elementwise", "encoding", "group", "spec", "summed")
+    __slots__ = ("backend", "elements", "elementwise", "encoding", "group", "routes", "spec", "summed")
 
     def __init__(self, spec: Spec, backend: str | None, group: Any) -> None:
         self.spec = spec
@@ -33,7 +35,7 @@ class Plan:
         self.elements = None if group is None else distributed.elements_spec(spec)
         self.summed = spec if self.elements is None else distributed.summed_spec(spec)
         self.encoding = None if spec.by_channels else encode(self.summed, 0)
-        self.calls: dict[tuple, validate.Call] = {}
+        self.routes: dict[tuple, validate.Route] = {}
 
     def __reduce__(self) -> tuple:
         return plan, (self.spec, self.backend, self.group)
@@ -41,8 +43,8 @@ class Plan:
     def __deepcopy__(self, memo: dict) -> Plan:
         return self  # a process group cannot be copied
 
-    def call(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
-        """The checked call for these inputs; raises what `validate.prepare` raises."""
+    def route(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Route:
+        """The checked route of these inputs; raises what `validate.prepare` raises."""
         try:
             key: tuple = (x.shape, x.dtype, x.device, x.layout, _override())
             key += (y.shape, y.dtype, y.device, y.layout, y.requires_grad and torch.is_grad_enabled())
@@ -50,29 +52,29 @@ class Plan:
                 key += _metadata(mask)
             if pixel_weight is not None:
                 key += (None, *_metadata(pixel_weight))
-            found = self.calls.get(key)
+            found = self.routes.get(key)
         except (AttributeError, TypeError):  # no tensors: the validator says so
             key, found = (), None
         if found is None:
             found = self._prepare(x, y, mask, pixel_weight)
-            if len(self.calls) >= _CACHED_CALLS:
-                self.calls.clear()
-            self.calls[key] = found
+            if len(self.routes) >= _CACHED_ROUTES:
+                self.routes.clear()
+            self.routes[key] = found
         return found
 
-    def _prepare(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Call:
+    def _prepare(self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None) -> validate.Route:
         name, unsqueeze, channels = validate.prepare(self.spec, self.backend, x, y, mask, pixel_weight)
         ints, floats = self.encoding or encode(self.summed, int(channels))
-        return validate.Call(name, unsqueeze, ints, floats)
+        return validate.Route(name, unsqueeze, ints, floats)
 
     def _begin(
         self, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight: Tensor | None, weights: list[Tensor]
-    ) -> tuple[Tensor, validate.Call]:
-        """(x with a channel axis, the checked call): also the targets' values, where only they are left to check."""
+    ) -> tuple[Tensor, validate.Route]:
+        """(x with a channel axis, the checked route): also the targets' values, where only they are left to check."""
         if _compiling():
             found = self._prepare(x, y, mask, pixel_weight)
             return (x.unsqueeze(1) if found[1] else x), found
-        found = self.call(x, y, mask, pixel_weight)
+        found = self.route(x, y, mask, pixel_weight)
         if found[1]:
             x = x.unsqueeze(1)
         backend = found[0]
@@ -92,21 +94,22 @@ class Plan:
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
-        spec, weights, given = self.spec, weights or [], x
-        x, (backend, unsqueeze, ints, floats) = self._begin(x, y, mask, pixel_weight, weights)
-        shape = given.shape
-        generic = self.group is not None
+        spec, weights, shape = self.spec, weights or [], x.shape
+        x, route = self._begin(x, y, mask, pixel_weight, weights)
+        backend, unsqueeze, ints, floats = route
         if weights:
             validate.check_weights(weights, x)
-            generic = generic or (torch.is_grad_enabled() and any([w.requires_grad for w in weights]))
-        if backend == "reference" or not spec.terms:
+        way = self._way(backend, weights)
+        if not _compiling() and noted.calls is not None:
+            return self.note(way, route, (x, y, mask, pixel_weight), weights, want_stats, shape)
+        if way == "reference":
             if backend != "reference" and not _compiling():  # no kernel looks at the targets of no term
                 self.check("reference", x, y, mask)
             return self._reference(x, y, mask, pixel_weight, weights, want_stats, threshold, shape)
-        if self.elementwise:
+        if way == "elementwise":
             value = _ops.elementwise(backend, ints, floats, x, y, mask, pixel_weight)
             return (value.reshape(shape) if unsqueeze else value), None, None
-        if not generic:
+        if way == "loss":
             return _ops.loss(backend, ints, floats, x, y, mask, pixel_weight, weights, want_stats, threshold)
         sums, aux = _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
         if self.elements is not None:
@@ -115,6 +118,35 @@ class Plan:
         loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
+
+    def _way(self, backend: str, weights: list[Tensor]) -> str:
+        """The way of a call: "reference", "elementwise", "sums" (finished in PyTorch) or "loss" (one op)."""
+        if backend == "reference" or not self.spec.terms:
+            return "reference"
+        if self.elementwise:
+            return "elementwise"
+        learns = bool(weights) and torch.is_grad_enabled() and any([w.requires_grad for w in weights])
+        return "sums" if learns or self.group is not None else "loss"
+
+    def note(
+        self,
+        way: str,
+        route: validate.Route,
+        inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+        weights: list[Tensor],
+        counts: bool,
+        shape: torch.Size,
+        gradient: str | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Note what a call would run, and give zeros in its place; `gradient` where the logits do not tell."""
+        x, spec = inputs[0], self.spec
+        assert noted.calls is not None
+        noted.calls.append(describe(spec, route, way, inputs, weights, self.backend, self.group, counts, gradient))
+        with torch.no_grad():
+            elements = shape if not spec.softmax else (x.shape[0], *x.shape[2:])
+            value = x.new_zeros(elements if self.elementwise else (), dtype=_value_dtype(x))
+            values = torch.zeros(len(spec.terms), dtype=torch.float64, device=x.device)
+            return value, values, torch.zeros((*x.shape[:2], COUNTS), dtype=torch.int64, device=x.device)
 
     def check(self, backend: str, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Raises ValueError for a target out of range where no kernel would: in the reference on the CPU, and under
@@ -130,7 +162,14 @@ class Plan:
 
         Columns: `spec.SumColumn` and `spec.AuxColumn`. G is N if a term takes each sample by itself, else 1.
         """
-        x, (backend, _, ints, floats) = self._begin(x, y, mask, pixel_weight, [])
+        x, route = self._begin(x, y, mask, pixel_weight, [])
+        backend, _, ints, floats = route
+        if not _compiling() and noted.calls is not None:
+            way = "reference" if backend == "reference" else "sums"
+            self.note(way, route, (x, y, mask, pixel_weight), [], False, x.shape)
+            layout = layout_of(x.shape, ints)
+            sums = x.new_zeros((layout.groups, layout.channels, layout.columns), dtype=torch.float64)
+            return sums, x.new_zeros((layout.terms, AUX_COLUMNS), dtype=torch.float64)
         if backend == "reference":
             return reference.sums(self.spec, x, y, mask, pixel_weight)
         return _ops.sums(backend, ints, floats, x, y, mask, pixel_weight)
@@ -170,6 +209,10 @@ class Plan:
             sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
         loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         return loss, values, reference.counts(spec, x, y, mask, threshold) if want_stats else None
+
+
+def _value_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _metadata(t: Tensor) -> tuple:

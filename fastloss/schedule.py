@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from . import _arguments as check
 from ._types import Direction
 from .compound import SETTINGS, CompoundLoss, Criterion
+from .explanation import Explained
 from .stats import Stats
 
 # Names that cannot be assigned: arguments of the ways to make a schedule, and what is read only.
 _SETTINGS = {"a", "b", "stages", "starts", "start", "end", "period", "patience", "min_delta", "mode", "active", "kind"}
 
 
-class LossSchedule(nn.Module):
+class LossSchedule(Explained, nn.Module):
     """A loss that is altered between epochs: `schedule(x, y)` computes the one that is active.
 
     `LossSchedule([(0, A), (50, B)])` is A in the epochs 0 to 49 and B from 50 on, any number of stages (the dynamic

@@ -1,7 +1,7 @@
 """One validator for all backends: everything that shapes, dtypes, devices and settings can decide, in plain Python.
 
 Traceable by torch.compile; in eager its outcome is cached by the inputs' metadata (see plan.py). What depends on values
-(class ids, targets outside [0, 1]) is checked by the kernels, and by `check_values` for the reference backend.
+(class indices, targets outside [0, 1]) is checked by the kernels, and by `check_values` for the reference backend.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ INTEGERS = (torch.int64, torch.uint8, torch.int32, torch.int16, torch.int8, torc
 TARGETS = (torch.bool, *INTEGERS, *LOGITS)
 
 
-class Call(NamedTuple):
-    """What one cached lookup yields: how to run a call on inputs of this metadata."""
+class Route(NamedTuple):
+    """How a call on inputs of some metadata runs: what one lookup in a plan's cache yields."""
 
     backend: str
     unsqueeze: bool  # x is [N, H, W]: the channel axis is missing
@@ -151,7 +151,7 @@ def check_weights(weights: list[Tensor], x: Tensor) -> None:
 
 
 def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
-    """Raises ValueError if a valid class id or target is out of range; waits for the device of y. Where there are no
+    """Raises ValueError if a valid class index or target is out of range; waits for the device of y. Where there are no
     values to look at (vmap, fake tensors) the loss tells by a NaN."""
     if hidden(y) or (mask is not None and hidden(mask)):
         return
@@ -161,8 +161,8 @@ def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         return
     valid = valid.expand_as(flat) if valid.shape[1] == 1 else valid
     if spec.softmax:
-        ids = flat.expand_as(valid)[valid]
-        wrong = ids[(ids < 0) | (ids >= x.shape[1])][0].item()
+        indices = flat.expand_as(valid)[valid]
+        wrong = indices[(indices < 0) | (indices >= x.shape[1])][0].item()
         raise ValueError(f"y must hold class ids from 0 to {x.shape[1] - 1}, got {wrong}.")
     values = clamped(flat.expand_as(valid)[valid])
     wrong = values[~((values >= 0) & (values <= 1))][0].item()

@@ -14,6 +14,7 @@ from torch.nn.modules.loss import _Loss
 
 from .. import _arguments as check
 from .._modes import dispatches
+from ..explanation import Explained, noted, plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +26,7 @@ _changes = [0]  # how often a setting of any drop-in was changed: what was prepa
 REGISTRY: dict[str, type[CompatLoss]] = {}  # module and name of an original's class -> its drop-in
 
 
-class CompatLoss(_Loss):
+class CompatLoss(Explained, _Loss):
     """Base of the drop-in losses.
 
     Attributes:
@@ -189,6 +190,10 @@ class CompatLoss(_Loss):
     def _slow(self, why: str) -> None:
         """Says that a call runs as plain PyTorch because of its inputs; once for each reason and loss."""
         if torch.compiler.is_compiling():
+            return
+        if noted.calls is not None:
+            found = plain(type(self).__name__, why)
+            noted.calls += [found] if found not in noted.calls else []  # a sum asks twice
             return
         said: set[str] = self.__dict__.setdefault("_said", set())
         if why not in said:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from .. import _arguments as check
 from ..compound import Criterion
 from ..deep import altered, scaled
+from ..explanation import Explained
 from ._base import CompatLoss
 from ._linear import Call, Linear
 
 
-class WeightedSum(nn.Module):
+class WeightedSum(Explained, nn.Module):
     """Sum of weight * loss over the same inputs: a wrapper for losses of any library, and what `fastloss.fuse` makes of
     one, or of a list of pairs.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastloss.bench import chart, parity, record, render, targets
+from fastloss.bench import chart, parity, process, record, render, targets
 from fastloss.bench.regimes import FULL, JUDGED, REGIMES
 from fastloss.cli import main
 from fastloss.measure import cases, contenders, formula, memory, peers, plain, timing
@@ -211,6 +211,15 @@ def test_quick_run_from_end_to_end(tmp_path, capsys):
     assert row["contenders"]["fastloss"]["seconds"] > 0 and row["memcpy"]["bytes_per_second"] > 0
     assert "dice-64" in capsys.readouterr().out
     assert "| 1x1x64^2 | float32, uint8 |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_worker_that_ends_costs_its_case(tmp_path, monkeypatch, capsys):
+    why = "the process ended with status -9: killed"
+    monkeypatch.setattr(process.Worker, "ask", lambda self, request, **_: {"refused": why})
+    assert main(["bench", "--quick", "--cases", "dice-64,bce-64", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "refused: dice-64, bce-64" in said.err and said.out.count(why) == 2
+    assert why in (tmp_path / "README.md").read_text()
 
 
 def test_every_regime_says_what_it_is():

@@ -17,8 +17,11 @@ def test_every_drop_in_is_a_case():
 def test_a_run_writes_record_and_page(tmp_path, capsys):
     pytest.importorskip("segmentation_models_pytorch")
     only = ["smp.SoftBCEWithLogitsLoss mask"]
-    assert compat.run(tmp_path, compiled=False, quick=True, only=only, rounds=3) in (0, 1)  # 1: the machine was slow
+    copy = tmp_path / "a" / "copy.json"
+    status = compat.run(tmp_path, compiled=False, quick=True, only=only, rounds=3, copy=copy)
+    assert status in (0, 1)  # 1: the machine was slow
     (file,) = tmp_path.glob("*.json")
+    assert copy.read_text() == file.read_text()
     (row,) = json.loads(file.read_text())["rows"]
     ours, theirs = row["contenders"]["fastloss"], row["contenders"]["original"]
     assert ours["value_error"] < compat.LIMITS[0] and row["fused"] and theirs["ratio"]["median"] > 0

@@ -166,10 +166,8 @@ def _run(args: argparse.Namespace, jobs: list[Job], data: dict, out: Path) -> in
     cpu.run(jobs, data)
     if JUDGED in data["regimes"]:
         print("\n" + (targets.summary(data) if args.quick else "\n".join(targets.lines(data))))
-    if args.json:
-        record.save(data, args.json)
     file = out / f"{record.slug(data)}{'--quick' if args.quick else '--part' if args.cases else ''}.json"
-    record.save(data, file)
+    record.save(data, file, args.json)
     print(file)
     print(render.write(out))
     refused = [r["case"] for regime in data["regimes"].values() for r in regime["rows"] if "refused" in r]
@@ -181,7 +179,7 @@ def _run(args: argparse.Namespace, jobs: list[Job], data: dict, out: Path) -> in
 def _compat(args: argparse.Namespace) -> Run:
     only, out = _words(args.cases, "--cases"), _check(args, "runs/bench/compat")
     compiled = not (args.no_compile or args.quick)
-    return lambda: compat.run(out, compiled=compiled, quick=args.quick, only=only, rounds=args.rounds)
+    return lambda: compat.run(out, compiled=compiled, quick=args.quick, only=only, rounds=args.rounds, copy=args.json)
 
 
 def _gpu(args: argparse.Namespace) -> Run:
@@ -200,4 +198,4 @@ def _gpu(args: argparse.Namespace) -> Run:
     # None: the best ones.
     libraries = [] if args.peers == "none" else _names(args.peers, list(PEERS), "--peers")
     out = _check(args, "runs/gpu")
-    return lambda: gpu.run(out, args.seconds, chosen, libraries, "more" if args.full else "bench")
+    return lambda: gpu.run(out, args.seconds, chosen, libraries, "more" if args.full else "bench", args.json)

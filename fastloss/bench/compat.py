@@ -84,9 +84,16 @@ def measure_case(case: CompatCase, size: str, compiled: bool, rounds: int, secon
 
 
 def run(
-    out: Path, *, compiled: bool = True, quick: bool = False, only: list[str] | None = None, rounds: int | None = None
+    out: Path,
+    *,
+    compiled: bool = True,
+    quick: bool = False,
+    only: list[str] | None = None,
+    rounds: int | None = None,
+    copy: Path | None = None,
 ) -> int:
-    """Measure, print, and write `<machine>.json` and README.md into `out`; 1 if a case is refused or slower."""
+    """Measure, print, and write `<machine>.json` (and a copy) and README.md into `out`; 1 if a case is refused or
+    slower."""
     libraries = [lib for lib in CASES if importlib.util.find_spec(ORIGINALS[lib].split(".")[0])]
     data = record.new("compat", libraries, {"rounds": rounds or ROUNDS, "compiled": compiled, "quick": quick})
     todo = [(case, size) for lib in libraries for case in CASES[lib] for size in (("small",) if quick else SIZES)]
@@ -104,7 +111,7 @@ def run(
                 view.row(data["rows"][-1])
     finally:
         worker.close()
-    record.save(data, out / f"{record.slug(data)}.json")
+    record.save(data, out / f"{record.slug(data)}.json", copy)
     render.write(out)
     slow = [row["case"] for row in data["rows"] if "refused" in row or not fast(row)]
     if slow:

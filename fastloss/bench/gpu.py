@@ -45,8 +45,8 @@ def worker(name: str, key: str = "cuda") -> Worker:
     return Worker(name, env={"TORCHINDUCTOR_COMPILE_THREADS": "1", "FASTLOSS_CUDA_PATH": path_of(key)})
 
 
-def run(out: Path, seconds: float, cases: list[Case], libraries: list[str] | None, name: str) -> int:
-    """Measure into OUT/name.json and OUT/name.md, both written after every row; 1 if nothing was timed."""
+def run(out: Path, seconds: float, cases: list[Case], libraries: list[str] | None, name: str, copy: Path | None) -> int:
+    """Measure into OUT/name.json (and a copy) and OUT/name.md, written after every row; 1 if nothing was timed."""
     began = time.monotonic()
     there, absent = installed(list(PEERS) if libraries is None else libraries)
     settings = {"seconds": seconds, "peers": libraries or "the best"}
@@ -56,7 +56,7 @@ def run(out: Path, seconds: float, cases: list[Case], libraries: list[str] | Non
 
     def note(line: str) -> None:
         say(line)
-        record.save(data, target)
+        record.save(data, target, copy)
         render.write(target)
 
     bench = Bench(data, cases, libraries and there, note)

@@ -142,9 +142,10 @@ def slug(record: dict) -> str:
     return f"cpu--{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{m['cores']}c"
 
 
-def save(record: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n")
+def save(record: dict, *paths: Path | None) -> None:
+    for path in filter(None, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n")
 
 
 def load(path: Path) -> dict:

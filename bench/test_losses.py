@@ -11,7 +11,7 @@ from fastloss import backends
 from fastloss.bench import parity
 from fastloss.bench.cli import DEFAULT_PEERS
 from fastloss.measure.cases import CASES, COMPILED, Case, fresh, inputs
-from fastloss.measure.contenders import OURS, contenders
+from fastloss.measure.contenders import OURS, make_contenders
 from fastloss.measure.peers import installed
 
 
@@ -20,7 +20,7 @@ def prepared(case: Case):
     """Inputs, truth and contenders of a case; its parameters are neighbours, so one case is kept."""
     x, y = inputs(case)
     there, absent = installed(list(DEFAULT_PEERS))
-    found, missing = contenders(case, there, compiled=True, every_dtype=False)
+    found, missing = make_contenders(case, there, compiled=True, every_dtype=False)
     missing |= {name: f"{name} is not installed" for name in absent}
     return fresh(x), parity.truth(case, x, y), {c.key: c.on(y) for c in found}, missing
 

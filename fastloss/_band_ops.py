@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from . import backends, distributed, validate
+from . import _upsampled_cpu, backends, distributed, validate
 from ._modes import hidden, transformed
 from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
@@ -92,20 +92,26 @@ def _three(parts: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 @_plainly
 def _sums(parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, group):
-    job = Job(how, ints, floats, backend, band_bytes, group)
-    return _engine(job, parts, (y, mask, pixel_weight)).sums(_group(group))
+    job, labels = Job(how, ints, floats, backend, band_bytes, group), (y, mask, pixel_weight)
+    if _upsampled_cpu.takes(job):
+        return _upsampled_cpu.sums(parts, labels, job)
+    return _engine(job, parts, labels).sums(_group(group))
 
 
 @_plainly
 def _gradient(grad_sums, aux, parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, wanted):
-    job = Job(how, ints, floats, backend, band_bytes, "")
-    engine = _engine(job, parts, (y, mask, pixel_weight), wanted)
-    return tuple(_fitted(engine.gradient(grad_sums, aux), parts))
+    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, pixel_weight)
+    if _upsampled_cpu.takes(job):
+        return tuple(_fitted(_upsampled_cpu.gradient(grad_sums, aux, parts, labels, job), parts))
+    return tuple(_fitted(_engine(job, parts, labels, wanted).gradient(grad_sums, aux), parts))
 
 
 @_plainly
 def _counts(parts, how, y, mask, ints, floats, backend, band_bytes, threshold):
-    return _engine(Job(how, ints, floats, backend, band_bytes, ""), parts, (y, mask, None)).counts(threshold)
+    job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, None)
+    if _upsampled_cpu.takes(job):
+        return _upsampled_cpu.counts(parts, labels, job, threshold)
+    return _engine(job, parts, labels).counts(threshold)
 
 
 def _fitted(grads: Sequence[Tensor | None], parts: Sequence[Tensor]) -> list[Tensor]:
@@ -206,8 +212,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, job: Job, labels: tuple, weights: list[Tensor], *parts: Tensor) -> tuple[Tensor, Tensor]:
         ctx.job, ctx.wanted = job, ctx.needs_input_grad[3:]
         ctx.grads = ctx.factors = None
-        spec = decode(tuple(job.ints), tuple(job.floats))
-        if _one_walk(job.backend, spec) and any(ctx.wanted):
+        if any(ctx.wanted) and _one_walk(job):
             aux, ctx.factors = _factors(job, labels, weights, parts)
             table, ctx.grads = _in_one_walk(job, labels, ctx.factors, parts, ctx.wanted)
         else:
@@ -237,9 +242,12 @@ class _Sums(torch.autograd.Function):
         return *none, *[g if g is None else f for g, f in zip(scaled, _fitted(scaled, parts))]
 
 
-def _one_walk(backend: str, spec: Spec) -> bool:
+def _one_walk(job: Job) -> bool:
     """Whether forward makes the gradient too: of pointwise terms alone, whose derivatives by the sums are known."""
-    return backend != "reference" and not any([term.region or term.kind == "topk" for term in spec.terms])
+    if job.backend == "reference" or _upsampled_cpu.takes(job):
+        return False
+    terms = decode(tuple(job.ints), tuple(job.floats)).terms
+    return not any([term.region or term.kind == "topk" for term in terms])
 
 
 @_plainly
@@ -272,7 +280,8 @@ def run(
         return None
     learns = torch.is_grad_enabled() and any([part.requires_grad for part in made.parts])
     if not _compiling() and noted.calls is not None:
-        gradient = ("early" if _one_walk(backend, ready.spec) else "late") if learns else "none"
+        job = Job(made.how, ints, floats, backend, band_bytes, "")
+        gradient = ("early" if _one_walk(job) else "late") if learns else "none"
         return ready.note("bands", route, (x, y, mask, pixel_weight), weights, want_stats, x.shape, gradient)
     if ready.elements is not None:
         ints, floats = encode(ready.spec, int(x.shape[1]))

@@ -88,7 +88,7 @@ class BandedLoss(Explained, nn.Module):
 
     def _default_band_bytes(self, device: torch.device) -> int:
         """What stays in a core's cache, or is worth a launch."""
-        return 2**21 if device.type == "cpu" else 2**22
+        return 2**20 if device.type == "cpu" else 2**22
 
     def _made(self, x: Tensor, y: Tensor) -> tuple[Tensor, Made]:
         """(x with a channel axis, how the logits come about)."""

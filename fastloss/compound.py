@@ -172,6 +172,10 @@ class Criterion(Explained, nn.Module):
     def __sub__(self, other: object) -> Criterion:
         return CompoundLoss([(1.0, self), (-1.0, other)]) if _addable(other) else NotImplemented
 
+    def __rsub__(self, other: object) -> Criterion:
+        _addable(other)  # losses of fastloss subtract by themselves
+        return NotImplemented
+
     def __neg__(self) -> Criterion:
         return CompoundLoss([(-1.0, self)])
 

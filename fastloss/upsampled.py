@@ -52,7 +52,7 @@ class UpsampledLoss(BandedLoss):
             mode: "nearest" or "nearest-exact" for any number of spatial axes, "linear" for one, "bilinear" for two,
                 "trilinear" for three.
             align_corners: as `interpolate` has it; only for the linear modes.
-            band_bytes: bytes of a band's logits, None for a size that suits the device (2 MiB on the CPU, 4 MiB on
+            band_bytes: bytes of a band's logits, None for a size that suits the device (1 MiB on the CPU, 4 MiB on
                 devices).
 
         Raises:

@@ -45,7 +45,7 @@ def test_ours_passes_the_parity_that_gates_every_time(name):
     case = SMALL[name]
     x, y = cases.inputs(case)
     truth = parity.truth(case, x, y)
-    found, _ = contenders.contenders(case, [], compiled=False, backend="reference")
+    found, _ = contenders.make_contenders(case, [], compiled=False, backend="reference")
     assert [mine.role for mine in found] == ["ours", "ours-alt"]
     for mine in found:
         entry = parity.judge(case, mine.on(y), truth, cases.fresh(x))

@@ -138,6 +138,33 @@ def test_repr_of_a_compound():
     ]
 
 
+class Adding(torch.nn.Module):
+    """A loss of another library that adds itself to others."""
+
+    def __radd__(self, other):
+        return "added"
+
+
+@pytest.mark.parametrize(
+    "combine",
+    (
+        lambda a, b: a + b,
+        lambda a, b: b + a,
+        lambda a, b: a - b,
+        lambda a, b: b - a,
+        lambda a, b: sum([a, b]),
+        lambda a, b: fl.CompoundLoss([(1.0, a), (0.5, b)]),
+    ),
+)
+def test_a_loss_of_another_library_hints_at_fuse(combine):
+    for other in (torch.nn.CrossEntropyLoss(), fl.fuse(torch.nn.CrossEntropyLoss())):
+        with pytest.raises(TypeError, match=r"got CrossEntropyLoss; fastloss\.fuse\(\[\(weight, loss\), …\]\) adds"):
+            combine(fl.DiceLoss("multiclass"), other)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        fl.DiceLoss("multiclass") + 1.0
+    assert fl.DiceLoss("multiclass") + Adding() == "added"
+
+
 FORMS = {
     "bce_with_logits_loss": fl.BCEWithLogitsLoss,
     "cross_entropy_loss": fl.CrossEntropyLoss,

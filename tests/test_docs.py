@@ -74,6 +74,11 @@ def test_code_fits_the_page(page):
     assert not [line for line in lines if len(line) > 104]
 
 
+def test_code_of_the_tutorial_fits_the_page():
+    cells = json.loads(text(DOCS / "tutorial.ipynb"))["cells"]
+    assert not [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"] if len(line) > 101]
+
+
 def absent(block):
     """The modules that a block imports and that are not installed."""
     found = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)]

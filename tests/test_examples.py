@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_lightning_schedule(tmp_path):
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     again = module.Segmenter.load_from_checkpoint(checkpoint)
     assert isinstance(again, pl.LightningModule) and isinstance(again.criterion.active, fl.DiceLoss)
+
+
+def test_nnunet_finds_the_trainer_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    shutil.copy(EXAMPLES / "nnunet_trainer.py", tmp_path)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    found = recursive_find_trainer_class_by_name("nnUNetTrainerFastloss")
+    assert found.__name__ == "nnUNetTrainerFastloss"
 
 
 PLANS = {

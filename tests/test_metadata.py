@@ -64,6 +64,12 @@ def test_yaml_is_well_formed(folder):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
 
 
+def test_the_citation_has_what_github_reads():
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load(text("CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= found.keys()
+
+
 def test_make_targets_of_the_workflows_exist():
     """And those that the documents tell people to call."""
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))

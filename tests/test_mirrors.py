@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import LOSSES, build
 
-from fastloss import _library, _registry, describe, spec
+from fastloss import _interpolation, _library, _registry, describe, spec
 from fastloss.reference import activation, label, pointwise, region, topk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,3 +189,16 @@ def test_every_backend_of_the_ops_table_has_all_ops():
         for name in _registry.SCHEMAS:
             assert hasattr(getattr(torch.ops, f"fastloss_{backend}"), name)
     assert set(_registry.FAKES) == set(_registry.SCHEMAS)
+
+
+def test_interpolation_modes_have_the_same_numbers():
+    names = [camel("interpolate", *mode.split("-")) for mode in _interpolation.MODES[:3]]
+    assert enum("interpolate.h", "Interpolation") == names
+    assert _interpolation.MODES[_interpolation.NEAREST_EXACT] == "nearest-exact"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_spec_survives_its_encoding(name):
+    ints, floats = build(name).spec.encode(3)
+    decoded = spec.decode(tuple(ints), tuple(floats))
+    assert decoded.encode(3) == (ints, floats) and decoded.mode == name.partition(":")[0]

@@ -64,3 +64,9 @@ def test_the_first_step_does_not_spoil_the_time_left(monkeypatch, capsys):
         view.step(run, 0, 0.5, 8)
     view.epoch(run, 0, metrics.Scores(0.5, 0.4, 0.5, 0.4))
     assert "4 images/s, 0:14 left" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CommandError, match=r"the folder .*/file/run could not be made: Not a directory"):
+        checkpoint.make_folder(tmp_path / "file" / "run")

@@ -2,19 +2,22 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "problem.h"
+#include "upsampled_problem.h"
 
 namespace fl {
 namespace fl_baseline {
 extern const fl_cpu::Kernels kKernels;
-}
+extern const fl_cpu::UpsampledKernels kUpsampledKernels;
+}  // namespace fl_baseline
 #ifndef FL_BASELINE_ONLY
 namespace fl_avx2 {
 extern const fl_cpu::Kernels kKernels;
-}
+extern const fl_cpu::UpsampledKernels kUpsampledKernels;
+}  // namespace fl_avx2
 namespace fl_avx512 {
 extern const fl_cpu::Kernels kKernels;
-}
+extern const fl_cpu::UpsampledKernels kUpsampledKernels;
+}  // namespace fl_avx512
 #endif
 }  // namespace fl
 
@@ -24,15 +27,16 @@ namespace {
 struct Build {
   const char* name;
   const Kernels* kernels;
+  const UpsampledKernels* upsampled;
 };
 
 // Every build, the best first.
 const Build kBuilds[] = {
 #ifndef FL_BASELINE_ONLY
-    {"avx512", &fl::fl_avx512::kKernels},
-    {"avx2", &fl::fl_avx2::kKernels},
+    {"avx512", &fl::fl_avx512::kKernels, &fl::fl_avx512::kUpsampledKernels},
+    {"avx2", &fl::fl_avx2::kKernels, &fl::fl_avx2::kUpsampledKernels},
 #endif
-    {"baseline", &fl::fl_baseline::kKernels},
+    {"baseline", &fl::fl_baseline::kKernels, &fl::fl_baseline::kUpsampledKernels},
 };
 
 bool runs_here(const Build& build) {
@@ -65,6 +69,7 @@ const Build* build() {
 }  // namespace
 
 const Kernels& kernels() { return *build()->kernels; }
+const UpsampledKernels& upsampled_kernels() { return *build()->upsampled; }
 const char* capability() { return build() ? build()->name : nullptr; }
 
 }  // namespace fl_cpu

@@ -1,10 +1,5 @@
 // The ops of the `cpu` backend. Schemas: fastloss/_registry.py.
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-
-#include "../cpu/problem.h"
-#include "ops.h"
+#include "cpu_call.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -12,10 +7,6 @@
 
 namespace fl_ops {
 namespace {
-
-void parallel(int64_t begin, int64_t end, void* context, fl_cpu::ParallelBody body) {
-  fl_cpu::run_parallel(static_cast<int>(torch::stable::get_num_threads()), begin, end, context, body);
-}
 
 // A fresh large output costs a page fault per 4 KiB at its first touch; huge pages make it one per 2 MiB.
 Tensor fresh(Tensor t) {
@@ -32,16 +23,11 @@ Tensor fresh(Tensor t) {
   return t;
 }
 
-struct Cpu : OpCall<fl_cpu::CpuProblem> {
+struct Cpu : CpuCall {
   static constexpr auto kForward = &fl_cpu::Kernels::forward, kBackward = &fl_cpu::Kernels::backward,
                         kElementwise = &fl_cpu::Kernels::elementwise;
-  using OpCall::OpCall;
+  using CpuCall::CpuCall;
 
-  Tensor doubles(std::vector<int64_t> sizes) const {
-    Tensor t = torch::stable::new_empty(x, sizes, ScalarType::Double);
-    std::fill_n(static_cast<double*>(t.mutable_data_ptr()), t.numel(), 0.0);  // memset must not see an empty one's null
-    return t;
-  }
   Tensor large(Tensor t) const { return fresh(t); }
 
   void run(void (*fl_cpu::Kernels::*entry)(fl_cpu::CpuProblem&)) {
@@ -74,17 +60,6 @@ struct Cpu : OpCall<fl_cpu::CpuProblem> {
 
   static double value_of(const fl::Scalar& s) {
     return s.wide ? *static_cast<const double*>(s.data) : static_cast<double>(*static_cast<const float*>(s.data));
-  }
-
-  void check_targets() const {
-    if (!p.bad_target) return;
-    double v = p.bad_value;
-    char given[32];
-    std::snprintf(given, sizeof(given), std::trunc(v) == v ? "%.0f" : "%.9g", v);
-    if (p.ids)
-      throw std::invalid_argument("y must hold class ids from 0 to " + std::to_string(p.channels - 1) + ", got " +
-                                  given + ".");
-    throw std::invalid_argument(std::string("y must lie between 0 and 1, got ") + given + ".");
   }
 };
 

@@ -29,7 +29,7 @@ ROUNDS, SECONDS = 15, 4.0
 LIMITS = (1e-5, 1e-3)  # relative differences of values and gradients that refuse a case
 
 
-def contenders(case: CompatCase, compiled: bool) -> list[Contender]:
+def make_contenders(case: CompatCase, compiled: bool) -> list[Contender]:
     """Make fastloss's, the original, and those under torch.compile."""
 
     def contender(key: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Contender:
@@ -60,7 +60,7 @@ def measure_case(case: CompatCase, size: str, compiled: bool, rounds: int, secon
     x, y = case.inputs(size)
     x.requires_grad_()
     torch._dynamo.reset()
-    found = [contender.on(y) for contender in contenders(case, compiled)]
+    found = [contender.on(y) for contender in make_contenders(case, compiled)]
     row: dict = {"size": "x".join(map(str, x.shape)), "fused": fused(case.make(False)), "contenders": {}}
     value, (grad,) = next(c for c in found if c.key == THEIRS).step(x)
     truth = Truth(float(value.detach()), grad.double(), None, 1.0, THEIRS)

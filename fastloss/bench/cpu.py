@@ -10,7 +10,7 @@ import torch
 
 from fastloss.measure import memory, timing
 from fastloss.measure.cases import CASES, Case, fresh, inputs
-from fastloss.measure.contenders import OURS, Contender, contenders, peer
+from fastloss.measure.contenders import OURS, Contender, make_contenders, make_peer
 
 from . import live, parity, record, warm
 from .regimes import REGIMES, Job
@@ -63,7 +63,7 @@ def measure(
     say("float64 truth")
     truth = parity.truth(one, x, y)
     x = fresh(x)
-    found, missing = contenders(one, peers, compiled=compiled, backend=backend)
+    found, missing = make_contenders(one, peers, compiled=compiled, backend=backend)
     found = [contender.on(y) for contender in found]
     entries: dict[str, dict] = {}
     for contender in found:
@@ -119,7 +119,7 @@ def compile_peers(case: str, peers: list[str], say: Say) -> dict:
     for library in peers:
         say(f"compiling {library}")
         try:
-            peer(one, library, "inductor").on(y).step(fresh(x))
+            make_peer(one, library, "inductor").on(y).step(fresh(x))
         except Exception as error:  # the measuring process meets it again and reports it
             say(f"{library} does not compile ({reason(error)})")
     return {}

@@ -9,7 +9,7 @@ import torch
 from fastloss.deep import halving
 from fastloss.measure import plain
 from fastloss.measure.cases import Case
-from fastloss.measure.contenders import Contender, ours
+from fastloss.measure.contenders import Contender, make_ours
 from fastloss.measure.formula import Truth, compare, evaluate, signs, tie_band
 from fastloss.measure.peers import own_target
 
@@ -32,7 +32,7 @@ def truth(case: Case, x: Any, y: Any) -> Truth:
         return Truth(value, grad, None, 1.0, levels[0].source)
     value, grad = evaluate(plain.build(case), x, y)
     band, sign = tie_band(case, x, y), signs(case, y)
-    reference = ours(case, "reference")
+    reference = make_ours(case, "reference")
     ref_value, ref_grad = evaluate(reference.loss, x, own_target(case, y))
     check = compare(Truth(value, grad, band, sign, ""), ref_value, ref_grad, (1e-9, 1e-8))
     if not check.ok:

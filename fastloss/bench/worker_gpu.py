@@ -14,7 +14,7 @@ import torch
 
 from fastloss.measure import memory
 from fastloss.measure.cases import Case, by_level, fresh, inputs
-from fastloss.measure.contenders import Contender, ours, peer
+from fastloss.measure.contenders import Contender, make_ours, make_peer
 
 from . import clock, parity, smoke
 from .cases_gpu import named, path_bytes
@@ -43,9 +43,10 @@ def build(case: Case, key: str, dry: bool) -> Contender:
     """Make a contender by its key; NotOffered where a library has no such loss."""
     torch._dynamo.config.recompile_limit = 1000
     if key in OURS:
-        return ours(case, backend_of(key, dry), key)
+        return make_ours(case, backend_of(key, dry), key)
     library, _, how = key.partition(" ")
-    return peer(case, library, "" if not how else "aot_eager" if dry else "inductor")  # dry: no time for a compiler
+    compiler = "aot_eager" if dry else "inductor"  # a dry run has no time for it
+    return make_peer(case, library, compiler if how else "")
 
 
 @lru_cache(maxsize=1)

@@ -60,16 +60,16 @@ def _own_code(loss: Loss) -> Loss:
     return call
 
 
-def criterion(case: Case, backend: str | None = None) -> Criterion:
+def make_criterion(case: Case, backend: str | None = None) -> Criterion:
     """Make fastloss's loss of a case; backend None or "auto": the default of the device."""
     parts = [Part(term.kind, term.kind, term) for term in case.terms]
     ignore_index = IGNORED if case.ignored == "index" else None
     return Criterion(parts, case.mode, ignore_index, None if backend == "auto" else backend)
 
 
-def ours(case: Case, backend: str | None = None, key: str = OURS) -> Contender:
+def make_ours(case: Case, backend: str | None = None, key: str = OURS) -> Contender:
     """Make fastloss's contender."""
-    loss = mine = criterion(case, backend)
+    loss = mine = make_criterion(case, backend)
     if case.levels > 1:
         pyramid = DeepSupervisionLoss(mine)
         loss = lambda x, y: pyramid(x, y[0])  # noqa: E731
@@ -78,7 +78,7 @@ def ours(case: Case, backend: str | None = None, key: str = OURS) -> Contender:
     return Contender(key, "ours", loss, partial(own_target, case), case.target)
 
 
-def peer(case: Case, library: str, compiler: str = "") -> Contender:
+def make_peer(case: Case, library: str, compiler: str = "") -> Contender:
     """Make a library's contender, eager or by this backend of torch.compile; NotOffered if it has no such loss.
 
     Levels are weighted and summed as users do it, in the same compiled region.
@@ -108,12 +108,12 @@ def _weighted(single: Loss, weights: tuple[float, ...]) -> Loss:
     return loss
 
 
-def contenders(
+def make_contenders(
     case: Case, libraries: list[str], *, compiled: bool, backend: str | None = None, every_dtype: bool = True
 ) -> tuple[list[Contender], dict[str, str]]:
     """Make all contenders of a case, fastloss first (`every_dtype`: also with the target that the peers are given), and
     say why the others are missing ({name: reason})."""
-    mine = ours(case, backend)
+    mine = make_ours(case, backend)
     found, missing = [mine], {}
     wide = "int64" if case.mode == "multiclass" else case.dtype
     if every_dtype and wide != case.target:
@@ -122,7 +122,7 @@ def contenders(
     compilers = ("", "inductor") if compiled and case.peers == COMPILED else ("",)
     for library in libraries:
         try:
-            found += [peer(case, library, compiler) for compiler in compilers]
+            found += [make_peer(case, library, compiler) for compiler in compilers]
         except NotOffered as error:
             missing[library] = str(error)
     return found, missing

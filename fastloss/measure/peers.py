@@ -45,14 +45,10 @@ class Offer:
     compiled: Callable[[str], Loss] | None = None
 
 
-def _same(y: Tensor) -> Tensor:
-    return y
-
-
 def _target(case: Case, dtype: torch.dtype | None = None) -> tuple[Callable[[Tensor], Tensor], str]:
     """Return how a truth becomes a target, and its dtype: class indices, or floats (by default as the logits)."""
     if case.mode == "multiclass":
-        return _same, "int64"
+        return Tensor.long, "int64"
     dtype = dtype or DTYPES[case.dtype]
     return (lambda y: y.to(dtype)), str(dtype).removeprefix("torch.")
 
@@ -125,7 +121,7 @@ def monai(case: Case) -> Offer:
 
     multiclass, classes = case.mode == "multiclass", case.shape[1]
     sums = {"batch": True, "smooth_nr": 0.0, "smooth_dr": 0.0, "softmax" if multiclass else "sigmoid": True}
-    target, dtype = ((lambda y: y[:, None]), "int64") if multiclass else _target(case)
+    target, dtype = ((lambda y: y.long()[:, None]), "int64") if multiclass else _target(case)
     native = {"dice", "ce"} if multiclass else {"dice", "bce"} if classes == 1 else None
     if set(case.kinds) in (native, {"iou", "bce"}):
         (region, pointwise), jaccard = case.terms, case.kinds[0] == "iou"
@@ -197,7 +193,7 @@ def nnunet(case: Case) -> Offer:
             loss.dc = torch.compile(loss.dc, dynamic=False, backend=compiler)
         return lambda x, y: loss(x, y) + weights[0]
 
-    return Offer(make(), lambda y: y[:, None], "int64", compiled=make if len(weights) == 2 else None)
+    return Offer(make(), lambda y: y.long()[:, None], "int64", compiled=make if len(weights) == 2 else None)
 
 
 def torchvision(case: Case) -> Offer:

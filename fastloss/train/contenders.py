@@ -1,11 +1,10 @@
-"""The same loss by fastloss and by other libraries inside a training, where labels are the store's."""
+"""The same loss by fastloss and by other libraries inside a training."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from fastloss import DeepSupervisionLoss
 from fastloss.compound import Criterion
 from fastloss.measure import memory
 from fastloss.measure.cases import Case
-from fastloss.measure.contenders import OURS, Contender, peer
+from fastloss.measure.contenders import OURS, Contender, make_peer
 from fastloss.measure.peers import NotOffered
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -30,19 +29,10 @@ def contenders(criterion: Criterion, shape: tuple[int, ...], peers: list[str]) -
     compilers = [""] * bool(libraries) + ["inductor"] * ("compiled" in peers)
     for library in libraries or ["torch"]:
         try:
-            found += [_of_store(peer(case, library, compiler), case) for compiler in compilers]
+            found += [make_peer(case, library, compiler) for compiler in compilers]
         except NotOffered as error:
             missing.append(f"{library}: {error}")
     return found, missing
-
-
-def _of_store(found: Contender, case: Case) -> Contender:
-    """Let a peer take labels of the store: uint8, also where libraries want class indices as int64."""
-    return replace(found, target=partial(_after_long, found.target)) if case.mode == "multiclass" else found
-
-
-def _after_long(target: Callable[[Tensor], Any], y: Tensor) -> Any:
-    return target(y.long())
 
 
 def deep(found: list[Contender], weights: tuple[float, ...]) -> list[Contender]:

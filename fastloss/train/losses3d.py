@@ -8,7 +8,7 @@ import torch
 
 from fastloss.measure import memory
 from fastloss.measure.cases import Case, inputs, select
-from fastloss.measure.contenders import OURS, Contender, contenders
+from fastloss.measure.contenders import OURS, Contender, make_contenders
 from fastloss.measure.timing import interleave, ratio
 
 LIBRARIES = ["smp", "monai"]
@@ -29,7 +29,7 @@ def measure(quick: bool) -> list[dict]:
 def _rows(case: Case, seconds: float) -> list[dict]:
     x, y = inputs(case)
     x.requires_grad_()
-    found, missing = contenders(case, LIBRARIES, compiled=False, every_dtype=False)
+    found, missing = make_contenders(case, LIBRARIES, compiled=False, every_dtype=False)
     if missing:
         raise ValueError(f"{case.name}: {missing}")
     found = [contender.on(y) for contender in found]

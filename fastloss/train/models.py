@@ -17,7 +17,7 @@ SMALL, PAPER = "monai-unet", "smp-unet-efficientnet-b0"
 LEVIT = "levit-unet-384"
 NAMES = (SMALL, PAPER, "levit-unet-128s", "levit-unet-192", LEVIT)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MULTIPLE = {SMALL: 8, PAPER: 32, LEVIT: 224}  # of which the image side must be; LeViT-UNet takes this one alone
+MULTIPLE = {SMALL: 8, PAPER: 32}  # of which the image side must be
 
 
 class RepeatChannels(nn.Module):
@@ -29,12 +29,6 @@ class RepeatChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.expand(-1, 3, -1, -1))
-
-
-def build(name: str, seed: int) -> nn.Module:
-    """`build_model` for one class, with weights that are a function of the seed, in channels_last."""
-    torch.manual_seed(seed)
-    return build_model(name, 1).to(memory_format=torch.channels_last)
 
 
 class Normalised(nn.Module):

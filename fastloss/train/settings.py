@@ -13,13 +13,12 @@ from typing import Any
 
 from fastloss.cli import CommandError
 
-from . import models
+from . import levit_unet, models
 from .checkpoint import read_json
 from .datasets import augment
 from .datasets.specs import get
 from .metrics import EMPTY
 
-LEVIT_SIZE = 224
 FILE = "reproduction.json"  # in the folder of a reproduction: what its runs depend on
 PRESETS = ("paper", "short", "smoke")  # of the papers
 
@@ -149,8 +148,8 @@ def resolve(paper: str, preset: str, dataset: str, given: Mapping[str, Any]) -> 
         raise CommandError(f"--weights and --normalise are for encoders of ImageNet, which {settings.model} has not")
     if settings.weights and not Path(settings.weights).is_file():
         raise CommandError(f"--weights must name a file, got {settings.weights}")
-    if settings.model.startswith("levit") and settings.size != LEVIT_SIZE:
-        raise CommandError(f"--size must be {LEVIT_SIZE} for {settings.model}, got {settings.size}")
+    if settings.model.startswith("levit") and settings.size != levit_unet.SIZE:
+        raise CommandError(f"--size must be {levit_unet.SIZE} for {settings.model}, got {settings.size}")
     if settings.size % (multiple := models.MULTIPLE.get(settings.model, 1)):
         raise CommandError(f"--size must be a multiple of {multiple} for {settings.model}, got {settings.size}")
     return settings

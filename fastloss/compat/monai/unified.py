@@ -20,7 +20,8 @@ class AsymmetricUnifiedFocalLoss(CompatLoss):
     the original's docstring says), clamped to [1e-7, 1 - 1e-7]: weight F + (1 - weight) T, with
 
         F = mean of (1 - delta)(1 - p_0)^gamma (-t_0 log p_0) and delta (-t_1 log p_1) over both channels,
-        T = mean over samples of 1 - d_0 and (1 - d_1)^(1 - gamma), d = (TP + e) / (TP + delta FN + (1 - delta) FP + e).
+        T = mean over samples of 1 - d_0 and (1 - d_1)^(1 - gamma),
+            d = (TP + e) / (TP + delta FN + (1 - delta) FP + e).
 
     Ignored voxels count in F's mean, and as p = 1e-7 against t = 0 in T; `strict=False` leaves them out. Arguments
     as there.

@@ -225,3 +225,10 @@ def test_a_worker_that_ends_costs_its_case(tmp_path, monkeypatch, capsys):
 def test_every_regime_says_what_it_is():
     assert FULL[0] == JUDGED and set(FULL) <= set(REGIMES)
     assert REGIMES[JUDGED].thread_count == 1 and REGIMES[JUDGED].env and not REGIMES["default-1t"].env
+
+
+@pytest.mark.parametrize("folder", ("measure", "train"))
+def test_what_measures_and_trains_does_not_import_the_bench(folder):
+    files = list((ROOT / "fastloss" / folder).rglob("*.py"))
+    found = [f for f in files if re.search(r"^\s*(?:from|import) .*\bbench\b", f.read_text(), re.MULTILINE)]
+    assert files and not found

@@ -41,6 +41,17 @@ def test_smp_loop():
     assert losses[-1] < losses[0]
 
 
+def test_smp_quarter():
+    pytest.importorskip("segmentation_models_pytorch")
+    losses = example("smp_quarter").main(steps=12)
+    assert losses[-1] < losses[0]
+
+
+def test_segformer_head():
+    losses = example("segformer_head").main(size=32)
+    assert losses[-1] < losses[0]
+
+
 def test_monai_workflow():
     pytest.importorskip("monai")
     assert 0 < example("monai_workflow").main(epochs=1, size=24) < 3
@@ -106,38 +117,55 @@ PLANS = {
         }
     },
 }
+NAMED = {"background": 0, "a": 1, "b": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
 
 
-@pytest.mark.parametrize(
-    "labels", ({"background": 0, "a": 1, "b": 2}, {"background": 0, "a": 1, "b": 2, "ignore": 3}, REGIONS), ids=str
-)
-def test_nnunet_trainer(labels, tmp_path, monkeypatch):
-    """nnU-Net's own train_step, with the loss that the subclass builds; the plain trainer's loss is the same."""
-    pytest.importorskip("nnunetv2")
+def nnunet(owner, labels, folder, monkeypatch):
+    """A trainer of this class, on a dataset with these labels."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    data = tmp_path / "nnUNet_preprocessed" / "Dataset001_Discs" / "plans_2d"
-    data.mkdir(parents=True)
+        monkeypatch.setenv(name, str(folder / name))
+    data = folder / "nnUNet_preprocessed" / "Dataset001_Discs" / "plans_2d"
+    data.mkdir(parents=True, exist_ok=True)
     (data / "case.b2nd").touch()
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    made = {}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     if labels is REGIONS:
         dataset["regions_class_order"] = [1, 2]
+    torch.manual_seed(0)
+    trainer = owner(json.loads(json.dumps(PLANS)), "2d", 0, dataset, torch.device("cpu"))
+    trainer.initialize()
+    assert trainer.enable_deep_supervision
+    return trainer
+
+
+@pytest.mark.parametrize("labels", (NAMED, {**NAMED, "ignore": 3}, REGIONS), ids=str)
+def test_nnunet_trainer(labels, tmp_path, monkeypatch):
+    """nnU-Net's own train_step, with the loss that the subclass builds; the plain trainer's loss is the same."""
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    made = {}
     for owner in (nnUNetTrainer, example("nnunet_trainer").nnUNetTrainerFastloss):
-        torch.manual_seed(0)
-        plans = json.loads(json.dumps(PLANS))
-        trainer = owner(plans, "2d", 0, dataset, torch.device("cpu"))
-        trainer.initialize()
-        assert trainer.enable_deep_supervision
+        trainer = nnunet(owner, labels, tmp_path, monkeypatch)
         outputs = trainer.network(torch.zeros(2, 1, 32, 32))
         targets = [target(labels, x.shape) for x in outputs]
         made[owner] = torch.tensor(trainer.train_step({"data": torch.randn(2, 1, 32, 32), "target": targets})["loss"])
     assert trainer.loss.fused and type(trainer.loss).__module__.startswith("fastloss.")
     assert_value(*made.values(), torch.float32, scale=1.0, factor=2.0)
     sys.modules.pop("nnunet_trainer", None)
+
+
+def test_nnunet_full_resolution(tmp_path, monkeypatch):
+    """nnU-Net's own train_step; the loss is that of interpolated outputs and the first target."""
+    pytest.importorskip("nnunetv2")
+    trainer = nnunet(example("nnunet_full_resolution").nnUNetTrainerFullResolution, NAMED, tmp_path, monkeypatch)
+    outputs = trainer.network(torch.zeros(2, 1, 32, 32))
+    targets = [target(NAMED, x.shape) for x in outputs]
+    assert torch.tensor(trainer.train_step({"data": torch.randn(2, 1, 32, 32), "target": targets})["loss"]).isfinite()
+    full = [torch.nn.functional.interpolate(x, (32, 32), mode="bilinear") for x in outputs]
+    expected = sum(w * trainer.loss.criterion.criterion(x, targets[0]) for w, x in zip(trainer.loss.weights, full))
+    assert_value(trainer.loss(outputs, targets), expected, torch.float32, factor=2)
+    sys.modules.pop("nnunet_full_resolution", None)
 
 
 def target(labels, shape):

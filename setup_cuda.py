@@ -73,7 +73,7 @@ def find() -> tuple[Toolkit | None, str | None]:
         return None, "built with FASTLOSS_CUDA=0"
     nvcc = _nvcc()
     if nvcc is None:
-        why_not = "nvcc was not found in CUDA_HOME, CUDA_PATH or PATH"
+        why_not = "nvcc was not found in CUDA_HOME, CUDA_PATH, PATH or the package nvidia-cuda-nvcc"
     else:
         try:
             archs = choose_archs(re.findall(r"compute_(\d+)", _ask(nvcc, "--list-gpu-arch")))
@@ -107,7 +107,12 @@ def choose_archs(known: list[str]) -> tuple[str, ...]:
 def _nvcc() -> str | None:
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     found = (shutil.which("nvcc", path=str(Path(home, "bin"))) for home in homes)
-    return next(filter(None, found), None) or shutil.which("nvcc")
+    return next(filter(None, found), None) or shutil.which("nvcc") or shutil.which("nvcc", path=_packages())
+
+
+def _packages() -> str:
+    """Where PyPI's packages put nvcc, from 13.0 on: those for 12 have neither it nor the static runtime."""
+    return os.pathsep.join(str(path) for path in Path(sysconfig.get_path("purelib"), "nvidia").glob("cu*/bin"))
 
 
 def _ask(nvcc: str, *options: str) -> str:

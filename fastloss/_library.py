@@ -1,5 +1,6 @@
 """Loads the extension module fastloss._C once, and explains in one sentence why it cannot be loaded where it cannot."""
 
+import ctypes
 import functools
 import importlib
 import json
@@ -14,6 +15,8 @@ import torch
 from fastloss._version import __version__
 
 _FOLDER = Path(__file__).parent
+# CUDA's major version -> the first driver of Linux that serves it, whatever the minor version.
+DRIVERS = {"12": "525", "13": "580"}
 # Tests load the CUDA kernels compiled for the CPU from here: CONTRIBUTING.md.
 EMULATED = os.environ.get("FASTLOSS_EMULATED")
 CUDA_PATHS = ("auto", "resident", "split")  # what FASTLOSS_CUDA_PATH may be
@@ -52,10 +55,35 @@ def cuda_reason() -> str | None:
         return record.get("cuda_reason") or "the extension was built without CUDA"
     if torch.version.cuda is None:
         return f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of it"
+    old = _old_driver(record["cuda"]["version"])
+    if old:
+        return old
     if not torch.cuda.is_available():
         return "PyTorch finds no NVIDIA GPU"
     module: Any = load()
     return module.cuda_reason()
+
+
+def driver() -> tuple[int, int] | None:
+    """(major, minor) of the newest CUDA that the NVIDIA driver serves, None without a driver. Takes no CUDA context."""
+    version = ctypes.c_int(0)
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed or not version.value else (version.value // 1000, version.value % 1000 // 10)
+
+
+def _old_driver(runtime: str) -> str | None:
+    """Why the driver cannot serve the CUDA runtime inside the extension; None if it can, or if there is no driver."""
+    present, major = driver(), runtime.partition(".")[0]
+    if present is None or present[0] >= int(major):
+        return None
+    needed = f" ({DRIVERS[major]} or later)" if major in DRIVERS else ""
+    return (
+        f"the NVIDIA driver serves CUDA {present[0]}.{present[1]}, the kernels were built with CUDA {runtime}; "
+        f"update the driver{needed}, or build fastloss from source with an older CUDA"
+    )
 
 
 @functools.cache

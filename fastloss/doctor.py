@@ -38,6 +38,7 @@ def collect() -> dict:
         "platform": platform.platform(),
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
+        "driver": _library.driver(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "extension": {
@@ -93,7 +94,7 @@ def render(report: dict) -> str:
         f"fastloss    {report['fastloss']}",
         f"Python      {report['python']} on {report['platform']}",
         f"PyTorch     {report['torch']}, built {cuda}",
-        f"GPUs        {', '.join(report['gpus']) or 'none visible to PyTorch'}",
+        f"GPUs        {', '.join(report['gpus']) or 'none visible to PyTorch'}{_render_driver(report['driver'])}",
         f"threads     {report['threads']}",
         *_render_extension(report["extension"]),
         "backends",
@@ -107,6 +108,10 @@ def render(report: dict) -> str:
     if "warm" in report:
         lines += _render_warm(report["warm"])
     return "\n".join(lines)
+
+
+def _render_driver(driver: tuple[int, int] | None) -> str:
+    return "" if driver is None else f"; the driver serves CUDA {driver[0]}.{driver[1]}"
 
 
 def _render_extension(extension: dict) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OBJECTS = ROOT / "build" / ("ext" + sysconfig.get_config_var("EXT_SUFFIX").rpartition(".")[0])
+OBJECTS = ROOT / "build" / f"ext.{sysconfig.get_platform()}"
 
 
 @dataclass

@@ -22,6 +22,7 @@ def clean(monkeypatch):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin" if not Path("/usr/bin/nvcc").exists() else "")
+    monkeypatch.setattr(setup_cuda.sysconfig, "get_path", lambda name: "/nowhere")
 
 
 @pytest.fixture
@@ -47,8 +48,19 @@ def test_nvcc_is_found(toolkit, variable, monkeypatch):
     assert f"-L{found.libraries}" in found.link_flags() and "-lcudart_static" in found.link_flags()
 
 
+def test_nvcc_of_a_package_is_found_last(toolkit, tmp_path, monkeypatch):
+    (tmp_path / "site" / "nvidia").mkdir(parents=True)
+    (tmp_path / "site" / "nvidia" / "cu13").symlink_to(toolkit)
+    monkeypatch.setattr(setup_cuda.sysconfig, "get_path", lambda name: str(tmp_path / "site"))
+    found, reason = setup_cuda.find()
+    assert reason is None and found.nvcc == str(tmp_path / "site" / "nvidia" / "cu13" / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
+    assert setup_cuda.find()[0].nvcc == str(toolkit / "bin" / "nvcc")
+
+
 def test_without_nvcc(monkeypatch):
-    assert setup_cuda.find() == (None, "nvcc was not found in CUDA_HOME, CUDA_PATH or PATH")
+    places = "CUDA_HOME, CUDA_PATH, PATH or the package nvidia-cuda-nvcc"
+    assert setup_cuda.find() == (None, f"nvcc was not found in {places}")
     for name, value in (("FASTLOSS_CUDA", "1"), ("FORCE_CUDA", "1")):
         with monkeypatch.context() as context:
             context.setenv(name, value)

@@ -224,7 +224,7 @@ class CompoundLoss(Criterion):
         for (_, loss), number, own in zip(pairs, numbers, owned):
             for part in loss._parts:
                 factors = own + tuple([_register(tensors, loss._tensor(name)) for name in part.factors])
-                name = _unused(part.term, part.name, [p.name for p in parts])
+                name = _unused(part.name, [p.name for p in parts])
                 parts.append(Part(name, part.text, part.term.weighted(number * part.term.weight), factors))
         if len(parts) > MAX_TERMS:
             raise ValueError(f"a compound holds at most {MAX_TERMS} terms, got {len(parts)}.")
@@ -301,7 +301,7 @@ def _register(tensors: dict[str, Tensor], tensor: Tensor) -> str:
     return name
 
 
-def _unused(term: Term, name: str, taken: list[str]) -> str:
+def _unused(name: str, taken: list[str]) -> str:
     stem = name.split("_")[0]
     candidate, number = stem, 1
     while candidate in taken:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 
 import torch
-from triton.runtime.cache import get_cache_manager
+from triton.runtime.cache import get_cache_manager  # no public name of Triton: where its own files lie
 
 from .._version import __version__
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,9 @@ def plain(loss: str, why: str, x: Tensor | None = None) -> Explanation:
     return Explanation(loss, "torch", "plain", "autograd" if learns else "none", (why,))
 
 
+_FOREIGN = "it is no loss of fastloss"
+
+
 @contextmanager
 def explaining(loss: nn.Module) -> Iterator[list[Explanation]]:
     """Within, calls of `loss` compute nothing of fastloss's own, and are noted."""
@@ -102,7 +105,8 @@ def explaining(loss: nn.Module) -> Iterator[list[Explanation]]:
         if (found == 0 or why is not None) and not layer:
             x = next((t for t in inputs if isinstance(t, Tensor)), None)
             ours = type(module).__module__.startswith("fastloss.")
-            why = why or ("these inputs are left to it" if ours else "it is no loss of fastloss")
+            other = "torch.compile has it: explain the loss inside" if hasattr(module, "_orig_mod") else _FOREIGN
+            why = why or ("these inputs are left to it" if ours else other)
             calls.append(plain(type(module).__name__, why, x))
 
     # Hooks of all modules: those of a single one are seen by the code that decides (deep.altered).
@@ -131,14 +135,22 @@ def explain(loss: nn.Module, *inputs: Any, **named: Any) -> Explanation:
     """
     if not isinstance(loss, nn.Module):
         raise TypeError(f"loss must be a module, got {type(loss).__name__}.")
-    with explaining(loss) as calls:
-        loss(*inputs, **named)
+    inner = getattr(loss, "_orig_mod", loss)  # torch.compile's wrapper, whose code would not be looked into
+    with explaining(inner) as calls:
+        inner(*inputs, **named)
+    calls = [_compiled(call) for call in calls] if inner is not loss else calls
     if len(calls) == 1:
         return calls[0]
     if not calls:
         return plain(type(loss).__name__, "it computes nothing")
     backend, path, gradient = [_common([getattr(call, name) for call in calls]) for name in _COMMON]
     return Explanation(type(loss).__name__, backend, path, gradient, (), tuple(calls))
+
+
+def _compiled(call: Explanation) -> Explanation:
+    gradient = "late" if call.gradient == "early" else call.gradient
+    why = "torch.compile traces the ops with their registered gradients: forward writes none"
+    return replace(call, gradient=gradient, reasons=(*call.reasons, why))
 
 
 _COMMON = ("backend", "path", "gradient")

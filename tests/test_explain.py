@@ -224,6 +224,17 @@ def test_bands(loss, gradient, compiled):
         assert fl.HeadLoss(hooked, loss).explain(x, y).path == "fast"
 
 
+@pytest.mark.compile
+def test_compiled_losses(compiled):
+    x, y = inputs("binary:dice")
+    with fl.backends.use(compiled):
+        loss = torch.compile(fl.DiceLoss("binary"), backend="aot_eager")
+        said = fl.explain(loss, x, y)
+        assert (said.backend, said.gradient) == (compiled, "late") and "torch.compile" in str(said)
+        loss(x, y)  # compiles, which a second call need not
+        assert set(ops_of(lambda: loss(x, y).backward())) == {(compiled, "loss"), (compiled, "backward")}
+
+
 def test_other_modules():
     x, y = inputs("binary:bce")
     said = fl.explain(torch.nn.BCEWithLogitsLoss(), x, y.float())

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import register_fake
 
+from . import _library
 from ._sources import UPSAMPLED
-from .spec import decode
+from .spec import AUX_COLUMNS, COUNTS, decode, layout_of
 
 
 def takes(job: Any) -> bool:
@@ -48,3 +50,20 @@ def gradient(
     state = torch.cat([aux.new_zeros(len(aux)), aux.reshape(-1), grad_sums.reshape(-1)])
     op = torch.ops.fastloss_cpu.upsampled_backward.default
     return [op(state, *_arguments(parts, job.how, labels, job))]
+
+
+def _fake_sums(like, x, y, mask, pixel_weight, ints, floats, mode, align_corners, band_pixels, want_counts, threshold):
+    sizes = layout_of(like.shape, ints)
+    double = {"dtype": torch.float64}
+    table = x.new_empty((sizes.groups, sizes.channels, sizes.columns), **double)
+    aux = x.new_empty((sizes.terms, AUX_COLUMNS), **double)
+    return table, aux, x.new_empty((x.shape[0] if want_counts else 0, x.shape[1], COUNTS), dtype=torch.int64)
+
+
+def _fake_backward(state, like, x, y, mask, pixel_weight, ints, floats, mode, align_corners, band_pixels):
+    return x.new_empty(x.shape, dtype=like.dtype)
+
+
+if _library.reason() is None:  # the ops are the extension's own
+    register_fake("fastloss_cpu::upsampled_sums", _fake_sums)
+    register_fake("fastloss_cpu::upsampled_backward", _fake_backward)

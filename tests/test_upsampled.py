@@ -305,6 +305,42 @@ def test_opcheck(name, compiled):
         assert set(result.values()) == {"SUCCESS"}, result
 
 
+@pytest.mark.parametrize("name", ("multiclass:dice+focal", "binary:bce", "multilabel:dice-sample-skip"))
+def test_opcheck_of_the_cpus_own_ops_and_direct_calls(name):
+    if fl.backends.available()["cpu"] is not None:
+        pytest.skip("the cpu backend does not run here")
+    mode = LOSSES[name][0]
+    x, y = inputs(mode, (3, 2), (5, 4), samples=2)
+    x, like = x.detach(), x.detach().new_zeros(()).expand(*x.shape[:2], 5, 4)
+    rest = (None, None, *build(name).spec.encode(SHAPES[mode][1]), 3, False, 7)
+    ops = torch.ops.fastloss_cpu
+    sums, aux, _ = ops.upsampled_sums(like, x, y, *rest, False, 0.5)
+    state = torch.cat([aux.new_zeros(len(aux)), aux.flatten(), torch.ones_like(sums).flatten()])
+    for op, args in (
+        (ops.upsampled_sums, (like, x, y, *rest, True, 0.5)),
+        (ops.upsampled_backward, (state, like, x, y, *rest)),
+    ):
+        result = torch.library.opcheck(op.default, args)
+        assert set(result.values()) == {"SUCCESS"}, result
+    bad = {
+        "samples": (like, x[:1], y),
+        "channels": (like, torch.rand(2, 7, 3, 2), y),
+        "an axis without pixels": (like, x[:, :, :0], y),
+        "dtype": (like, x.double(), y),
+        "integers": (like, x.long(), y),
+        "rank": (like, x[..., None], y),
+        "target": (like, x, y[..., :-1]),
+    }
+    for given in bad.values():
+        with pytest.raises((ValueError, RuntimeError)):
+            ops.upsampled_sums(*given, *rest, False, 0.5)
+    with pytest.raises((ValueError, RuntimeError)):
+        ops.upsampled_backward(state[:-1], like, x, y, *rest)
+    topk = build(f"{mode}:topk").spec.encode(SHAPES[mode][1])
+    with pytest.raises((ValueError, RuntimeError), match="top-k"):
+        ops.upsampled_sums(like, x, y, None, None, *topk, 3, False, 7, False, 0.5)
+
+
 @pytest.mark.parametrize("mode", INTERPOLATIONS)
 @pytest.mark.parametrize("align_corners", (False, True))
 def test_boxes_are_interpolated_as_torch_does_and_transposed(mode, align_corners):

@@ -248,17 +248,17 @@ def test_the_extension_of_the_wheel_needs_nothing_new(tmp_path):
 @pytest.mark.slow
 def test_parity_where_the_wheel_is_installed_afresh(tmp_path):
     """In an environment of its own (torch and pytest are borrowed from this one), from a folder apart, no compiler."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTLOSS", "PYTHON"))}
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
-    run(*pip, "install", "-q", "--no-deps", "--no-index", WHEELS[-1])
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    run(*pip, "install", "-q", "--no-deps", "--no-index", WHEELS[-1], env=kept, cwd="/")
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", env=kept).strip())
     (site / "borrowed.pth").write_text("\n".join({str(Path(m.__file__).parents[1]) for m in (torch, pytest)}))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for name in ("conftest", "cases", "tolerances", "interpreted", "test_parity", "test_edges", "test_bad_input"):
+    for name in ("conftest", "cases", "tolerances", "interpreted", "test_parity"):
         shutil.copy(ROOT / "tests" / f"{name}.py", elsewhere)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTLOSS", "PYTHON"))}
     environment = {**kept, "PATH": str(python.parent), "FASTLOSS_TEST_BACKENDS": "cpu"}
     assert not [name for name in ("cc", "c++", "g++", "nvcc", "ninja") if shutil.which(name, path=environment["PATH"])]
     options = {"cwd": elsewhere, "env": environment}
@@ -266,7 +266,7 @@ def test_parity_where_the_wheel_is_installed_afresh(tmp_path):
     assert report["extension"]["loaded"] and report["backends"]["cpu"] is None, report
     where = run(python, "-c", "import fastloss; print(fastloss.__file__)", **options).strip()
     assert where == str(site / "fastloss" / "__init__.py")
-    marker = "not slow and not compile"
-    told = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marker, **options)
+    chosen = ["-p", "no:cacheprovider", "-p", "no:xdist", "-k", "test_loss or test_layout"]
+    told = run(python, "-m", "pytest", "-q", *chosen, **options)
     passed = int(re.search(r"(\d+) passed", told)[1])
     assert passed > 500, told[-500:]

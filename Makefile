@@ -1,10 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs first; a second call is quick.
 #
 # Environment: the active one if it has torch (whose torch is then left alone), else .venv, made on the first call.
-# Variables: PYTHON (3.10 or later), PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, and those of setup.py (MAX_JOBS, CXX, FASTLOSS_CUDA, …).
+# Variables: PYTHON (3.10 or later), PYTEST_ARGS, TEST_JOBS (files of tests at a time), DEMO_ARGS, BENCH_ARGS, and those
+# of setup.py (MAX_JOBS, CXX, FASTLOSS_CUDA, …).
 SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 # make fuzz: how long, or FUZZ_ARGS='--calls 1000000'; --seed N --calls 1 repeats a case
@@ -47,20 +49,20 @@ demo: $(STAMPS)/extras-demo $(BUILD) ## the main job on real images
 	$(PY) -m fastloss demo $(DEMO_ARGS)
 
 test: $(STAMPS)/extras-test,bench,demo,papers ## the tests, without the slow ones
-	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes and many gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 test-triton: $(STAMPS)/extras-test,bench,demo,papers ## the Triton kernels in Triton's interpreter: hours on one core
-	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/in_interpreter.py
+	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/support/in_interpreter.py
 
 # What asks most of torch itself, in an environment of its own with another torch; the extension is the one that was
 # built, which runs on every torch that it supports.
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
-TORCH_TESTS := $(addprefix tests/test_,ops.py compile.py compat_compile.py autograd.py transforms.py inference_mode.py \
-	target_gradients.py backends.py)
+TORCH_TESTS := $(wildcard $(addprefix tests/*/test_,ops.py compile.py compat_compile.py autograd.py transforms.py inference_mode.py \
+	target_gradients.py backends.py))
 test-torch: $(STAMPS)/build $(OTHER)/ready ## the tests of compiling and of autograd on another torch: TORCH=2.13.0
 	PYTHONPATH=. $(OTHER)/bin/python -m pytest -q -p no:cacheprovider -m "not slow" $(TORCH_TESTS) $(PYTEST_ARGS)
 
@@ -95,7 +97,7 @@ $(WHEEL_CUDA)/bin/nvcc:
 	@touch $@
 
 test-wheel: wheel $(STAMPS)/extras-test,bench,demo,papers ## what that wheel holds, and parity where it is installed afresh
-	$(PY) -m pytest -q tests/test_wheel.py $(PYTEST_ARGS)
+	$(PY) -m pytest -q tests/packaging/test_wheel.py $(PYTEST_ARGS)
 
 bench: $(STAMPS)/extras-test,bench ## the library against its peers
 	$(PY) -m fastloss bench $(BENCH_ARGS)
@@ -126,27 +128,27 @@ sanitized: $(STAMPS)/extras-test,bench,demo,papers
 	cd $(SANITIZED) && FASTLOSS_SANITIZE=address,undefined $(PY) setup.py -q build_ext --inplace
 
 fuzz: $(STAMPS)/extras-test ## random calls against the oracle, and random bad input: two minutes, or as FUZZ_ARGS says
-	$(PY) tests/fuzz.py $(FUZZ_ARGS)
+	$(PY) tests/support/fuzz.py $(FUZZ_ARGS)
 
 fuzz-sanitized: sanitized ## the same under ASan and UBSan
-	$(WATCHED) $(PY) tests/fuzz.py $(FUZZ_ARGS)
+	$(WATCHED) $(PY) tests/support/fuzz.py $(FUZZ_ARGS)
 
 sanitize: sanitized ## the tests without torch.compile under ASan and UBSan
 	$(WATCHED) $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
 
 # The CUDA kernels on the CPU: the tests of every backend, on each path that a call can take.
-EMULATED_TESTS := $(addprefix tests/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \
-	empty_classes.py properties.py bad_input.py soft_labels.py zero_weights.py class_weights.py)
+EMULATED_TESTS := $(wildcard $(addprefix tests/*/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \
+	empty_classes.py properties.py bad_input.py soft_labels.py zero_weights.py class_weights.py))
 EMULATED_PATHS := auto resident split
 test-emulated: $(STAMPS)/extras-test,bench,demo,papers ## all tests of the CUDA kernels, in the emulator
-	library=$$($(PY) tests/emulated.py) && for path in $(EMULATED_PATHS); do \
+	library=$$($(PY) tests/support/emulated.py) && for path in $(EMULATED_PATHS); do \
 	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
 	  $(PY) -m pytest -q -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
 
 sanitize-cuda: $(STAMPS)/extras-test,bench,demo,papers ## the same under ASan and UBSan
-	library=$$($(PY) tests/emulated.py address,undefined) && for path in $(EMULATED_PATHS); do \
+	library=$$($(PY) tests/support/emulated.py address,undefined) && for path in $(EMULATED_PATHS); do \
 	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
-	  LD_PRELOAD="$$($(PY) tests/emulated.py preload)" ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(PY) tests/support/emulated.py preload)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(PY) -m pytest -q -p no:cacheprovider -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
 
 doctor: $(STAMPS)/build ## how fastloss was built and which backends run here

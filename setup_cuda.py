@@ -1,4 +1,4 @@
-"""For setup.py and tests/test_sass.py: finds nvcc, and says how csrc/cuda/*.cu is compiled with it. Needs no torch.
+"""For setup.py and tests/backends/test_sass.py: finds nvcc, says how csrc/cuda is compiled with it. Needs no torch.
 
 Environment: FASTLOSS_CUDA=auto|1|0 (FORCE_CUDA=1 is the same as 1), CUDA_HOME, CUDA_PATH, TORCH_CUDA_ARCH_LIST.
 """
@@ -42,7 +42,7 @@ class Toolkit:
     def compile_command(self, cxx: list[str]) -> list[str]:
         """Up to the source and the object."""
         host = next((word for word in cxx if Path(word).name not in ("ccache", "sccache", "distcc")), cxx[-1])
-        report = "-Xptxas=-v"  # registers and spills, for tests/test_sass.py
+        report = "-Xptxas=-v"  # registers and spills, for tests/backends/test_sass.py
         return [
             self.nvcc,
             "-ccbin",

@@ -113,19 +113,19 @@ sanitize() {
 
 checks() {
     local exclusive="past_torch or 31_bits or never_waits" # what other processes on the GPU would disturb
-    local backends=(cuda triton) parity=(tests/test_{parity,edges,topk,stats,autograd,ops,determinism,compound,empty_classes,deep,bad_input}.py)
-    local triton=(tests/test_{topk,determinism,empty_classes}.py) # Triton compiles for too long for all of them
+    local backends=(cuda triton) parity=(tests/*/test_{parity,edges,topk,stats,autograd,ops,determinism,compound,empty_classes,deep,bad_input}.py)
+    local triton=(tests/*/test_{topk,determinism,empty_classes}.py) # Triton compiles for too long for all of them
     local paths=("memcheck resident" "memcheck split" "racecheck resident" "racecheck split" "synccheck resident")
     local many=4 pair
-    [ -z "$dry" ] || { backends=(cpu reference) parity=(tests/test_topk.py) triton=(tests/test_topk.py) paths=("memcheck resident") many=1; }
+    [ -z "$dry" ] || { backends=(cpu reference) parity=(tests/core/test_topk.py) triton=(tests/core/test_topk.py) paths=("memcheck resident") many=1; }
     step smoke 75 run "$PY" -m fastloss.bench.checks smoke --out "$OUT" --seconds 50
     step "tests alone" 80 tests bash -c 'suite "$@"' - 1 "${backends[0]},${backends[1]}" \
-        tests/test_gpu_numbers.py tests/test_gpu_streams.py -k "$exclusive"
+        tests/backends/test_gpu_numbers.py tests/backends/test_gpu_streams.py -k "$exclusive"
     local rest=$(($(left) - 5)) # the others share the GPU
     step "tests ${backends[0]}" "$rest" tests-0 bash -c 'suite "$@"' - "$many" "${backends[0]}" "${parity[@]}" &
     step "tests ${backends[1]}" "$rest" tests-1 bash -c 'suite "$@"' - "$many" "${backends[1]}" "${triton[@]}" &
     step "tests gpu" "$rest" tests-gpu bash -c 'suite "$@"' - "$many" "${backends[0]},${backends[1]}" \
-        tests/test_gpu_*.py -k "not ($exclusive)" &
+        tests/backends/test_gpu_*.py -k "not ($exclusive)" &
     for pair in "${paths[@]}"; do
         # shellcheck disable=SC2086
         step "$pair" "$rest" sanitizer bash -c 'sanitize "$@"' - $pair &

@@ -2,8 +2,8 @@
 
 A `Spec` is a mode and a tuple of `Term`s. It is immutable and hashable, holds no tensors, and is encoded as two flat
 lists of numbers for the kernels. A new kind of term is one row in `KINDS`; a new parameter is one field with a default
-and one name in `TermInt` or `TermFloat`. csrc/math/spec.h and sums.h have the same layouts; tests/test_mirrors.py
-compares them.
+and one name in `TermInt` or `TermFloat`. csrc/math/spec.h and sums.h have the same layouts, which
+tests/backends/test_mirrors.py compares.
 """
 
 from __future__ import annotations

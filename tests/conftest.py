@@ -11,7 +11,7 @@ import fastloss as fl
 
 try:
     from hypothesis import settings
-except ImportError:  # tests/test_properties.py skips itself
+except ImportError:  # tests/core/test_properties.py skips itself
     pass
 else:
     settings.register_profile("fastloss", deadline=None, derandomize=True, max_examples=25, print_blob=True)

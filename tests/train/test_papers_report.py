@@ -188,7 +188,7 @@ def test_a_reproduction_of_another_version_is_refused(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_machine_stops_and_continues(tmp_path):
-    script = Path(__file__).parent.parent / "bench" / "gpu_papers.sh"
+    script = Path(__file__).parents[2] / "bench" / "gpu_papers.sh"
     settings = {"FASTLOSS_DRY": "1", "PYTHON": sys.executable, "RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
     settings["PYTHONPATH"] = str(script.parent.parent)
     environment = {name: value for name, value in os.environ.items() if name != "FASTLOSS_CACHE"} | settings

@@ -13,7 +13,7 @@ from cases import LOSSES, build
 from fastloss import _interpolation, _library, _registry, describe, spec
 from fastloss.reference import activation, label, pointwise, region, topk
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MATH = ROOT / "csrc" / "math"
 pytestmark = pytest.mark.skipif(not MATH.exists(), reason="not in a source tree")
 

@@ -13,7 +13,7 @@ import torch
 import fastloss as fl
 from fastloss.cli import COMMANDS, Parser
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 NOTEBOOKS = [path.with_suffix(".md") for path in DOCS.glob("*.ipynb")]  # pages that docs/hooks.py makes

@@ -14,7 +14,7 @@ from fastloss.cli import main
 from fastloss.measure import cases, contenders, formula, memory, peers, plain, timing
 from fastloss.spec import Term
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = {c.name: replace(c, shape=formula.small(c).shape) for c in cases.CASES if c.group != "overhead"}
 
 

@@ -15,7 +15,7 @@ from fastloss.compat._sum import call_of
 for name in ("smp", "monai", "nnunet", "torch"):
     getattr(fl.compat, name)
 
-# The losses of tests/dropins.py that are one call, with all its settings.
+# The losses of tests/support/dropins.py that are one call, with all its settings.
 ONE_CALL = {
     "torch.CrossEntropyLoss",
     "torch.CrossEntropyLoss-none",

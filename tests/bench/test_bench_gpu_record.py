@@ -16,7 +16,7 @@ from fastloss.bench import record as records
 from fastloss.bench.targets import MISS, PASS, UNPROVEN
 from fastloss.cli import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FULL = cases.named(False)
 
 

@@ -15,7 +15,7 @@ import torch
 import fastloss
 from fastloss import _library
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(fastloss.__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 LIBRARY = PACKAGE / f"_C{SUFFIX}"

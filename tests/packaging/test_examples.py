@@ -12,7 +12,7 @@ from tolerances import assert_value
 
 import fastloss as fl
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted([path.stem for path in EXAMPLES.glob("*.py")])
 pytestmark = [
     pytest.mark.skipif(not EXAMPLES.exists(), reason="not in a source tree"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parent.parent / "bench" / "bands.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "bands.py"
 pytestmark = [
     pytest.mark.skipif(not SCRIPT.exists(), reason="not in a source tree"),
     pytest.mark.filterwarnings("ignore"),

@@ -1,6 +1,6 @@
 """What nvcc made of the kernels: the report of the build (registers, spills, local memory) and the machine code.
 
-`python tests/sass.py [pattern]` prints a line for each kernel of the built extension.
+`python tests/support/sass.py [pattern]` prints a line for each kernel of the built extension.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = ROOT / "build" / f"ext.{sysconfig.get_platform()}"
 
 

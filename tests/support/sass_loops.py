@@ -1,6 +1,6 @@
 """The loops of a kernel's machine code, and what one turn of each costs, from nvdisasm's listing.
 
-`python tests/sass_loops.py OBJECT [pattern] [sm_90 …]` prints them for the kernels of an object file.
+`python tests/support/sass_loops.py OBJECT [pattern] [sm_90 …]` prints them for the kernels of an object file.
 
 A turn has many ways through its loop: phases, labels of each type, a vector beyond the end. `Loop.way` finds the one
 that does the most work (exponentials: a whole batch of pixels) with so many accesses to memory as it must have, and of

@@ -43,8 +43,9 @@ def run(file, wanted, sanitize="", **environment):
     env = {**os.environ, "FASTLOSS_EMULATED": str(library), **environment}
     if sanitize:
         env |= {"LD_PRELOAD": emulated.preload(), "ASAN_OPTIONS": "detect_leaks=0"}
+    file = next(emulated.ROOT.glob(f"tests/*/{file}"))
     wanted = f"({wanted}) and not compile and not slow"
-    call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{file}", "-k", wanted]
+    call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file, "-k", wanted]
     done = subprocess.run(call, capture_output=True, text=True, cwd=emulated.ROOT, env=env)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return int(re.search(r"(\d+) passed", done.stdout)[1])
@@ -81,13 +82,13 @@ LAUNCHES = {
 @pytest.mark.parametrize("settings", ({}, {"CUDA_PATH": "split"}, {"EMULATOR_COOPERATIVE": "2"}), ids=str)
 def test_launches(settings):
     library = emulated.build("backend", emulated.BACKEND)
-    folders = os.pathsep.join([str(emulated.ROOT), str(emulated.ROOT / "tests")])
+    folders = os.pathsep.join([str(emulated.ROOT), str(emulated.ROOT / "tests" / "support")])
     env = {**os.environ, "FASTLOSS_EMULATED": str(library), "PYTHONPATH": folders}
     if "EMULATOR_COOPERATIVE" in settings:  # what is tried first is the same; tiny inputs need no second block
         env["FASTLOSS_CUDA_PATH"] = "resident"
     env |= {f"FASTLOSS_{name}": value for name, value in settings.items()}
     done = subprocess.run(
-        [sys.executable, "tests/launches.py"], capture_output=True, text=True, cwd=emulated.ROOT, env=env
+        [sys.executable, "tests/support/launches.py"], capture_output=True, text=True, cwd=emulated.ROOT, env=env
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads(done.stdout) == {name: counts[bool(settings)] for name, counts in LAUNCHES.items()}

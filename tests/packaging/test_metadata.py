@@ -12,7 +12,7 @@ import pytest
 
 import fastloss
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="not in a source tree")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(emulated.reason() is not None, reason=str(emulated.reason()))
 
-SOURCES = [emulated.ROOT / "tests" / "emulator" / "kernels.cu", *emulated.EMULATOR]
+SOURCES = [emulated.ROOT / "tests" / "support" / "emulator" / "kernels.cu", *emulated.EMULATOR]
 BUGS = "shared_end dynamic_end global_end misaligned uninitialised divergent lane_missing grid_sync half_block lines"
 BUGS = {name: number for number, name in enumerate(BUGS.split())}
 

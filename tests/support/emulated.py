@@ -1,6 +1,6 @@
 """Compiles CUDA sources with an ordinary compiler against csrc/emulator; ninja remakes what has changed.
 
-`python tests/emulated.py [address,undefined]` prints the path of the emulated backend.
+`python tests/support/emulated.py [address,undefined]` prints the path of the emulated backend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "emulated"
 EMULATOR = sorted(ROOT.glob("csrc/emulator/*.cpp"))
 BACKEND = [*sorted(ROOT.glob("csrc/cuda/**/*.cu")), ROOT / "csrc" / "ops" / "cuda.cpp", *EMULATOR]
@@ -42,7 +42,7 @@ def _flags() -> list[str]:
 
 
 def preload() -> str:
-    """For LD_PRELOAD of a process that loads an instrumented library: `python tests/emulated.py preload`."""
+    """For LD_PRELOAD of a process that loads an instrumented library: `python tests/support/emulated.py preload`."""
     cxx = shlex.split(os.environ.get("CXX", "c++"))
     names = ("libasan.so", "libubsan.so")
     found = [subprocess.run([*cxx, f"-print-file-name={n}"], capture_output=True, text=True).stdout for n in names]

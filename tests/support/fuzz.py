@@ -1,8 +1,8 @@
 """Random calls against the oracle, and random bad input, for as long as one likes: `make fuzz`.
 
-    python tests/fuzz.py [--seconds 120] [--calls 1000000] [--seed 0] [--backend cpu]
+    python tests/support/fuzz.py [--seconds 120] [--calls 1000000] [--seed 0] [--backend cpu]
 
-A failure prints its seed; `--seed N --calls 1` repeats it. tests/test_fuzz.py runs a short slice of the same.
+A failure prints its seed; `--seed N --calls 1` repeats it. tests/core/test_fuzz.py runs a short slice of the same.
 """
 
 from __future__ import annotations

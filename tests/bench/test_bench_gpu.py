@@ -14,7 +14,7 @@ from fastloss.measure import formula, peers
 from fastloss.measure.cases import inputs
 from fastloss.measure.contenders import Contender
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOPK = cases.make("c14", "topk", dry=True)
 FULL = cases.named(False)
 

@@ -94,8 +94,9 @@ class Plan:
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(loss, values [T] float64, counts int64 [N, C, 4] or None); under reduction="none" the values are None."""
-        spec, weights, shape = self.spec, weights or [], x.shape
+        spec, weights, given = self.spec, weights or [], x
         x, route = self._begin(x, y, mask, pixel_weight, weights)
+        shape = given.shape  # x is a tensor: that was checked
         backend, unsqueeze, ints, floats = route
         if weights:
             validate.check_weights(weights, x)

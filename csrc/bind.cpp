@@ -20,14 +20,14 @@ using Pair = std::pair<double, double>;
 template <class T>
 Pair bce(double x, double y, double pos_weight) {
   const auto a = fl::sigmoid<true>(static_cast<T>(x));
-  return {fl::bce(a.nlp, a.nlq, T(y), T(pos_weight)), fl::bce_grad(a.p, a.q, T(y), T(pos_weight))};
+  return {fl::bce(a.neg_log_p, a.neg_log_1mp, T(y), T(pos_weight)), fl::bce_grad(a.p, a.q, T(y), T(pos_weight))};
 }
 
 template <class T, bool kMargin>
 Pair focal_sigmoid(double x, double y, double gamma, double on, double off) {
   const auto a = fl::sigmoid<true>(static_cast<T>(x));
-  const T b = fl::bce(a.nlp, a.nlq, T(y), T(1));
-  const T u = kMargin ? fl::margin_miss(a.p, a.q, a.nlp, a.nlq, T(y)) : fl::focal_miss(a.p, a.q, T(y), b);
+  const T b = fl::bce(a.neg_log_p, a.neg_log_1mp, T(y), T(1));
+  const T u = kMargin ? fl::margin_miss(a.p, a.q, a.neg_log_p, a.neg_log_1mp, T(y)) : fl::focal_miss(a.p, a.q, T(y), b);
   const T db = fl::bce_grad(a.p, a.q, T(y), T(1));
   const auto at = [&](auto power) {
     constexpr fl::FocalPower kPower = decltype(power)::value;

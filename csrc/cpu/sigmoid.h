@@ -9,8 +9,8 @@ FL_NAMESPACE_BEGIN
 
 template <class T>
 struct SigmoidScratch {
-  alignas(64) T x[kChunk], y[kChunk], valid[kChunk], weight[kChunk], p[kChunk], q[kChunk], nlp[kChunk], nlq[kChunk],
-      g[kChunk], pick[kChunk];
+  alignas(64) T x[kChunk], y[kChunk], valid[kChunk], weight[kChunk], p[kChunk], q[kChunk], neg_log_p[kChunk],
+      neg_log_1mp[kChunk], g[kChunk], pick[kChunk];
 };
 
 // A loaded chunk. `valid` and `weight` (validity times pixel weight) are only filled where elements are masked.
@@ -26,12 +26,12 @@ struct SigmoidChunk {
 template <bool kLogs, class T>
 inline void activate(const SigmoidChunk<T>& k) {
   const T* __restrict x = k.x;
-  T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq;
+  T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict neg_log_p = k.s.neg_log_p, * __restrict neg_log_1mp = k.s.neg_log_1mp;
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     const Sigmoid<T> a = sigmoid<kLogs>(x[i]);
     p[i] = a.p, q[i] = a.q;
-    if (kLogs) nlp[i] = a.nlp, nlq[i] = a.nlq;
+    if (kLogs) neg_log_p[i] = a.neg_log_p, neg_log_1mp[i] = a.neg_log_1mp;
   }
 }
 
@@ -39,20 +39,20 @@ inline void activate(const SigmoidChunk<T>& k) {
 template <int kMode, bool kMasked, class T, class Element>
 inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y;
-  const T* __restrict nlp = k.s.nlp, * __restrict nlq = k.s.nlq;
+  const T* __restrict neg_log_p = k.s.neg_log_p, * __restrict neg_log_1mp = k.s.neg_log_1mp;
   T* __restrict g = k.g, * __restrict pick = k.s.pick;
   T total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < k.n; ++i) {
     const T w = kMasked ? weight[i] : T(1);
     if (kMode & (kValues | kStore)) {
-      const T value = w * element.value(p[i], q[i], nlp[i], nlq[i], y[i]);
+      const T value = w * element.value(p[i], q[i], neg_log_p[i], neg_log_1mp[i], y[i]);
       if (kMode & kStore)
         pick[i] = value;
       else
         total += value;
     }
-    if (kMode & kGrads) g[i] = fma_(w * scale, element.slope(p[i], q[i], nlp[i], nlq[i], y[i]), g[i]);
+    if (kMode & kGrads) g[i] = fma_(w * scale, element.slope(p[i], q[i], neg_log_p[i], neg_log_1mp[i], y[i]), g[i]);
   }
   return total;
 }

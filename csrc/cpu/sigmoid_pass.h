@@ -1,7 +1,7 @@
 // Binary and multilabel, whole problems. Forward makes the first step of the gradient while it sums and the second in
 // another pass; backward makes both at once, with the same bits.
 #pragma once
-#include "sigmoid_hot_steps.h"
+#include "sigmoid_fast_steps.h"
 #include "sigmoid_steps.h"
 
 FL_NAMESPACE_BEGIN
@@ -18,14 +18,14 @@ class SigmoidPass {
   Steps steps_;
   Setup<T>& su;
   const Blocks blocks_;
-  const std::conditional_t<kFloat, HotSteps, std::nullptr_t> hot_;
+  const std::conditional_t<kFloat, FastSteps, std::nullptr_t> fast_;
 
  public:
-  explicit SigmoidPass(CpuProblem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels), hot_(hot_steps(su)) {}
+  explicit SigmoidPass(CpuProblem& p) : steps_(p), su(steps_.su), blocks_(p, p.channels), fast_(fast_steps(su)) {}
 
   CallPath path() const {
     if constexpr (kFloat)
-      return hot_.path;
+      return fast_.path;
     else
       return kWideLogits;
   }
@@ -54,10 +54,10 @@ class SigmoidPass {
 
   void backward() {
     if constexpr (kFloat)
-      if (hot_.works)
-        return each_hot_chunk([&](int64_t, const Task& task, HotScratch& s, int64_t at,
-                                  int64_t n) { hot_.first(task, s, at, n, kGrads, nullptr); },
-                              true);
+      if (fast_.works)
+        return each_fast_chunk([&](int64_t, const Task& task, FastScratch& s, int64_t at,
+                                   int64_t n) { fast_.first(task, s, at, n, kGrads, nullptr); },
+                               true);
     each_task(
         [&](int64_t t, Scratch& s) {
           const Task task = blocks_[t];
@@ -82,9 +82,9 @@ class SigmoidPass {
   }
 
  private:
-  static auto hot_steps(const Setup<T>& su) {
+  static auto fast_steps(const Setup<T>& su) {
     if constexpr (kFloat)
-      return HotSteps(su);
+      return FastSteps(su);
     else
       return nullptr;
   }
@@ -105,21 +105,21 @@ class SigmoidPass {
 
   // f(task index, task, scratch, first pixel, pixels)
   template <class F>
-  void each_hot_chunk(const F& f, bool reverse = false) const {
-    each_task<HotScratch>(
-        [&](int64_t t, HotScratch& s) {
+  void each_fast_chunk(const F& f, bool reverse = false) const {
+    each_task<FastScratch>(
+        [&](int64_t t, FastScratch& s) {
           const Task task = blocks_[t];
-          for (int64_t at = task.begin; at < task.end; at += kHotChunk)
-            f(t, task, s, at, at + kHotChunk < task.end ? kHotChunk : task.end - at);
+          for (int64_t at = task.begin; at < task.end; at += kFastChunk)
+            f(t, task, s, at, at + kFastChunk < task.end ? kFastChunk : task.end - at);
         },
         reverse);
   }
 
   void second_pass() {
     if constexpr (kFloat)
-      if (hot_.works)
-        return each_hot_chunk(
-            [&](int64_t, const Task& task, HotScratch& s, int64_t at, int64_t n) { hot_.second(task, s, at, n); },
+      if (fast_.works)
+        return each_fast_chunk(
+            [&](int64_t, const Task& task, FastScratch& s, int64_t at, int64_t n) { fast_.second(task, s, at, n); },
             true);
     const bool logits = steps_.second_reads_logits();
     each_task(
@@ -136,13 +136,13 @@ class SigmoidPass {
       if (term.kind != kTopk) continue;
       double* aux = su.p.aux + i * kAuxColumns;
       if constexpr (kFloat)
-        if (hot_.works)
+        if (fast_.works)
           return select_topk<T>(su.p, blocks_, term, valid, aux, [&](const Task& task, const auto& f) {
-            HotScratch scratch;
-            alignas(64) uint32_t keys[kHotChunk];
-            for (int64_t at = task.begin; at < task.end; at += kHotChunk) {
-              const int64_t n = at + kHotChunk < task.end ? kHotChunk : task.end - at;
-              hot_.keys(task, scratch, at, n, keys);
+            FastScratch scratch;
+            alignas(64) uint32_t keys[kFastChunk];
+            for (int64_t at = task.begin; at < task.end; at += kFastChunk) {
+              const int64_t n = at + kFastChunk < task.end ? kFastChunk : task.end - at;
+              fast_.keys(task, scratch, at, n, keys);
               f(keys, n);
             }
           });
@@ -164,12 +164,12 @@ class SigmoidPass {
     std::vector<double> partial(blocks_.tasks * row, 0.0);
     bool done = false;
     if constexpr (kFloat)
-      if (hot_.works) {
+      if (fast_.works) {
         done = true;
-        each_hot_chunk([&](int64_t t, const Task& task, HotScratch& s, int64_t at, int64_t n) {
+        each_fast_chunk([&](int64_t t, const Task& task, FastScratch& s, int64_t at, int64_t n) {
           double* sums = partial.data() + t * row;
           sums[kValid] += static_cast<double>(n);
-          hot_.first(task, s, at, n, mode, sums);
+          fast_.first(task, s, at, n, mode, sums);
         });
       }
     if (!done) general_sum_pass(mode, partial.data(), row);

@@ -1,5 +1,5 @@
 // Multiclass, one chunk of pixels: what happens once for each pixel, and the dense form, in which every class has a
-// label (probabilities, label smoothing). softmax_hot.h has the form for class ids, where only the target class has a
+// label (probabilities, label smoothing). softmax_fast.h has the form for class ids, where only the target class has a
 // pointwise gradient of its own.
 #pragma once
 #include <limits>

@@ -1,8 +1,8 @@
 // Multiclass on class ids, one chunk: where its logits, probabilities and gradient lie, and which loops of
-// softmax_hot.h make them. In a gradient that goes out in two steps the first leaves the probabilities in the output
+// softmax_fast.h make them. In a gradient that goes out in two steps the first leaves the probabilities in the output
 // and one number per pixel for the pointwise terms.
 #pragma once
-#include "softmax_hot.h"
+#include "softmax_fast.h"
 
 FL_NAMESPACE_BEGIN
 

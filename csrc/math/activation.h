@@ -7,9 +7,9 @@ FL_NAMESPACE_BEGIN
 
 template <class T>
 struct Sigmoid {
-  T p, q;      // sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy
-  T slope;     // dp/dx = p q
-  T nlp, nlq;  // -log p = softplus(-x) and -log q = softplus(x); only set by sigmoid<true>
+  T p, q;                    // sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy
+  T slope;                   // dp/dx = p q
+  T neg_log_p, neg_log_1mp;  // -log p = softplus(-x) and -log q = softplus(x); only set by sigmoid<true>
 };
 
 template <bool kLogs, class T>
@@ -24,8 +24,8 @@ FL_HD Sigmoid<T> sigmoid(T x) {
   a.slope = r * s;
   if (kLogs) {
     const T l = log1p_unit(e);
-    a.nlp = l + relu(-x);
-    a.nlq = l + relu(x);
+    a.neg_log_p = l + relu(-x);
+    a.neg_log_1mp = l + relu(x);
   }
   return a;
 }

@@ -8,21 +8,25 @@ FL_NAMESPACE_BEGIN
 template <class T>
 struct BceElement {
   T pos_weight, smoothing;
-  FL_HD T value(T, T, T nlp, T nlq, T y) const { return bce(nlp, nlq, smooth_label(y, smoothing), pos_weight); }
+  FL_HD T value(T, T, T neg_log_p, T neg_log_1mp, T y) const {
+    return bce(neg_log_p, neg_log_1mp, smooth_label(y, smoothing), pos_weight);
+  }
   FL_HD T slope(T p, T q, T, T, T y) const { return bce_grad(p, q, smooth_label(y, smoothing), pos_weight); }
 };
 
 template <FocalPower kPower, bool kHard, class T>
 struct FocalElement {
   T gamma, on, off;
-  FL_HD T cost(T nlp, T nlq, T y) const { return kHard ? (y > T(0) ? nlp : nlq) : bce(nlp, nlq, y, T(1)); }
+  FL_HD T cost(T neg_log_p, T neg_log_1mp, T y) const {
+    return kHard ? (y > T(0) ? neg_log_p : neg_log_1mp) : bce(neg_log_p, neg_log_1mp, y, T(1));
+  }
   FL_HD T miss(T p, T q, T y, T b) const { return kHard ? (y > T(0) ? q : p) : focal_miss(p, q, y, b); }
-  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
-    const T b = cost(nlp, nlq, y);
+  FL_HD T value(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    const T b = cost(neg_log_p, neg_log_1mp, y);
     return focal_binary<kPower>(b, miss(p, q, y, b), y, on, off, gamma);
   }
-  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
-    const T b = cost(nlp, nlq, y);
+  FL_HD T slope(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    const T b = cost(neg_log_p, neg_log_1mp, y);
     return focal_binary_grad<kPower>(b, miss(p, q, y, b), y, on, off, gamma, bce_grad(p, q, y, T(1)));
   }
 };
@@ -31,12 +35,13 @@ struct FocalElement {
 template <FocalPower kPower, class T>
 struct MarginElement {
   T gamma, on, off;
-  FL_HD T value(T p, T q, T nlp, T nlq, T y) const {
-    return focal_margin<kPower>(bce(nlp, nlq, y, T(1)), margin_miss(p, q, nlp, nlq, y), y, on, off, gamma);
+  FL_HD T value(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    return focal_margin<kPower>(bce(neg_log_p, neg_log_1mp, y, T(1)), margin_miss(p, q, neg_log_p, neg_log_1mp, y), y,
+                                on, off, gamma);
   }
-  FL_HD T slope(T p, T q, T nlp, T nlq, T y) const {
-    return focal_margin_grad<kPower>(bce(nlp, nlq, y, T(1)), margin_miss(p, q, nlp, nlq, y), y, on, off, gamma,
-                                     bce_grad(p, q, y, T(1)));
+  FL_HD T slope(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    return focal_margin_grad<kPower>(bce(neg_log_p, neg_log_1mp, y, T(1)), margin_miss(p, q, neg_log_p, neg_log_1mp, y),
+                                     y, on, off, gamma, bce_grad(p, q, y, T(1)));
   }
 };
 

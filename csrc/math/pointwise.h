@@ -9,11 +9,11 @@
 FL_NAMESPACE_BEGIN
 
 // Scalars by value throughout: a struct that a loop passes by reference stays in memory and undoes its vectorisation.
-// p, q = 1 - p, nlp = -log p, nlq = -log q are those of activation.h. 0 * inf must not appear: a label of 0 or 1, or a
-// weight of 0, removes the infinite half.
+// p, q = 1 - p, neg_log_p = -log p, neg_log_1mp = -log q are those of activation.h. 0 * inf must not appear: a label of
+// 0 or 1, or a weight of 0, removes the infinite half.
 template <class T>
-FL_HD T bce(T nlp, T nlq, T y, T pos_weight) {
-  return product(pos_weight * y, nlp) + product(T(1) - y, nlq);
+FL_HD T bce(T neg_log_p, T neg_log_1mp, T y, T pos_weight) {
+  return product(pos_weight * y, neg_log_p) + product(T(1) - y, neg_log_1mp);
 }
 template <class T>
 FL_HD T bce_grad(T p, T q, T y, T pos_weight) {
@@ -69,8 +69,8 @@ FL_HD T focal_binary_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_g
 
 // u = 1 - p_t by the margin; x = log p - log(1 - p). Hard labels keep the relative accuracy of p and q, as above.
 template <class T>
-FL_HD T margin_miss(T p, T q, T nlp, T nlq, T y) {
-  const T soft = sigmoid<false>((nlq - nlp) * (T(1) - (y + y))).p;
+FL_HD T margin_miss(T p, T q, T neg_log_p, T neg_log_1mp, T y) {
+  const T soft = sigmoid<false>((neg_log_1mp - neg_log_p) * (T(1) - (y + y))).p;
   return y == T(1) ? q : (y == T(0) ? p : soft);
 }
 template <FocalPower kPower, class T>

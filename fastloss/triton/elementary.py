@@ -75,7 +75,7 @@ def pow_unit(u, gamma):
 
 @triton.jit
 def sigmoid(x):
-    """(p, q, nlp, nlq): sigmoid(x) and 1 - sigmoid(x), each with full relative accuracy, and minus their logarithms."""
+    """(p, q, neg_log_p, neg_log_1mp): sigmoid(x), 1 - sigmoid(x), fully accurate, and minus their logarithms."""
     e = exp_minus(tl.abs(x))
     r = 1.0 / (1.0 + e)
     s = e * r

@@ -16,8 +16,8 @@ def product(w, v):
 
 
 @triton.jit
-def bce(nlp, nlq, y, pos_weight):
-    return product(pos_weight * y, nlp) + product(1.0 - y, nlq)
+def bce(neg_log_p, neg_log_1mp, y, pos_weight):
+    return product(pos_weight * y, neg_log_p) + product(1.0 - y, neg_log_1mp)
 
 
 @triton.jit
@@ -76,9 +76,9 @@ def focal_binary_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.con
 
 
 @triton.jit
-def margin_miss(p, q, nlp, nlq, y):
+def margin_miss(p, q, neg_log_p, neg_log_1mp, y):
     """1 - p_t as sigmoid(-x (2y - 1)): what soft labels are to MONAI. x is the difference of the two logarithms."""
-    soft = sigmoid((nlq - nlp) * (1.0 - (y + y)))[0]
+    soft = sigmoid((neg_log_1mp - neg_log_p) * (1.0 - (y + y)))[0]
     return tl.where(y == 1, q, tl.where(y == 0, p, soft))
 
 

@@ -97,7 +97,7 @@ struct General {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         const fl::Sigmoid<T> a = fl::sigmoid<true>(e.x[i]);
-        e.p[i] = a.p, e.q[i] = a.q, e.nlp[i] = a.nlp, e.nlq[i] = a.nlq;
+        e.p[i] = a.p, e.q[i] = a.q, e.neg_log_p[i] = a.neg_log_p, e.neg_log_1mp[i] = a.neg_log_1mp;
       }
     } else {
 #pragma unroll

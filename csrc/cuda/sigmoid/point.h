@@ -7,7 +7,7 @@ namespace fl_cuda {
 
 template <class T>
 struct Four {  // elements: what is read, and the sigmoid of each
-  T x[kPack], y[kPack], weight[kPack], p[kPack], q[kPack], nlp[kPack], nlq[kPack];
+  T x[kPack], y[kPack], weight[kPack], p[kPack], q[kPack], neg_log_p[kPack], neg_log_1mp[kPack];
 };
 
 // The value of a term at each element, or its slope by the logit; `on`: the weight of label 1, or alpha.
@@ -22,7 +22,7 @@ __device__ __forceinline__ void pointwise(const Walk& k, const fl::Term& t, bool
       if (slope)
         to[i] = fl::bce_grad(e.p[i], e.q[i], y, on);
       else
-        to[i] = fl::bce(e.nlp[i], e.nlq[i], y, on);
+        to[i] = fl::bce(e.neg_log_p[i], e.neg_log_1mp[i], y, on);
     }
     return;
   }
@@ -31,9 +31,9 @@ __device__ __forceinline__ void pointwise(const Walk& k, const fl::Term& t, bool
   T b[kPack], u[kPack];
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
-    b[i] = fl::bce(e.nlp[i], e.nlq[i], e.y[i], T(1));
+    b[i] = fl::bce(e.neg_log_p[i], e.neg_log_1mp[i], e.y[i], T(1));
     if (margin)
-      u[i] = fl::margin_miss(e.p[i], e.q[i], e.nlp[i], e.nlq[i], e.y[i]);
+      u[i] = fl::margin_miss(e.p[i], e.q[i], e.neg_log_p[i], e.neg_log_1mp[i], e.y[i]);
     else
       u[i] = fl::focal_miss(e.p[i], e.q[i], e.y[i], b[i]);
     to[i] = on * e.y[i] + off * (T(1) - e.y[i]);

@@ -111,7 +111,7 @@ struct Bce {
   }
   __device__ __forceinline__ void add_value(const Logit<true>& a, float y, Sums& s) const {
     const fl::Sigmoid<float> at = a.all();
-    s.point += fl::bce(at.nlp, at.nlq, y, pos_weight);
+    s.point += fl::bce(at.neg_log_p, at.neg_log_1mp, y, pos_weight);
   }
   template <bool kLog>
   __device__ __forceinline__ float slope(const Logit<kLog>& a, float y, float scale) const {
@@ -140,11 +140,11 @@ struct Focal {
   }
   __device__ __forceinline__ void add_value(const Logit<true>& a, float y, Sums& s) const {
     const fl::Sigmoid<float> at = a.all();
-    s.point += element().value(at.p, at.q, at.nlp, at.nlq, y);
+    s.point += element().value(at.p, at.q, at.neg_log_p, at.neg_log_1mp, y);
   }
   __device__ __forceinline__ float slope(const Logit<true>& a, float y, float scale) const {
     const fl::Sigmoid<float> at = a.all();
-    return scale * element().slope(at.p, at.q, at.nlp, at.nlq, y);
+    return scale * element().slope(at.p, at.q, at.neg_log_p, at.neg_log_1mp, y);
   }
   __device__ __forceinline__ fl::FocalElement<fl::kPower2, false, float> element() const {
     return {2.0f, on_weight, off_weight};

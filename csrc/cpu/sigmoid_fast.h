@@ -35,14 +35,14 @@ struct RegionLine {
 };
 
 // The pointwise term of a pixel, beside what region terms need: p and p (1 - p).
-struct HotPixel {
+struct FastPixel {
   Vec p, variance, value, grad;
 };
 
 // None: the gradient starts as p (1 - p), from which the region terms' follows by a factor.
 struct NoElement {
   template <class Label>
-  FL_HD HotPixel at(Vec x, Label) const {
+  FL_HD FastPixel at(Vec x, Label) const {
     const HardSigmoid<Vec> h = hard_sigmoid<false>(x, negative(x));
     return {h.p, h.slope, h.p, h.slope};
   }
@@ -53,7 +53,7 @@ struct HardElement {
   Vec gamma, on, off, grad_on, grad_off;
   HardElement(float g, float a, float b, float scale)
       : gamma(g), on(a), off(b), grad_on(-scale * a), grad_off(scale * b) {}
-  FL_HD HotPixel at(Vec x, Mask y) const {
+  FL_HD FastPixel at(Vec x, Mask y) const {
     const HardSigmoid<Vec> h = hard_sigmoid<true>(x, y);
     const Vec value = product(select_(y, on, off) * focal_power<kPower>(h.miss, gamma), h.nll);
     const Vec slope = h.miss * focal_slope<kPower>(h.nll, h.miss, Vec(1) - h.miss, gamma);
@@ -69,7 +69,7 @@ FL_HD Words topk_key(Vec value) {
 struct HardTopk {
   Vec threshold, tie, grad_on, grad_off;
   HardTopk(float t, float share, float scale) : threshold(t), tie(share), grad_on(-scale), grad_off(scale) {}
-  FL_HD HotPixel at(Vec x, Mask y) const {
+  FL_HD FastPixel at(Vec x, Mask y) const {
     const HardSigmoid<Vec> h = hard_sigmoid<true>(x, y);
     const Vec margin = topk_margin(x, y), rest = select_(margin == threshold, tie, Vec(0));
     const Vec share = select_(margin <= threshold, rest, Vec(1));  // a NaN is above
@@ -79,11 +79,11 @@ struct HardTopk {
 struct SoftBce {
   Vec pos_weight, smoothing, scale;
   SoftBce(float w, float s, float by) : pos_weight(w), smoothing(s), scale(by) {}
-  FL_HD HotPixel at(Vec x, Vec y) const {
+  FL_HD FastPixel at(Vec x, Vec y) const {
     const Sigmoid<Vec> a = sigmoid<true>(x);
     const BceElement<Vec> bce{pos_weight, smoothing};
-    const Vec value = select_(y >= Vec(0), bce.value(a.p, a.q, a.nlp, a.nlq, y), Vec(0));
-    return {a.p, a.p * a.q, value, scale * bce.slope(a.p, a.q, a.nlp, a.nlq, y)};
+    const Vec value = select_(y >= Vec(0), bce.value(a.p, a.q, a.neg_log_p, a.neg_log_1mp, y), Vec(0));
+    return {a.p, a.p * a.q, value, scale * bce.slope(a.p, a.q, a.neg_log_p, a.neg_log_1mp, y)};
   }
 };
 
@@ -108,14 +108,14 @@ FL_HD Vec sum_of(const Vec* parts) {
   return sum;
 }
 
-struct HotSums {
+struct FastSums {
   double inter = 0, pred = 0, target = 0, pointwise = 0;
 };
 
 // The first step, or under kGrads alone both, with the same bits. n is a multiple of kStrip.
 template <int kMode, class E, class Labels, class Element, class Second>
-inline HotSums hot_loop(const E* __restrict x, Labels labels, int64_t n, E* __restrict g, Element element,
-                        Second second, RegionLine line) {
+inline FastSums fast_loop(const E* __restrict x, Labels labels, int64_t n, E* __restrict g, Element element,
+                          Second second, RegionLine line) {
   Vec inter[kSumsAtATime], pred[kSumsAtATime], total[kSumsAtATime], target[kSumsAtATime];
   for (int k = 0; k < kSumsAtATime; ++k) inter[k] = pred[k] = total[k] = target[k] = Vec(0);
   constexpr bool kSoft = std::is_same<Labels, SoftLabels>::value;
@@ -125,7 +125,7 @@ inline HotSums hot_loop(const E* __restrict x, Labels labels, int64_t n, E* __re
       const int64_t at = i + k * kLanes;
       constexpr int kWrap = kSumsAtATime;
       const auto y = labels.at(at);
-      const HotPixel pixel = element.at(load_vec(x + at), y);
+      const FastPixel pixel = element.at(load_vec(x + at), y);
       if (kMode & kValues) {
         pred[k % kWrap] += pixel.p;
         inter[k % kWrap] = add_labelled(inter[k % kWrap], pixel.p, y);
@@ -138,7 +138,7 @@ inline HotSums hot_loop(const E* __restrict x, Labels labels, int64_t n, E* __re
         store_vec(pixel.grad, g + at);
     }
   }
-  HotSums s;
+  FastSums s;
   if (kMode & kValues) {
     s.inter = sum_lanes(sum_of(inter)), s.pred = sum_lanes(sum_of(pred)), s.pointwise = sum_lanes(sum_of(total));
     s.target = kSoft ? sum_lanes(sum_of(target)) : static_cast<double>(count_bits(labels.row, n));

@@ -1,18 +1,18 @@
-// The chunks of a problem whose terms have a loop of their own (sigmoid_hot.h): what is read where, and which loop.
+// The chunks of a problem whose terms have a loop of their own (sigmoid_fast.h): what is read where, and which loop.
 #pragma once
-#include "sigmoid_hot.h"
+#include "sigmoid_fast.h"
 
 FL_NAMESPACE_BEGIN
 
-constexpr int kHotChunk = 2048;  // fewer ends of loops than with kChunk; most of these arrays are not touched
+constexpr int kFastChunk = 2048;  // fewer ends of loops than with kChunk; most of these arrays are not touched
 
-struct HotScratch {
-  alignas(64) float x[kHotChunk], g[kHotChunk], y[kHotChunk];
-  uint8_t bytes[kHotChunk];
-  alignas(64) uint8_t bits[kHotChunk / 8];
+struct FastScratch {
+  alignas(64) float x[kFastChunk], g[kFastChunk], y[kFastChunk];
+  uint8_t bytes[kFastChunk];
+  alignas(64) uint8_t bits[kFastChunk / 8];
 };
 
-struct HotSteps {
+struct FastSteps {
   using Task = Blocks::Task;
 
   const Setup<float>& su;
@@ -21,7 +21,7 @@ struct HotSteps {
   bool works, bits, from_bce;
   CallPath path = kFastCall;
 
-  HotSteps(const Setup<float>& setup) : su(setup) {
+  FastSteps(const Setup<float>& setup) : su(setup) {
     int pointwise = 0;
     for (int i = 0; i < su.spec.n_terms; ++i)
       if (!su.spec.terms[i].region()) ++pointwise, term = &su.spec.terms[i], index = i;
@@ -37,7 +37,7 @@ struct HotSteps {
   }
 
   // The first step of a chunk, as Steps::first; under kGrads alone both steps.
-  void first(const Task& task, HotScratch& s, int64_t at, int64_t n, int mode, double* sums) const {
+  void first(const Task& task, FastScratch& s, int64_t at, int64_t n, int mode, double* sums) const {
     const bool same =
         su.x.runs.contiguous() && (!(mode & kGrads) || (su.out.runs.contiguous() && su.p.out.dtype == su.p.x.dtype));
     if (same && su.p.x.dtype == kF16) return typed<Half>(task, s, at, n, mode, sums);
@@ -49,7 +49,7 @@ struct HotSteps {
   }
 
   // The second step over what the first has left in the output.
-  void second(const Task& task, HotScratch& s, int64_t at, int64_t n) const {
+  void second(const Task& task, FastScratch& s, int64_t at, int64_t n) const {
     float* g = su.out.target(task.sample, task.plane, at, nullptr);
     const double* d = grad_sums(task);
     const float* x = reads_logits() ? fill_up(su.x.load(task.sample, task.plane, at, n, s.x), n, s.x) : nullptr;
@@ -65,7 +65,7 @@ struct HotSteps {
     });
   }
   // The keys that order the elements of a chunk in a top-k term.
-  void keys(const Task& task, HotScratch& s, int64_t at, int64_t n, uint32_t* out) const {
+  void keys(const Task& task, FastScratch& s, int64_t at, int64_t n, uint32_t* out) const {
     const float* x = fill_up(su.x.load(task.sample, task.plane, at, n, s.x), n, s.x);
     su.target.label_bits(task.sample, task.plane, at, n, s.bytes, s.bits);
     for (int64_t i = 0; i < strips(n); i += kLanes) {
@@ -103,25 +103,25 @@ struct HotSteps {
   }
 
   template <class E>
-  void typed(const Task& task, HotScratch& s, int64_t at, int64_t n, int mode, double* sums) const {
+  void typed(const Task& task, FastScratch& s, int64_t at, int64_t n, int mode, double* sums) const {
     const E* x = su.x.template base<const E>(task.sample, task.plane) + at;
     E* g = mode & kGrads ? su.out.template base<E>(task.sample, task.plane) + at : nullptr;
     run(task, s, fill_up(x, n, reinterpret_cast<E*>(s.x)), at, n, mode, g, sums);
   }
 
   template <class E>
-  void run(const Task& task, HotScratch& s, const E* x, int64_t at, int64_t n, int mode, E* g, double* sums) const {
+  void run(const Task& task, FastScratch& s, const E* x, int64_t at, int64_t n, int mode, E* g, double* sums) const {
     const double* d = mode & kGrads ? grad_sums(task) : nullptr;
     with_whole_strips(g, n, reinterpret_cast<E*>(s.g), [&](E* whole) {
       with_labels(task, s, at, n, [&](auto labels) {
         with_element(labels, task.plane, term && d ? static_cast<float>(scale(d)) : 0.0f, [&](auto element) {
           if (mode == kGrads) return both_steps(x, labels, strips(n), whole, element, d);
-          HotSums h;
+          FastSums h;
           if constexpr (std::is_same<E, float>::value)
             if (mode & kGrads)
-              h = hot_loop<kValues | kGrads>(x, labels, strips(n), whole, element, Multiply(), RegionLine(0, 0));
+              h = fast_loop<kValues | kGrads>(x, labels, strips(n), whole, element, Multiply(), RegionLine(0, 0));
           if (!(mode & kGrads))
-            h = hot_loop<kValues>(x, labels, strips(n), whole, element, Multiply(), RegionLine(0, 0));
+            h = fast_loop<kValues>(x, labels, strips(n), whole, element, Multiply(), RegionLine(0, 0));
           sums[kInter] += h.inter, sums[kPred] += h.pred, sums[kTarget] += h.target;
           if (term) sums[kFixedSums + index] += h.pointwise;
           if (su.p.counts) count(x, labels, n, sums + su.view.columns);
@@ -133,15 +133,15 @@ struct HotSteps {
   template <class E, class Labels, class Element>
   void both_steps(const E* x, Labels labels, int64_t n, E* g, Element element, const double* d) const {
     if constexpr (std::is_same<Element, NoElement>::value)
-      hot_loop<kGrads>(x, labels, n, g, element, Multiply(), line(d));
+      fast_loop<kGrads>(x, labels, n, g, element, Multiply(), line(d));
     else if (reads_logits())
-      hot_loop<kGrads>(x, labels, n, g, element, FromVariance(), line(d));
+      fast_loop<kGrads>(x, labels, n, g, element, FromVariance(), line(d));
     else if constexpr (std::is_same<Element, HardElement<kPower0>>::value)
-      hot_loop<kGrads>(x, labels, n, g, element, FromBce{Vec(1.0 / scale(d))}, line(d));
+      fast_loop<kGrads>(x, labels, n, g, element, FromBce{Vec(1.0 / scale(d))}, line(d));
   }
 
   template <class F>
-  void with_labels(const Task& task, HotScratch& s, int64_t at, int64_t n, const F& f) const {
+  void with_labels(const Task& task, FastScratch& s, int64_t at, int64_t n, const F& f) const {
     if (bits) {
       su.target.label_bits(task.sample, task.plane, at, n, s.bytes, s.bits);
       return f(BitLabels{s.bits});

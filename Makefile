@@ -55,7 +55,7 @@ test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes an
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 test-triton: $(STAMPS)/extras-test,bench,demo,papers ## the Triton kernels in Triton's interpreter: hours on one core
-	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/support/in_interpreter.py
+	TRITON_INTERPRET=1 $(PY) -m pytest -m "not slow and not compile" -k triton $(PYTEST_ARGS) tests tests/backends/in_interpreter.py
 
 # What asks most of torch itself, in an environment of its own with another torch; the extension is the one that was
 # built, which runs on every torch that it supports.

@@ -19,7 +19,7 @@ TESTS = [
     "test_parity.py::test_ignore_index_mask_and_pixel_weight",
     "../core/test_edges.py::test_saturated_logits",
     "../core/test_edges.py::test_sizes_around_chunks_and_blocks",
-    "test_upsampled.py::test_modes_and_ratios",
+    "../core/test_upsampled.py::test_modes_and_ratios",
     "../core/test_topk.py::test_selection_outside_a_band_around_the_threshold",
 ]
 

@@ -23,7 +23,7 @@ native = pytest.mark.skipif(INTERPRETED, reason="not in the interpreter")
 def test_in_the_interpreter():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    file = Path(__file__).parents[1] / "support" / "in_interpreter.py"
+    file = Path(__file__).with_name("in_interpreter.py")
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", file]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     passed = re.search(r"(\d+) passed", result.stdout)

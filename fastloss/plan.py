@@ -126,7 +126,7 @@ class Plan:
             return "reference"
         if self.elementwise:
             return "elementwise"
-        learns = bool(weights) and torch.is_grad_enabled() and any([w.requires_grad for w in weights])
+        learns = torch.is_grad_enabled() and any([w.requires_grad for w in weights])
         return "sums" if learns or self.group is not None else "loss"
 
     def note(

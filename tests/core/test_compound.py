@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from cases import LOSSES, MODES, SHAPES, build, crossentropy, logits, oracle, run, target
+from cases import FORMS, LOSSES, MODES, SHAPES, build, crossentropy, logits, oracle, run, target
 from tolerances import assert_value, assert_vector
 
 import fastloss as fl
@@ -163,18 +163,6 @@ def test_a_loss_of_another_library_hints_at_fuse(combine):
     with pytest.raises(TypeError, match="unsupported operand"):
         fl.DiceLoss("multiclass") + 1.0
     assert fl.DiceLoss("multiclass") + Adding() == "added"
-
-
-FORMS = {
-    "bce_with_logits_loss": fl.BCEWithLogitsLoss,
-    "cross_entropy_loss": fl.CrossEntropyLoss,
-    "dice_loss": fl.DiceLoss,
-    "focal_loss": fl.FocalLoss,
-    "iou_loss": fl.IoULoss,
-    "jaccard_loss": fl.JaccardLoss,
-    "topk_loss": fl.TopKLoss,
-    "tversky_loss": fl.TverskyLoss,
-}
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -5,29 +5,20 @@ from typing import get_args
 
 import pytest
 import torch
+from cases import FORMS
 
 import fastloss as fl
 from fastloss import _types, backends, deep, functional, spec
 
-OWNERS = {
-    "bce_with_logits_loss": fl.BCEWithLogitsLoss,
-    "cross_entropy_loss": fl.CrossEntropyLoss,
-    "dice_loss": fl.DiceLoss,
-    "focal_loss": fl.FocalLoss,
-    "iou_loss": fl.IoULoss,
-    "jaccard_loss": fl.JaccardLoss,
-    "topk_loss": fl.TopKLoss,
-    "tversky_loss": fl.TverskyLoss,
-}
 CALL = ("x", "y", "mask", "pixel_weight")
 NATIVE = [f for f in vars(fl).values() if inspect.isclass(f) and issubclass(f, torch.nn.Module)]
 
 
-@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_form_has_the_arguments_of_its_class(name):
     form = getattr(functional, name)
     own = {p.name: (p.default, p.kind, p.annotation) for p in inspect.signature(form).parameters.values()}
-    of_class = inspect.signature(OWNERS[name]).parameters.values()
+    of_class = inspect.signature(FORMS[name]).parameters.values()
     assert list(own)[:3] == ["x", "y", "mode"]
     assert [own.pop(argument)[0] for argument in CALL] == [inspect.Parameter.empty] * 2 + [None] * 2
     assert list(own.items()) == [(p.name, (p.default, p.kind, p.annotation)) for p in of_class]
@@ -48,7 +39,7 @@ def test_a_constructor_describes_its_arguments(owner):
         assert f"\n            {argument}: " in text, argument
 
 
-@pytest.mark.parametrize("owner", OWNERS.values(), ids=lambda owner: owner.__name__)
+@pytest.mark.parametrize("owner", FORMS.values(), ids=lambda owner: owner.__name__)
 def test_every_word_of_an_argument_is_taken(owner):
     """The words that editors offer are those that the checks allow."""
     words = {"mode": "Mode", "reduction": "Reduction", "empty": "Empty", "soft": "Soft", "backend": "Backend"}
@@ -67,22 +58,22 @@ def test_the_words_are_those_of_the_specs():
     assert get_args(_types.Interpolation) == deep.INTERPOLATIONS
 
 
-@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_mode_has_the_same_default_in_both(name):
-    owner, form = OWNERS[name], getattr(functional, name)
+    owner, form = FORMS[name], getattr(functional, name)
     x = torch.randn(2, 3 if owner is fl.CrossEntropyLoss else 1, 4, 5)
     y = torch.randint(0, 2, (2, 4, 5) if owner is fl.CrossEntropyLoss else x.shape)
     assert torch.equal(owner()(x, y), form(x, y))
 
 
-@pytest.mark.parametrize("name", OWNERS)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_wrong_argument_is_an_error_that_names_the_class(name):
     x = torch.zeros(1, 1, 2, 2)
-    for call in (lambda: OWNERS[name](bogus=1), lambda: getattr(functional, name)(x, x, bogus=1)):
-        with pytest.raises(TypeError, match=rf"^{OWNERS[name].__name__}\S*\(\) got an unexpected keyword .*'bogus'"):
+    for call in (lambda: FORMS[name](bogus=1), lambda: getattr(functional, name)(x, x, bogus=1)):
+        with pytest.raises(TypeError, match=rf"^{FORMS[name].__name__}\S*\(\) got an unexpected keyword .*'bogus'"):
             call()
-    with pytest.raises(TypeError, match=rf"^{OWNERS[name].__name__}\S*\(\) takes from 1 to 2 positional"):
-        OWNERS[name]("binary", 1.0)
+    with pytest.raises(TypeError, match=rf"^{FORMS[name].__name__}\S*\(\) takes from 1 to 2 positional"):
+        FORMS[name]("binary", 1.0)
     with pytest.raises(TypeError, match=r"^\w+_loss\(\) takes from 2 to 3 positional"):
         getattr(functional, name)(x, x, "binary", None)
 

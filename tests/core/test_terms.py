@@ -58,27 +58,19 @@ def test_bce(x, y):
             close(got, exact, 1e-6, TINY)
 
 
+@pytest.mark.parametrize(
+    ("name", "formula"), (("focal_binary", focal), ("focal_margin", margin)), ids=("product", "margin")
+)
 @pytest.mark.parametrize("y", YS)
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("x", XS)
-def test_focal_binary(x, gamma, y):
+def test_focal_binary(x, gamma, y, name, formula):
+    double, single = [getattr(terms, f"{name}_{suffix}") for suffix in ("f64", "f32")]
     for on, off in ((1.0, 1.0), (0.25, 0.75)):
-        value, grad = terms.focal_binary_f64(x, y, gamma, on, off)
-        close(value, focal(x, y, gamma, on, off), 1e-12, TINY)
-        close(grad, slope(lambda t: focal(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
-        for got, exact in zip(terms.focal_binary_f32(x, y, gamma, on, off), (value, grad)):
-            close(got, exact, 2e-5, TINY)
-
-
-@pytest.mark.parametrize("y", YS)
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("x", XS)
-def test_focal_margin(x, gamma, y):
-    for on, off in ((1.0, 1.0), (0.25, 0.75)):
-        value, grad = terms.focal_margin_f64(x, y, gamma, on, off)
-        close(value, margin(x, y, gamma, on, off), 1e-12, TINY)
-        close(grad, slope(lambda t: margin(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
-        for got, exact in zip(terms.focal_margin_f32(x, y, gamma, on, off), (value, grad)):
+        value, grad = double(x, y, gamma, on, off)
+        close(value, formula(x, y, gamma, on, off), 1e-12, TINY)
+        close(grad, slope(lambda t: formula(t, y, gamma, on, off), x), 1e-6, 1e-9 if 0 < y < 1 else TINY)
+        for got, exact in zip(single(x, y, gamma, on, off), (value, grad)):
             close(got, exact, 2e-5, TINY)
 
 

@@ -148,3 +148,16 @@ def oracle(loss, x, y, mask=None, pixel_weight=None, upstream=1.0):
     x = x.detach().double().contiguous()
     y, pixel_weight = [t.double() if t is not None and t.is_floating_point() else t for t in (y, pixel_weight)]
     return run(loss, x, y, "reference", mask, pixel_weight, upstream)
+
+
+# functional forms and their classes
+FORMS = {
+    "bce_with_logits_loss": fl.BCEWithLogitsLoss,
+    "cross_entropy_loss": fl.CrossEntropyLoss,
+    "dice_loss": fl.DiceLoss,
+    "focal_loss": fl.FocalLoss,
+    "iou_loss": fl.IoULoss,
+    "jaccard_loss": fl.JaccardLoss,
+    "topk_loss": fl.TopKLoss,
+    "tversky_loss": fl.TverskyLoss,
+}

@@ -30,6 +30,11 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     return value
 
 
+def threshold(value: Any) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"threshold must be a probability between 0 and 1, got {value}.")
+
+
 def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}.")

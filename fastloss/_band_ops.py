@@ -20,8 +20,8 @@ from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
 from .bands import Engine, Labels
 from .explanation import noted
-from .plan import Plan, plan
-from .spec import AUX_COLUMNS, FIXED_SUMS, Spec, decode, encode
+from .plan import Plan
+from .spec import AUX_COLUMNS, FIXED_SUMS, decode, encode
 
 _compiling = torch.compiler.is_compiling
 
@@ -323,12 +323,4 @@ def _group_name(group: Any) -> str:
     return found.group_name
 
 
-def scaled(ready: Plan, scale: float) -> Plan:
-    """The plan of `scale` times the loss."""
-    if scale == 1.0:
-        return ready
-    terms = tuple([term.weighted(scale * term.weight, term.weight_index) for term in ready.spec.terms])
-    return plan(Spec(ready.spec.mode, terms, ready.spec.ignore_index), ready.backend, ready.group)
-
-
-__all__ = ["DTYPES", "Made", "run", "scaled"]
+__all__ = ["DTYPES", "Made", "run"]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
-from ._band_ops import Made, run, scaled
+from ._band_ops import Made, run
 from .compound import Criterion
-from .deep import scaled as scaled_call
+from .deep import scaled
 from .explanation import Explained
+from .plan import scaled_plan
 from .schedule import LossSchedule
 from .stats import Stats
 from .validate import LOGITS, _check_tensor
@@ -54,8 +55,7 @@ class BandedLoss(Explained, nn.Module):
         loss = _active(self.criterion)
         if not isinstance(loss, Criterion):
             raise TypeError(f"with_stats needs a loss of fastloss as criterion, got {type(loss).__name__}.")
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
+        check.threshold(threshold)
         x, made = self._made(x, y)
         found = self._in_bands(loss, made, y, mask, pixel_weight, want_stats=True, threshold=threshold)
         if found is None:
@@ -76,7 +76,7 @@ class BandedLoss(Explained, nn.Module):
         if found is not None:
             return found[0]
         given = {name: t for name, t in (("mask", mask), ("pixel_weight", pixel_weight)) if t is not None}
-        return scaled_call(loss, scale, self._logits(x, made), y, **given)
+        return scaled(loss, scale, self._logits(x, made), y, **given)
 
     def _in_bands(self, loss: Criterion, made: Made, y: Any, mask: Any, pixel_weight: Any, scale=1.0, **stats) -> Any:
         _refuse_elements(loss)
@@ -84,7 +84,7 @@ class BandedLoss(Explained, nn.Module):
             return None
         size = self._default_band_bytes(made.parts[0].device) if self.band_bytes is None else self.band_bytes
         weights = loss._weights() if loss._factors else []
-        return run(scaled(loss._plan, scale), weights, made, y, mask, pixel_weight, size, **stats)
+        return run(scaled_plan(loss._plan, scale), weights, made, y, mask, pixel_weight, size, **stats)
 
     def _default_band_bytes(self, device: torch.device) -> int:
         """What stays in a core's cache, or is worth a launch."""

@@ -133,8 +133,7 @@ class Criterion(Explained, nn.Module):
         """
         if self._plan.elementwise:
             raise ValueError("with_stats needs reduction 'mean' or 'sum', this loss has 'none'.")
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
+        check.threshold(threshold)
         weights = self._weights() if self._factors else None
         loss, values, counts = self._plan.run(x, y, mask, pixel_weight, weights, True, threshold)
         assert values is not None and counts is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from . import _arguments as check
 from ._types import Interpolation
 from .compound import SETTINGS, Criterion
 from .explanation import Explained
-from .plan import plan
+from .plan import scaled_plan
 from .schedule import LossSchedule
-from .spec import Spec
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 INTERPOLATIONS = ("nearest-exact", "nearest")
@@ -159,9 +157,7 @@ def scaled(loss: Callable[..., Tensor], weight: float, *inputs: Any, **named: An
         return scaled(loss.active, weight, *inputs, **named)
     if isinstance(loss, Criterion):
         factors = loss._weights() if loss._factors else None
-        make = _scaled_spec if torch.compiler.is_compiling() else _cached_spec
-        inner = plan(make(loss.spec, float(weight)), loss.backend, loss.process_group)
-        return inner.run(*inputs, **named, weights=factors)[0]
+        return scaled_plan(loss._plan, float(weight)).run(*inputs, **named, weights=factors)[0]
     inside = getattr(loss, "_scaled", None)
     return weight * loss(*inputs, **named) if inside is None else inside(float(weight), *inputs, **named)
 
@@ -175,11 +171,3 @@ def altered(loss: nn.Module) -> bool:
         if isinstance(loss, known):
             return type(loss).forward is not known.forward
     return getattr(loss, "_replaced", False)
-
-
-def _scaled_spec(spec: Spec, weight: float) -> Spec:
-    terms = [term.weighted(weight * term.weight, term.weight_index) for term in spec.terms]
-    return Spec(spec.mode, tuple(terms), spec.ignore_index)
-
-
-_cached_spec = lru_cache(maxsize=256)(_scaled_spec)

@@ -236,7 +236,6 @@ def stats(
     Raises:
         TypeError, ValueError, RuntimeError: as for a loss, and for a threshold outside [0, 1].
     """
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold must be a probability between 0 and 1, got {threshold}.")
+    check.threshold(threshold)
     spec = Spec(check.mode(mode), (), check.index("ignore_index", ignore_index))
     return Stats(plan(spec, check.backend(backend)).counts(x, y, mask, threshold))

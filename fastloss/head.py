@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ._band_ops import DTYPES, Made
 from ._banded import BandedLoss
 from ._sources import HEAD
+from .deep import HOOKS
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -91,8 +92,7 @@ class HeadLoss(BandedLoss):
         return x, Made(parts, (HEAD, DTYPES.index(dtype)), (x.shape[0], weight.shape[0], *x.shape[2:]), dtype)
 
     def _in_bands(self, *args: Any, **kwargs: Any) -> Any:
-        head = self.head
-        if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
+        if any([getattr(self.head, hook) for hook in HOOKS]):
             return None
         return super()._in_bands(*args, **kwargs)
 

@@ -226,3 +226,19 @@ def plan(spec: Spec, backend: str | None = None, group: Any = None) -> Plan:
 
 
 _shared = lru_cache(maxsize=256)(Plan)
+
+
+def scaled_plan(ready: Plan, scale: float) -> Plan:
+    """The plan of `scale` times the loss, the factor inside the fused pass."""
+    if scale == 1.0:
+        return ready
+    make = _scaled_spec if _compiling() else _cached_scaled_spec
+    return plan(make(ready.spec, scale), ready.backend, ready.group)
+
+
+def _scaled_spec(spec: Spec, scale: float) -> Spec:
+    terms = [term.weighted(scale * term.weight, term.weight_index) for term in spec.terms]
+    return Spec(spec.mode, tuple(terms), spec.ignore_index)
+
+
+_cached_scaled_spec = lru_cache(maxsize=256)(_scaled_spec)

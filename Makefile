@@ -7,6 +7,7 @@ SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 PYTEST_ARGS ?=
 TEST_JOBS ?= 2
+BESIDE = -n $(TEST_JOBS) --dist loadfile
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 # make fuzz: how long, or FUZZ_ARGS='--calls 1000000'; --seed N --calls 1 repeats a case
@@ -49,7 +50,7 @@ demo: $(STAMPS)/extras-demo $(BUILD) ## the main job on real images
 	$(PY) -m fastloss demo $(DEMO_ARGS)
 
 test: $(STAMPS)/extras-test,bench,demo,papers ## the tests, without the slow ones
-	$(PY) -m pytest -m "not slow" -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" $(BESIDE) $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/extras-test,bench,demo,papers ## the slow tests: minutes and many gigabytes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
@@ -134,7 +135,7 @@ fuzz-sanitized: sanitized ## the same under ASan and UBSan
 	$(WATCHED) $(PY) tests/support/fuzz.py $(FUZZ_ARGS)
 
 sanitize: sanitized ## the tests without torch.compile under ASan and UBSan
-	$(WATCHED) $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(PYTEST_ARGS)
+	$(WATCHED) $(PY) -m pytest -m "not slow and not compile and not bench" -p no:cacheprovider $(BESIDE) $(PYTEST_ARGS)
 
 # The CUDA kernels on the CPU: the tests of every backend, on each path that a call can take.
 EMULATED_TESTS := $(wildcard $(addprefix tests/*/test_,parity.py edges.py topk.py stats.py terms.py ops.py determinism.py autograd.py \
@@ -143,13 +144,13 @@ EMULATED_PATHS := auto resident split
 test-emulated: $(STAMPS)/extras-test,bench,demo,papers ## all tests of the CUDA kernels, in the emulator
 	library=$$($(PY) tests/support/emulated.py) && for path in $(EMULATED_PATHS); do \
 	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
-	  $(PY) -m pytest -q -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
+	  $(PY) -m pytest -q -m "not slow and not compile" $(EMULATED_TESTS) $(BESIDE) $(PYTEST_ARGS) || exit 1; done
 
 sanitize-cuda: $(STAMPS)/extras-test,bench,demo,papers ## the same under ASan and UBSan
 	library=$$($(PY) tests/support/emulated.py address,undefined) && for path in $(EMULATED_PATHS); do \
 	  echo "--- FASTLOSS_CUDA_PATH=$$path"; FASTLOSS_EMULATED=$$library FASTLOSS_CUDA_PATH=$$path \
 	  LD_PRELOAD="$$($(PY) tests/support/emulated.py preload)" ASAN_OPTIONS=detect_leaks=0 \
-	  $(PY) -m pytest -q -p no:cacheprovider -m "not slow and not compile" $(EMULATED_TESTS) $(PYTEST_ARGS) || exit 1; done
+	  $(PY) -m pytest -q -p no:cacheprovider -m "not slow and not compile" $(EMULATED_TESTS) $(BESIDE) $(PYTEST_ARGS) || exit 1; done
 
 doctor: $(STAMPS)/build ## how fastloss was built and which backends run here
 	$(PY) -m fastloss doctor

@@ -12,6 +12,7 @@ from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
 from .stats import Stats
+from .unified import UnifiedFocalLoss
 from .upsampled import UpsampledLoss
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Stats",
     "TopKLoss",
     "TverskyLoss",
+    "UnifiedFocalLoss",
     "UpsampledLoss",
     "__version__",
     "backends",

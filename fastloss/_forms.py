@@ -36,6 +36,7 @@ def form_of(owner: type[Criterion]) -> Callable[[Declared], Declared]:
         ) -> Tensor:
             return _plan(owner, mode, settings).run(x, y, mask, pixel_weight)[0]
 
+        form.__module__ = "fastloss.functional"  # where users find it
         return cast(Declared, form)
 
     return make

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import _arguments as check
 from . import losses, region
 from ._forms import form_of
+from ._functional import unified_focal_loss
 from ._types import Backend, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
 from .plan import plan
 from .spec import Spec
@@ -29,6 +30,7 @@ __all__ = [
     "stats",
     "topk_loss",
     "tversky_loss",
+    "unified_focal_loss",
 ]
 
 

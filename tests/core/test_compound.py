@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from cases import FORMS, LOSSES, MODES, SHAPES, build, crossentropy, logits, oracle, run, target
+from cases import FORMS, LOSSES, MODES, NEEDED, SHAPES, build, crossentropy, default_mode, logits, oracle, run, target
 from tolerances import assert_value, assert_vector
 
 import fastloss as fl
@@ -168,11 +168,13 @@ def test_a_loss_of_another_library_hints_at_fuse(combine):
 @pytest.mark.parametrize("name", FORMS)
 def test_functional_form(name, backend):
     owner, form = FORMS[name], getattr(functional, name)
-    mode = "multiclass" if owner is fl.CrossEntropyLoss else "multilabel"
+    mode = "multiclass" if default_mode(owner) == "multiclass" else "multilabel"
     x, y = logits(SHAPES[mode]), target(mode, SHAPES[mode])
     mask, weight = torch.rand(x[:, 0].shape) < 0.5, torch.rand(x[:, 0].shape)
     settings = {"ignore_index": 5, "backend": backend}
-    extra = {"class_weights": [1.0, 2.0, 3.0]} if "class_weights" in inspect.signature(owner).parameters else {}
+    extra = dict(NEEDED.get(owner, {}))
+    if "class_weights" in inspect.signature(owner).parameters:
+        extra["class_weights"] = [1.0, 2.0, 3.0]
     expected = owner(mode, **settings, **extra)(x, y, mask, weight)
     assert torch.equal(form(x, y, mode, mask=mask, pixel_weight=weight, **settings, **extra), expected)
     keywords = {p.name for p in inspect.signature(owner).parameters.values() if p.kind is p.KEYWORD_ONLY}

@@ -1,5 +1,6 @@
 """What is tested: backends, losses by mode, inputs by dtype and layout, and the oracle. Shared by all test files."""
 
+import inspect
 import os
 
 import torch
@@ -66,6 +67,8 @@ ROWS = [
     ("jaccard-log", MODES, fl.IoULoss, {"log_loss": True, "smooth": 0.1}),
     ("tversky", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7}),
     ("tversky-gamma", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 0.1}),
+    ("unified", CLASSES, fl.UnifiedFocalLoss, {"num_classes": 3}),
+    ("unified-symmetric", CLASSES, fl.UnifiedFocalLoss, {"num_classes": 3, "asymmetric": False, "weight": 0.3}),
     ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "gamma": 1.5, "batch": False, "empty": "skip"}),
 ]
 COMPOUNDS = {
@@ -160,4 +163,11 @@ FORMS = {
     "jaccard_loss": fl.JaccardLoss,
     "topk_loss": fl.TopKLoss,
     "tversky_loss": fl.TverskyLoss,
+    "unified_focal_loss": fl.UnifiedFocalLoss,
 }
+NEEDED = {fl.UnifiedFocalLoss: {"num_classes": 3}}  # settings without which three channels do not fit
+
+
+def default_mode(owner):
+    """The mode of a class that is not told any; "multiclass" where it is the only one."""
+    return inspect.signature(owner).parameters["mode"].default

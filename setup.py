@@ -42,7 +42,7 @@ COMMON = (
     "-std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-trapping-math -fno-math-errno "
     "-ffp-contract=off -fopenmp-simd -Wall -Wextra"
 ).split()
-AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mprefer-vector-width=512"
+AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mbmi2 -mprefer-vector-width=512"
 # Lowest first: where a weak symbol ends up in several objects the linker keeps the first, which every machine can run.
 ISAS = {"baseline": [], "avx2": "-mavx2 -mfma -mf16c".split(), "avx512": AVX512.split()}
 

@@ -119,23 +119,31 @@ inline FastSums fast_loop(const E* __restrict x, Labels labels, int64_t n, E* __
   Vec inter[kSumsAtATime], pred[kSumsAtATime], total[kSumsAtATime], target[kSumsAtATime];
   for (int k = 0; k < kSumsAtATime; ++k) inter[k] = pred[k] = total[k] = target[k] = Vec(0);
   constexpr bool kSoft = std::is_same<Labels, SoftLabels>::value;
+  const auto one = [&](int k, Vec logit, auto y) __attribute__((always_inline)) {
+    const FastPixel pixel = element.at(logit, y);
+    if (kMode & kValues) {
+      pred[k] += pixel.p;
+      inter[k] = add_labelled(inter[k], pixel.p, y);
+      if constexpr (kSoft) target[k] += relu(y);
+      if (!std::is_same<Element, NoElement>::value) total[k] += pixel.value;
+    }
+    return kMode == kGrads ? second(pixel.grad, pixel.variance, line.at(y)) : pixel.grad;
+  };
   for (int64_t i = 0; i < n; i += kUnroll * kLanes) {
 #pragma GCC unroll 4
     for (int k = 0; k < kUnroll; ++k) {
       const int64_t at = i + k * kLanes;
-      constexpr int kWrap = kSumsAtATime;
-      const auto y = labels.at(at);
-      const FastPixel pixel = element.at(load_vec(x + at), y);
-      if (kMode & kValues) {
-        pred[k % kWrap] += pixel.p;
-        inter[k % kWrap] = add_labelled(inter[k % kWrap], pixel.p, y);
-        if constexpr (kSoft) target[k % kWrap] += relu(y);
-        if (!std::is_same<Element, NoElement>::value) total[k % kWrap] += pixel.value;
+      if constexpr (std::is_same<E, BFloat16>::value && !kSoft) {
+        if (k % 2) continue;
+        const Pair logits = load_pair(x + at);
+        const MaskPair y = mask_pair_at(labels.row, at);
+        const Vec even = one(k % kSumsAtATime, logits.even, y.even),
+                  odd = one((k + 1) % kSumsAtATime, logits.odd, y.odd);
+        if (kMode & kGrads) store_pair({even, odd}, g + at);
+      } else {
+        const Vec grad = one(k % kSumsAtATime, load_vec(x + at), labels.at(at));
+        if (kMode & kGrads) store_vec(grad, g + at);
       }
-      if (kMode == kGrads)
-        store_vec(second(pixel.grad, pixel.variance, line.at(y)), g + at);
-      else if (kMode & kGrads)
-        store_vec(pixel.grad, g + at);
     }
   }
   FastSums s;

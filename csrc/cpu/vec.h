@@ -48,7 +48,7 @@ FL_HD Vec at_least_tiny(Vec a) {
   return of_bits(bits < tiny ? tiny : bits);
 }
 FL_HD void split_exponent(Vec x, Vec* n, Vec* m) {
-  const Words shifted = bits_of(x) - 0x3f3504f3;
+  const Words shifted = (Words)((Unsigned)bits_of(x) - 0x3f3504f3u);
   *n = __builtin_convertvector(shifted >> 23, Floats);
   *m = of_bits((shifted & 0x007fffff) + 0x3f3504f3) - Vec(1.0f);
 }
@@ -129,7 +129,8 @@ FL_HD Vec select_(Mask c, Vec a, Vec b) {
 }
 FL_HD Vec add_where(Mask c, Vec sum, Vec a) { return sum + keep(c, a); }
 FL_HD Vec scale_exponent(Vec p, Vec t, Vec a) {
-  return of_bits((bits_of(p) + (bits_of(t) << 23)) & ~(a.v > kExpLimit));
+  const Unsigned normal = (Unsigned)bits_of(p) + ((Unsigned)bits_of(t) << 23);  // wraps where it is not kept
+  return of_bits((Words)normal & ~(a.v > kExpLimit));
 }
 #endif
 FL_HD Mask operator<(Vec a, Vec b) { return b > a; }
@@ -148,6 +149,27 @@ FL_HD Mask mask_at(const uint8_t* bits, int64_t i) {
 #else
   const Words lane = {1, 2, 4, 8};
   return {(((bits[i / 8] >> (i & 4)) - Words{}) & lane) == lane};
+#endif
+}
+
+// Those of two vectors from i on, of even and of odd places.
+struct MaskPair {
+  Mask even, odd;
+};
+FL_HD MaskPair mask_pair_at(const uint8_t* bits, int64_t i) {
+#if defined(__AVX512F__)
+  uint32_t word;
+  memcpy(&word, bits + i / 8, 4);
+  return {{static_cast<__mmask16>(_pext_u32(word, 0x55555555u))},
+          {static_cast<__mmask16>(_pext_u32(word, 0xaaaaaaaau))}};
+#elif defined(__AVX2__)
+  uint16_t word;
+  memcpy(&word, bits + i / 8, 2);
+  const Words lane = {1, 4, 16, 64, 256, 1024, 4096, 16384}, all = word - Words{};
+  return {{(all & lane) == lane}, {(all & (lane + lane)) == lane + lane}};
+#else
+  const Words lane = {1, 4, 16, 64}, all = bits[i / 8] - Words{};
+  return {{(all & lane) == lane}, {(all & (lane + lane)) == lane + lane}};
 #endif
 }
 
@@ -186,16 +208,23 @@ FL_HD Vec load_vec(const BFloat16* p) {
   return r;
 #endif
 }
-// Rounds to even. Only a NaN with payload in its lowest bits could overflow, and none comes from bfloat16 logits.
-FL_HD void store_vec(Vec a, BFloat16* p) {
+// Its bits in the upper half, rounded to even. Only a NaN with payload in its lowest bits could overflow, and none
+// comes from bfloat16 logits.
+FL_HD Words round_bf16(Vec a) {
   const Words bits = bits_of(a);
 #if defined(__AVX512F__)
   const __m512i up = (__m512i)(bits + 0x7fff);
   const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
-  const Words rounded = (Words)_mm512_mask_sub_epi32(up, odd, up, _mm512_set1_epi32(-1)) >> 16;
+  return (Words)_mm512_mask_sub_epi32(up, odd, up, _mm512_set1_epi32(-1));
+#else
+  return (Words)((Unsigned)bits + 0x7fffu + (((Unsigned)bits >> 16) & 1u));
+#endif
+}
+FL_HD void store_vec(Vec a, BFloat16* p) {
+  const Words rounded = round_bf16(a) >> 16;
+#if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)rounded));
 #else
-  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 #if defined(__AVX2__)
   const __m256i pairs = _mm256_packs_epi32((__m256i)rounded, (__m256i)rounded);
   const __m256i h = _mm256_permute4x64_epi64(pairs, 0x08);
@@ -207,6 +236,22 @@ FL_HD void store_vec(Vec a, BFloat16* p) {
 #endif
 #endif
 }
+// Two vectors of bfloat16 at once, the pixels of even and of odd places: each is a shift or a mask away from a float,
+// where consecutive ones cross the register. mask_pair_at has the labels in the same order.
+struct Pair {
+  Vec even, odd;
+};
+FL_HD Pair load_pair(const BFloat16* p) {
+  Words both;
+  memcpy(&both, p, sizeof(both));
+  return {of_bits(both << 16), of_bits(both & static_cast<int32_t>(0xffff0000))};
+}
+FL_HD void store_pair(Pair a, BFloat16* p) {
+  const Words even = round_bf16(a.even), odd = round_bf16(a.odd);
+  const Words both = (Words)((Unsigned)even >> 16) | (odd & static_cast<int32_t>(0xffff0000));
+  memcpy(p, &both, sizeof(both));
+}
+
 FL_HD Vec load_vec(const Half* p) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

@@ -10,7 +10,7 @@ FL_NAMESPACE_BEGIN
 template <class T>
 struct SigmoidScratch {
   alignas(64) T x[kChunk], y[kChunk], valid[kChunk], weight[kChunk], p[kChunk], q[kChunk], neg_log_p[kChunk],
-      neg_log_1mp[kChunk], g[kChunk], pick[kChunk];
+      neg_log_1mp[kChunk], g[kChunk], pick[kChunk], value[kChunk];
 };
 
 // A loaded chunk. `valid` and `weight` (validity times pixel weight) are only filled where elements are masked.
@@ -35,26 +35,28 @@ inline void activate(const SigmoidChunk<T>& k) {
   }
 }
 
+// One function, so that a sum has the same bits whatever else the loop did that made its elements.
+template <class T>
+__attribute__((noinline)) T sum_of_row(const T* __restrict row, int64_t n) {
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < n; ++i) total += row[i];
+  return total;
+}
+
 // One pointwise term over a chunk. With kGrads adds scale * slope to g, with kStore writes the values to pick.
 template <int kMode, bool kMasked, class T, class Element>
 inline T pointwise_loop(const SigmoidChunk<T>& k, const T* __restrict weight, T scale, const Element element) {
   const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y;
   const T* __restrict neg_log_p = k.s.neg_log_p, * __restrict neg_log_1mp = k.s.neg_log_1mp;
-  T* __restrict g = k.g, * __restrict pick = k.s.pick;
-  T total = 0;
-#pragma omp simd reduction(+ : total)
+  T* __restrict g = k.g, * __restrict out = kMode & kStore ? k.s.pick : k.s.value;
+#pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
     const T w = kMasked ? weight[i] : T(1);
-    if (kMode & (kValues | kStore)) {
-      const T value = w * element.value(p[i], q[i], neg_log_p[i], neg_log_1mp[i], y[i]);
-      if (kMode & kStore)
-        pick[i] = value;
-      else
-        total += value;
-    }
+    if (kMode & (kValues | kStore)) out[i] = w * element.value(p[i], q[i], neg_log_p[i], neg_log_1mp[i], y[i]);
     if (kMode & kGrads) g[i] = fma_(w * scale, element.slope(p[i], q[i], neg_log_p[i], neg_log_1mp[i], y[i]), g[i]);
   }
-  return total;
+  return kMode & kValues ? sum_of_row(out, k.n) : T(0);
 }
 
 template <int kMode, bool kMasked, FocalPower kPower, class T>

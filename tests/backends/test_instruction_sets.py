@@ -20,6 +20,7 @@ TESTS = [
     "../core/test_edges.py::test_saturated_logits",
     "../core/test_edges.py::test_sizes_around_chunks_and_blocks",
     "../core/test_upsampled.py::test_modes_and_ratios",
+    "../core/test_determinism.py::test_the_loss_has_the_same_bits_with_and_without_gradient",
     "../core/test_topk.py::test_selection_outside_a_band_around_the_threshold",
 ]
 

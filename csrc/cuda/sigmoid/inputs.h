@@ -160,8 +160,8 @@ struct HardLabels : LabelPlane {
         E any = 0;
 #pragma unroll
         for (int i = 0; i < kPack; ++i) {
-          const bool seen = !kCanHide || (kept >> (8 * i) & 1);
-          labels.on |= (seen ? static_cast<uint32_t>(pack.v[i] & 1) : 0u) << (8 * i), any |= seen ? pack.v[i] : E(0);
+          const E v = !kCanHide || (kept >> (8 * i) & 1) ? pack.v[i] : E(0);  // once: gcc's checks of twice go wrong
+          labels.on |= static_cast<uint32_t>(v & 1) << (8 * i), any |= v;
         }
         bad |= (any & static_cast<E>(~E(1))) != 0;
       });

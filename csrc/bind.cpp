@@ -56,11 +56,11 @@ Pair ce(double nll, double weight) {
 
 // loss and its derivatives by inter, pred, pred_sq, abs_diff; sums in the order of math/sums.h.
 std::vector<double> region_loss(std::vector<double> sums, double alpha, double beta, double gamma, double smooth,
-                                double eps, bool log_loss, bool squared, bool l1) {
+                                double eps, int curve, bool squared, bool l1) {
   if (sums.size() != fl::kFixedSums) throw py::value_error("sums must hold 7 numbers");
   fl::Term t{};
   t.alpha = alpha, t.beta = beta, t.gamma = gamma, t.smooth = smooth, t.eps = eps;
-  t.log_loss = log_loss, t.squared = squared, t.l1 = l1;
+  t.curve = curve, t.squared = squared, t.l1 = l1;
   const fl::RegionValue r = fl::region_loss(t, sums.data());
   return {r.loss, r.d_inter, r.d_pred, r.d_pred_sq, r.d_abs};
 }

@@ -15,7 +15,7 @@ from . import _arguments as check
 from . import losses, region
 from ._forms import form_of
 from ._functional import unified_focal_loss
-from ._types import Backend, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
+from ._types import Backend, Curve, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
 from .plan import plan
 from .spec import Spec
 from .stats import Stats
@@ -132,6 +132,7 @@ def tversky_loss(
     alpha: float = 0.5,
     beta: float = 0.5,
     gamma: float = 1.0,
+    curve: Curve = "power",
     smooth: float = 0.0,
     eps: float = 1e-7,
     log_loss: bool = False,
@@ -161,6 +162,8 @@ def dice_loss(
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
+    gamma: float = 1.0,
+    curve: Curve = "power",
     smooth: float = 0.0,
     eps: float = 1e-7,
     log_loss: bool = False,
@@ -190,6 +193,8 @@ def jaccard_loss(
     *,
     mask: Tensor | None = None,
     pixel_weight: Tensor | None = None,
+    gamma: float = 1.0,
+    curve: Curve = "power",
     smooth: float = 0.0,
     eps: float = 1e-7,
     log_loss: bool = False,

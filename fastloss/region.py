@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _arguments as check
-from ._types import Backend, Empty, Mode, Soft, Vector
+from ._types import Backend, Curve, Empty, Mode, Soft, Vector
 from .losses import SingleLoss
-from .spec import EMPTY, Term
+from .spec import CURVES, EMPTY, Term
 
 
 class TverskyLoss(SingleLoss):
     """Tversky loss (Salehi et al. 2017); focal Tversky for gamma != 1 (Abraham & Khan 2019).
 
-    Per class: score = (TP + s) / max(TP + alpha FP + beta FN + s, eps), loss = (1 - score)^gamma, then the mean over
-    classes; TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y with p = sigmoid or softmax. Shapes of the call: see
-    `Criterion.forward`.
+    Per class: score = (TP + s) / max(TP + alpha FP + beta FN + s, eps), loss = (1 - score)^gamma or another `curve`,
+    then the mean over classes; TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y with p = sigmoid or softmax. Shapes
+    of the call: see `Criterion.forward`.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class TverskyLoss(SingleLoss):
         alpha: float = 0.5,
         beta: float = 0.5,
         gamma: float = 1.0,
+        curve: Curve = "power",
         smooth: float = 0.0,
         eps: float = 1e-7,
         log_loss: bool = False,
@@ -45,10 +46,13 @@ class TverskyLoss(SingleLoss):
             mode: "binary", "multilabel" or "multiclass".
             alpha: weighs false positives, at least 0.
             beta: weighs false negatives, at least 0.
-            gamma: exponent of the loss of each class, greater than 0.
+            gamma: exponent of the curve, greater than 0.
+            curve: what the loss of a class is of its score: "power" (1 - score)^gamma, "log_cosh" log cosh(1 - score)
+                (Jadon 2020; no gamma), "root" 1 - score^gamma (focal Dice, Wang & Chung 2018, whose beta is 1 / gamma)
+                or "log" (-log max(score, eps))^gamma (exponential logarithmic loss, Wong et al. 2018).
             smooth: s, at least 0.
-            eps: smallest denominator, and smallest score under log_loss; greater than 0.
-            log_loss: -log max(score, eps) instead of 1 - score; not together with gamma.
+            eps: smallest denominator, and smallest score of the curves "root" and "log"; greater than 0.
+            log_loss: True is curve="log" by another name, -log max(score, eps); not together with gamma or curve.
             classes: channels that count (not binary).
             class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
             squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
@@ -66,28 +70,27 @@ class TverskyLoss(SingleLoss):
             ValueError, TypeError: an argument that does not fit, or two that do not go together.
         """
         term, shown = _region(
-            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
+            mode, gamma, curve, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
             alpha=check.number("alpha", alpha, 0.0),
             beta=check.number("beta", beta, 0.0),
-            gamma=check.number("gamma", gamma, 0.0, open_low=True),
         )  # fmt: skip
-        if term.log_loss and term.gamma != 1.0:
-            raise ValueError(f"log_loss cannot be combined with gamma, got log_loss=True and gamma={gamma}.")
-        weighs = {"alpha": f"{alpha:g} (FP)", "beta": f"{beta:g} (FN)", "gamma": f"{gamma:g}" if gamma != 1 else None}
+        weighs = {"alpha": f"{alpha:g} (FP)", "beta": f"{beta:g} (FN)"}
         super().__init__("tversky", term, mode, {**weighs, **shown}, ignore_index, backend, process_group)
 
 
 class DiceLoss(SingleLoss):
     """Soft Dice loss (Milletari et al. 2016): `TverskyLoss` with alpha = beta = 1/2.
 
-    Per class: score = (TP + s) / max(TP + FP/2 + FN/2 + s, eps), loss = 1 - score, then the mean over classes. Shapes
-    of the call: see `Criterion.forward`.
+    Per class: score = (TP + s) / max(TP + FP/2 + FN/2 + s, eps), loss = 1 - score or another `curve`, then the mean
+    over classes. Shapes of the call: see `Criterion.forward`.
     """
 
     def __init__(
         self,
         mode: Mode = "binary",
         *,
+        gamma: float = 1.0,
+        curve: Curve = "power",
         smooth: float = 0.0,
         eps: float = 1e-7,
         log_loss: bool = False,
@@ -105,9 +108,13 @@ class DiceLoss(SingleLoss):
 
         Args:
             mode: "binary", "multilabel" or "multiclass".
+            gamma: exponent of the curve, greater than 0.
+            curve: what the loss of a class is of its score: "power" (1 - score)^gamma, "log_cosh" log cosh(1 - score)
+                (Jadon 2020; no gamma), "root" 1 - score^gamma (focal Dice, Wang & Chung 2018, whose beta is 1 / gamma)
+                or "log" (-log max(score, eps))^gamma (exponential logarithmic loss, Wong et al. 2018).
             smooth: s, at least 0; the classic is (2 TP + 2s) / (sum p + sum y + 2s), as in smp.
-            eps: smallest denominator, and smallest score under log_loss; greater than 0.
-            log_loss: -log max(score, eps) instead of 1 - score.
+            eps: smallest denominator, and smallest score of the curves "root" and "log"; greater than 0.
+            log_loss: True is curve="log" by another name, -log max(score, eps); not together with gamma or curve.
             classes: channels that count (not binary).
             class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
             squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
@@ -125,7 +132,7 @@ class DiceLoss(SingleLoss):
             ValueError, TypeError: an argument that does not fit, or two that do not go together.
         """
         term, shown = _region(
-            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
+            mode, gamma, curve, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
             alpha=0.5, beta=0.5,
         )  # fmt: skip
         super().__init__("dice", term, mode, shown, ignore_index, backend, process_group)
@@ -134,14 +141,16 @@ class DiceLoss(SingleLoss):
 class JaccardLoss(SingleLoss):
     """Soft Jaccard (IoU) loss (Rahman & Wang 2016): `TverskyLoss` with alpha = beta = 1.
 
-    Per class: score = (TP + s) / max(TP + FP + FN + s, eps), loss = 1 - score, then the mean over classes. Shapes of
-    the call: see `Criterion.forward`.
+    Per class: score = (TP + s) / max(TP + FP + FN + s, eps), loss = 1 - score or another `curve`, then the mean over
+    classes. Shapes of the call: see `Criterion.forward`.
     """
 
     def __init__(
         self,
         mode: Mode = "binary",
         *,
+        gamma: float = 1.0,
+        curve: Curve = "power",
         smooth: float = 0.0,
         eps: float = 1e-7,
         log_loss: bool = False,
@@ -159,9 +168,13 @@ class JaccardLoss(SingleLoss):
 
         Args:
             mode: "binary", "multilabel" or "multiclass".
+            gamma: exponent of the curve, greater than 0.
+            curve: what the loss of a class is of its score: "power" (1 - score)^gamma, "log_cosh" log cosh(1 - score)
+                (Jadon 2020; no gamma), "root" 1 - score^gamma (focal Dice, Wang & Chung 2018, whose beta is 1 / gamma)
+                or "log" (-log max(score, eps))^gamma (exponential logarithmic loss, Wong et al. 2018).
             smooth: s, at least 0.
-            eps: smallest denominator, and smallest score under log_loss; greater than 0.
-            log_loss: -log max(score, eps) instead of 1 - score.
+            eps: smallest denominator, and smallest score of the curves "root" and "log"; greater than 0.
+            log_loss: True is curve="log" by another name, -log max(score, eps); not together with gamma or curve.
             classes: channels that count (not binary).
             class_weights: one for each channel, at least 0: sum(w loss) / sum(w) (not binary).
             squared: sums of p^2 and y^2 in place of those of p and y in the denominator.
@@ -179,7 +192,7 @@ class JaccardLoss(SingleLoss):
             ValueError, TypeError: an argument that does not fit, or two that do not go together.
         """
         term, shown = _region(
-            mode, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
+            mode, gamma, curve, smooth, eps, log_loss, classes, class_weights, squared, soft, batch, empty,
             alpha=1.0, beta=1.0,
         )  # fmt: skip
         super().__init__("jaccard", term, mode, shown, ignore_index, backend, process_group)
@@ -190,6 +203,8 @@ IoULoss = JaccardLoss
 
 def _region(
     mode: str,
+    gamma: float,
+    curve: str,
     smooth: float,
     eps: float,
     log_loss: bool,
@@ -206,6 +221,13 @@ def _region(
     if mode == "binary" and (classes is not None or class_weights is not None):
         name = "classes" if classes is not None else "class_weights"
         raise ValueError(f"{name} needs mode 'multilabel' or 'multiclass', got 'binary', which has one channel.")
+    gamma = check.number("gamma", gamma, 0.0, open_low=True)
+    curve = check.choice("curve", curve, CURVES)
+    for name, value, plain in (("gamma", gamma, 1.0), ("curve", curve, "power")):
+        if check.flag("log_loss", log_loss) and value != plain:
+            raise ValueError(f"log_loss cannot be combined with {name}, got log_loss=True and {name}={value!r}.")
+    if curve == "log_cosh" and gamma != 1.0:
+        raise ValueError(f"gamma cannot be combined with curve='log_cosh', which has no exponent, got {gamma}.")
     smooth = check.number("smooth", smooth, 0.0)
     if not check.flag("batch", batch) and empty is None:
         raise ValueError(
@@ -219,7 +241,8 @@ def _region(
         "tversky",
         smooth=smooth,
         eps=check.number("eps", eps, 0.0, open_low=True),
-        log_loss=check.flag("log_loss", log_loss),
+        gamma=gamma,
+        curve="log" if log_loss else curve,
         classes=check.classes(classes),
         vector=check.vector("class_weights", class_weights),
         squared=check.flag("squared", squared),
@@ -229,9 +252,11 @@ def _region(
         **tversky,
     )
     shown = {
+        "gamma": f"{gamma:g}" if gamma != 1 else None,
+        "curve": repr(curve) if curve != "power" else None,
         "smooth": f"{smooth:g}" if smooth else None,
         "eps": f"{term.eps:g}" if term.eps != 1e-7 else None,
-        "log_loss": term.log_loss or None,
+        "log_loss": log_loss or None,
         "classes": None if term.classes is None else list(term.classes),
         "class_weights": list(term.vector) or None,
         "squared": term.squared or None,

@@ -14,13 +14,14 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
 KINDS = ("bce", "ce", "focal", "topk", "tversky")
 REGION_KINDS = ("tversky",)  # functions of the sums of a class; the others are pointwise
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = ("zero", "skip", "score")
+CURVES = ("power", "log_cosh", "root", "log")  # what becomes of the score of a region term
 WANT_GRAD, WANT_COUNTS = 1, 2  # flags of the op `loss`
 
 
@@ -66,7 +67,7 @@ class TermInt:
     KIND = 0
     WEIGHT_INDEX = 1
     REDUCTION = 2
-    LOG_LOSS = 3
+    CURVE = 3
     SQUARED = 4
     L1 = 5
     EMPTY = 6
@@ -143,7 +144,7 @@ class Term:
     eps: float = 1e-7
     label_smoothing: float = 0.0
     k: Fraction | None = None
-    log_loss: bool = False
+    curve: str = "power"
     squared: bool = False
     l1: bool = False
     batch: bool = True
@@ -222,7 +223,7 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
     for t in spec.terms:
         vector = t.per_class(channels)
         ints += [KINDS.index(t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
-        ints += [int(t.log_loss), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
+        ints += [CURVES.index(t.curve), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
         ints += [len(pool), len(vector)]
         floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, float(t.margin)]
         pool += vector
@@ -254,7 +255,7 @@ def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Spec:
                 eps=f[TermFloat.EPS],
                 label_smoothing=f[TermFloat.LABEL_SMOOTHING],
                 k=k if kind == "topk" else None,
-                log_loss=bool(i[TermInt.LOG_LOSS]),
+                curve=CURVES[i[TermInt.CURVE]],
                 squared=bool(i[TermInt.SQUARED]),
                 l1=bool(i[TermInt.L1]),
                 batch=bool(i[TermInt.BATCH]),

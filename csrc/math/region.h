@@ -1,6 +1,10 @@
 // Region terms as functions of a class's sums, value and derivative together (double: a handful of them per call).
 //   score = (TP + s) / max(TP + alpha FP + beta FN + s, eps)     Salehi et al. 2017, eq. 3; Dice alpha = beta = 1/2,
-//   loss  = (1 - score)^gamma  or  -log max(score, eps)          Jaccard alpha = beta = 1; gamma: Abraham & Khan 2019
+//                                                                Jaccard alpha = beta = 1
+//   loss  = (1 - score)^gamma                                    gamma: Abraham & Khan 2019
+//         = log cosh(1 - score)                                  Jadon 2020; Nasalwai et al. 2021
+//         = 1 - max(score, eps)^gamma                            Wang & Chung 2018, whose beta is 1 / gamma
+//         = (-log max(score, eps))^gamma                         Wong et al. 2018
 #pragma once
 #include "spec.h"
 #include "sums.h"
@@ -36,12 +40,30 @@ FL_HD RegionValue region_loss(const Term& t, const double* sums) {
   const double score = tversky_score(t, sums, &r);
   double slope = -1.0;
   r.loss = 1.0 - score;
-  if (t.log_loss || t.gamma != 1.0) {  // one logarithm for both: code in double is long
-    const double base = t.log_loss ? at_least(t.eps, score) : at_least(0.0, r.loss);
-    const double log_base = base > 0.0 ? ::log(base) : 0.0;
-    const double power = base > 0.0 ? ::exp((t.gamma - 1.0) * log_base) : 0.0;  // base^(gamma - 1)
-    r.loss = t.log_loss ? -log_base : base * power;
-    slope = t.log_loss ? (score > t.eps ? -1.0 / score : 0.0) : -t.gamma * power;
+  if (t.curve != kCurvePower || t.gamma != 1.0) {
+    const bool cosh = t.curve == kCurveLogCosh, log = t.curve == kCurveLog, of_score = log || t.curve == kCurveRoot;
+    const double miss = r.loss, kept = at_least(t.eps, score);
+    double base = cosh ? 1.0 : of_score ? kept : at_least(0.0, miss);
+    double log_base = 0.0, power = 0.0;  // base^(gamma - 1); of log cosh exp(-2 |miss|)
+    // One logarithm and one exponential for all curves, since code in double is long: those that need the one of the
+    // other take a second turn.
+    const int turns = cosh || (log && t.gamma != 1.0) ? 2 : 1;
+    FL_ROLLED
+    for (int turn = 0; turn < turns; ++turn) {
+      if (turn > 0) base = cosh ? 0.5 + 0.5 * power : at_least(0.0, -log_base);
+      log_base = base > 0.0 ? ::log(base) : 0.0;
+      power = base > 0.0 ? ::exp(cosh ? -2.0 * ::fabs(miss) : (t.gamma - 1.0) * log_base) : 0.0;
+    }
+    if (cosh) {
+      r.loss = ::fabs(miss) + log_base;
+      slope = (miss < 0.0 ? 1.0 : -1.0) * (1.0 - power) / (1.0 + power);
+    } else {
+      r.loss = log && t.gamma == 1.0 ? -log_base : base * power;
+      slope = -t.gamma * power;
+      if (t.curve == kCurveRoot) r.loss = 1.0 - r.loss;
+      if (log) slope /= kept;
+      if (of_score && !(score > t.eps)) slope = 0.0;
+    }
   }
   if (score != score) r.loss = slope = score;
   r.d_inter *= slope, r.d_pred *= slope, r.d_pred_sq *= slope, r.d_abs *= slope;

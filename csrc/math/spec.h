@@ -4,7 +4,7 @@
 
 FL_NAMESPACE_BEGIN
 
-constexpr int kEncodingVersion = 1;
+constexpr int kEncodingVersion = 2;
 constexpr int kMaxTerms = 16;
 constexpr int kHeaderInts = 6, kTermInts = 12, kTermFloats = 8;
 
@@ -12,10 +12,11 @@ enum TermKind { kBce, kCe, kFocal, kTopk, kTversky, kTermKinds };
 enum Activation { kSigmoid, kSoftmax };
 enum Reduction { kMean, kSum, kNone };
 enum EmptyRule { kEmptyZero, kEmptySkip, kEmptyScore };
+enum Curve { kCurvePower, kCurveLogCosh, kCurveRoot, kCurveLog, kCurves };
 
 struct Term {
-  int kind, weight_index, reduction, empty;
-  bool log_loss, squared, l1, batch, margin;
+  int kind, weight_index, reduction, curve, empty;
+  bool squared, l1, batch, margin;
   double weight, gamma, alpha, beta, smooth, eps, label_smoothing;
   int64_t k_num, k_den;
   const double* vector;  // class weights, positive weights or alpha; null if none
@@ -85,7 +86,7 @@ inline const char* parse_spec(const int64_t* ints, int64_t n_ints, const double*
     t.kind = static_cast<int>(a[0]);
     t.weight_index = static_cast<int>(a[1]);
     t.reduction = static_cast<int>(a[2]);
-    t.log_loss = a[3] != 0, t.squared = a[4] != 0, t.l1 = a[5] != 0;
+    t.curve = static_cast<int>(a[3]), t.squared = a[4] != 0, t.l1 = a[5] != 0;
     t.empty = static_cast<int>(a[6]);
     t.batch = a[7] != 0;
     t.k_num = a[8], t.k_den = a[9];
@@ -93,6 +94,7 @@ inline const char* parse_spec(const int64_t* ints, int64_t n_ints, const double*
     t.label_smoothing = f[6];
     t.margin = f[7] != 0.0;
     if (t.kind < 0 || t.kind >= kTermKinds) return "unknown term kind";
+    if (t.curve < 0 || t.curve >= kCurves) return "unknown curve of a term";
     if (a[10] < 0 || a[11] < 0 || a[10] > pool || a[11] > pool - a[10]) return "term vector outside the pool";
     if (t.kind == kTopk && t.k_den < 1) return "top-k fraction with a denominator below 1";
     t.vector = a[11] ? floats + n * kTermFloats + a[10] : nullptr;

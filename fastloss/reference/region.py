@@ -20,14 +20,22 @@ def tversky_score(tp: Tensor, fp: Tensor, fn: Tensor, term: Term) -> Tensor:
 
 
 def region_loss(score: Tensor, term: Term) -> Tensor:
-    """-log max(score, eps), or max(1 - score, 0)^gamma with derivative 0 where the base is 0."""
-    if term.log_loss:
-        return -torch.log(score.clamp_min(term.eps))
-    if term.gamma == 1.0:
-        return 1.0 - score
-    base = 1.0 - score
+    """The curve of a score: see csrc/math/region.h. A score below eps has the derivative 0 under "root" and "log"."""
+    if term.curve == "log_cosh":
+        miss = (1.0 - score).abs()
+        return miss + torch.log(0.5 + 0.5 * torch.exp(-2.0 * miss))
+    if term.curve == "power":
+        return _power(1.0 - score, term.gamma)
+    kept = score.clamp_min(term.eps)
+    return 1.0 - _power(kept, term.gamma) if term.curve == "root" else _power(-torch.log(kept), term.gamma)
+
+
+def _power(base: Tensor, gamma: float) -> Tensor:
+    """max(base, 0)^gamma with derivative 0 where the base is 0; base itself for gamma = 1."""
+    if gamma == 1.0:
+        return base
     inside = ~(base.detach() <= 0)  # a NaN stays
-    power = torch.where(inside, base, torch.ones_like(base)).pow(term.gamma)
+    power = torch.where(inside, base, torch.ones_like(base)).pow(gamma)
     return torch.where(inside, power, torch.zeros_like(power))
 
 

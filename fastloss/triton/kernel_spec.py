@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..spec import (
     AUX_COLUMNS,
+    CURVES,
     EMPTY,
     ENCODING_VERSION,
     FIXED_SUMS,
@@ -43,7 +44,9 @@ class KernelTerm(NamedTuple):
     region: int
     power: int  # (1 - p_t)^gamma: 0, 1 and 2 are exponents that cost no logarithm, 3 is any other
     mean: int
-    log_loss: int
+    log_cosh: int  # the curve, if it is no power
+    root: int
+    log: int
     squared: int
     l1: int
     skip: int  # EMPTY of a class without target pixels: "skip"; "score"
@@ -135,6 +138,7 @@ class KernelSpec:
         k, begin, length = a[TermInt.K_NUM], a[TermInt.VECTOR_BEGIN], a[TermInt.VECTOR_LENGTH]
         require(0 <= kind < len(KINDS), "unknown term kind")
         require(0 <= reduction < len(REDUCTIONS) and 0 <= empty < len(EMPTY), "unknown setting of a term")
+        require(0 <= a[TermInt.CURVE] < len(CURVES), "unknown curve of a term")
         require(begin >= 0 and length >= 0 and begin + length <= room, "term vector outside the pool")
         name, gamma = KINDS[kind], f[TermFloat.GAMMA]
         require(name != "topk" or a[TermInt.K_DEN] >= 1, "top-k fraction with a denominator below 1")
@@ -152,7 +156,9 @@ class KernelSpec:
                 region=int(name in REGION_KINDS),
                 power=int(gamma) if name == "focal" and gamma in (0.0, 1.0, 2.0) else 3,
                 mean=int(REDUCTIONS[reduction] == "mean"),
-                log_loss=a[TermInt.LOG_LOSS],
+                log_cosh=int(CURVES[a[TermInt.CURVE]] == "log_cosh"),
+                root=int(CURVES[a[TermInt.CURVE]] == "root"),
+                log=int(CURVES[a[TermInt.CURVE]] == "log"),
                 squared=a[TermInt.SQUARED],
                 l1=a[TermInt.L1],
                 skip=int(EMPTY[empty] == "skip"),

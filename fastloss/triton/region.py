@@ -52,23 +52,39 @@ def tversky_score(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.
 
 
 @triton.jit
+def region_power(base, gamma):
+    """(max(base, 0)^gamma, its derivative), both 0 where base is 0."""
+    some = base > 0.0
+    log = tl.log(tl.where(some, base, 1.0))
+    return tl.where(some, tl.exp(gamma * log), 0.0), tl.where(some, gamma * tl.exp((gamma - 1.0) * log), 0.0)
+
+
+@triton.jit
 def region_loss(terms: tl.constexpr, t: tl.constexpr, numbers, s, columns: tl.constexpr):
     """(loss, d_inter, d_pred, d_pred_sq, d_abs) of each group and class."""
     score, d_inter, d_pred, d_pred_sq, d_abs = tversky_score(terms, t, numbers, s, columns)
     gamma, eps = tl.load(numbers + terms[t].gamma_at), tl.load(numbers + terms[t].eps_at)
-    known = score == score
-    if terms[t].log_loss:
-        loss = -tl.log(tl.where(score > eps, score, tl.where(known, eps, float("nan"))))
-        grad = tl.where(score > eps, -1.0 / score, 0.0)
+    known, plain = score == score, gamma == 1.0
+    kept = tl.where(score < eps, eps, score)
+    if terms[t].log_cosh:
+        miss = tl.abs(1.0 - score)
+        power = tl.exp(-2.0 * miss)
+        loss = miss + tl.log(0.5 + 0.5 * power)
+        grad = tl.where(score > 1.0, 1.0, -1.0) * (1.0 - power) / (1.0 + power)
+    elif terms[t].log:
+        log = -tl.log(kept)
+        value, slope = region_power(log, gamma)
+        loss = tl.where(plain, log, value)
+        grad = tl.where(score > eps, -tl.where(plain, 1.0, slope) / kept, 0.0)
+    elif terms[t].root:
+        value, slope = region_power(kept, gamma)
+        loss = 1.0 - value
+        grad = tl.where(score > eps, -slope, 0.0)
     else:
-        base = 1.0 - score
-        base = tl.where(base < 0.0, 0.0, base)
-        some = base > 0.0
-        log = tl.log(tl.where(some, base, 1.0))
-        plain = gamma == 1.0
-        loss = tl.where(plain, 1.0 - score, tl.where(some, tl.exp(gamma * log), base))
-        grad = tl.where(plain, -1.0, tl.where(some, -gamma * tl.exp((gamma - 1.0) * log), 0.0))
-    grad = tl.where(known, grad, score)
+        value, slope = region_power(1.0 - score, gamma)
+        loss = tl.where(plain, 1.0 - score, value)
+        grad = tl.where(plain, -1.0, -slope)
+    loss, grad = tl.where(known, loss, score), tl.where(known, grad, score)
     return loss, d_inter * grad, d_pred * grad, d_pred_sq * grad, d_abs * grad
 
 

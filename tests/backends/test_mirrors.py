@@ -88,6 +88,7 @@ def test_kinds_and_settings_have_the_same_numbers():
     assert enum("spec.h", "TermKind") == [*[camel(kind) for kind in spec.KINDS], "kTermKinds"]
     assert enum("spec.h", "Reduction") == [camel(name) for name in spec.REDUCTIONS]
     assert enum("spec.h", "EmptyRule") == [camel("empty", name) for name in spec.EMPTY]
+    assert enum("spec.h", "Curve") == [*[camel("curve", *name.split("_")) for name in spec.CURVES], "kCurves"]
     assert enum("spec.h", "Activation") == ["kSigmoid", "kSoftmax"]
 
 
@@ -138,7 +139,7 @@ def test_a_term_is_encoded_in_the_order_of_its_fields():
     own = ints[spec.HEADER_INTS + spec.TERM_INTS :]
     found = {name: own[getattr(spec.TermInt, name)] for name in spec.names_of(spec.TermInt)}
     assert found == {
-        "KIND": spec.KINDS.index("tversky"), "WEIGHT_INDEX": 3, "REDUCTION": 1, "LOG_LOSS": 0, "SQUARED": 0, "L1": 0,
+        "KIND": spec.KINDS.index("tversky"), "WEIGHT_INDEX": 3, "REDUCTION": 1, "CURVE": 0, "SQUARED": 0, "L1": 0,
         "EMPTY": 1, "BATCH": 1, "K_NUM": 1, "K_DEN": 3, "VECTOR_BEGIN": 1, "VECTOR_LENGTH": 2,
     }  # fmt: skip
     own = floats[spec.TERM_FLOATS : 2 * spec.TERM_FLOATS]
@@ -157,7 +158,7 @@ def test_the_built_extension_is_of_this_source():
 
 CHANGED = {
     "kind": "bce", "weight": 2.0, "weight_index": 0, "reduction": "sum", "gamma": 3.0, "alpha": 0.1, "beta": 0.9,
-    "smooth": 1.0, "eps": 1e-3, "label_smoothing": 0.1, "k": Fraction(1, 3), "log_loss": True, "squared": True,
+    "smooth": 1.0, "eps": 1e-3, "label_smoothing": 0.1, "k": Fraction(1, 3), "curve": "root", "squared": True,
     "l1": True, "batch": False, "empty": "skip", "vector": (1.0, 2.0, 3.0), "classes": (0, 2),
     "margin": True,
 }  # fmt: skip

@@ -117,6 +117,7 @@ REPRS = {
     "CrossEntropyLoss('multiclass', class_weights=[1.0, 2.0], reduction='sum')": (
         fl.CrossEntropyLoss(class_weights=torch.tensor([1.0, 2.0]), reduction="sum")
     ),
+    "JaccardLoss('binary', gamma=0.5, curve='root')": fl.JaccardLoss("binary", curve="root", gamma=0.5),
     "DiceLoss('multilabel', smooth=1, log_loss=True, classes=[0, 2], soft='l1', backend='reference')": (
         fl.DiceLoss("multilabel", smooth=1.0, log_loss=True, classes=(2, 0), soft="l1", backend="reference")
     ),

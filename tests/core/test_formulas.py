@@ -178,6 +178,14 @@ def test_region_losses(mode, kind):
         _, _, _, p, t = parts(x, y)
         return (1 - 2 * torch.minimum(p, t).sum(1) / (p.sum(1) + t.sum(1))).mean()
 
+    def score(x, y):
+        i, p, t, *_ = parts(x, y)
+        return 2 * i / (p + t)
+
+    agree(fl.DiceLoss(mode, gamma=2.0), lambda x, y: ((1 - score(x, y)) ** 2).mean(), x, y)
+    agree(fl.DiceLoss(mode, curve="log_cosh"), lambda x, y: (1 - score(x, y)).cosh().log().mean(), x, y)
+    agree(fl.DiceLoss(mode, curve="root", gamma=0.5), lambda x, y: (1 - score(x, y).sqrt()).mean(), x, y)
+    agree(fl.DiceLoss(mode, curve="log", gamma=0.3), lambda x, y: ((-score(x, y).log()) ** 0.3).mean(), x, y)
     agree(fl.DiceLoss(mode), dice, x, y)
     agree(fl.DiceLoss(mode, smooth=3.0), smooth, x, y)
     agree(fl.DiceLoss(mode, squared=True), squared, x, y)

@@ -42,7 +42,8 @@ def test_a_constructor_describes_its_arguments(owner):
 @pytest.mark.parametrize("owner", FORMS.values(), ids=lambda owner: owner.__name__)
 def test_every_word_of_an_argument_is_taken(owner):
     """The words that editors offer are those that the checks allow."""
-    words = {"mode": "Mode", "reduction": "Reduction", "empty": "Empty", "soft": "Soft", "backend": "Backend"}
+    words = {"mode": "Mode", "reduction": "Reduction", "empty": "Empty", "soft": "Soft", "curve": "Curve"}
+    words |= {"backend": "Backend"}
     for argument, parameter in inspect.signature(owner).parameters.items():
         if argument in words:
             name = parameter.annotation.removesuffix(" | None")
@@ -55,6 +56,7 @@ def test_every_word_of_an_argument_is_taken(owner):
 def test_the_words_are_those_of_the_specs():
     assert get_args(_types.Mode) == spec.MODES and get_args(_types.Reduction) == spec.REDUCTIONS
     assert get_args(_types.Empty) == spec.EMPTY and get_args(_types.Backend) == backends.NAMES
+    assert get_args(_types.Curve) == spec.CURVES
     assert get_args(_types.Interpolation) == deep.INTERPOLATIONS
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from fastloss import _library
+from fastloss import _library, spec
 
 extension = _library.load()
 pytestmark = pytest.mark.skipif(extension is None, reason=f"no extension: {_library.reason()}")
@@ -125,12 +125,17 @@ SHAPES = [
     {"alpha": 1.0, "beta": 1.0, "smooth": 1.0},
     {"alpha": 0.3, "beta": 0.7, "gamma": 0.75},
     {"alpha": 1.5, "beta": 0.2, "gamma": 4 / 3, "smooth": 0.1},
-    {"alpha": 0.5, "beta": 0.5, "log_loss": True, "smooth": 1e-3},
+    {"alpha": 0.5, "beta": 0.5, "curve": "log", "smooth": 1e-3},
+    {"alpha": 0.5, "beta": 0.5, "curve": "log", "gamma": 0.3},
+    {"alpha": 0.7, "beta": 0.4, "curve": "log_cosh"},
+    {"alpha": 0.5, "beta": 0.5, "curve": "root", "gamma": 0.5},
+    {"alpha": 1.0, "beta": 1.0, "curve": "root", "gamma": 3.0, "smooth": 1.0},
 ]
+PLAIN = {"alpha": 0.5, "beta": 0.5, "gamma": 1.0, "smooth": 0.0, "eps": 1e-7, "curve": "power"}
 
 
-def region(sums, *, alpha, beta, gamma, smooth, eps, log_loss, squared, l1):
-    return terms.region_loss(sums, alpha, beta, gamma, smooth, eps, log_loss, squared, l1)
+def region(sums, *, curve, alpha, beta, gamma, smooth, eps, squared, l1):
+    return terms.region_loss(sums, alpha, beta, gamma, smooth, eps, spec.CURVES.index(curve), squared, l1)
 
 
 @pytest.mark.parametrize("squared,l1", list(itertools.product((False, True), repeat=2)))
@@ -138,7 +143,7 @@ def region(sums, *, alpha, beta, gamma, smooth, eps, log_loss, squared, l1):
 @pytest.mark.parametrize("sums", SUMS.values(), ids=SUMS)
 def test_region_loss(sums, settings, squared, l1):
     """Each derivative against a difference of the loss in that sum."""
-    given = {"gamma": 1.0, "smooth": 0.0, "eps": 1e-7, "log_loss": False, **settings, "squared": squared, "l1": l1}
+    given = {**PLAIN, **settings, "squared": squared, "l1": l1}
 
     def f(values):
         return region(values, **given)[0]
@@ -152,11 +157,31 @@ def test_region_loss(sums, settings, squared, l1):
 
 
 def test_region_loss_at_its_edges():
-    common = {"alpha": 0.5, "beta": 0.5, "smooth": 0.0, "eps": 1e-7, "squared": False, "l1": False}
+    common = {**PLAIN, "squared": False, "l1": False}
     perfect, empty = [9.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.0], [9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    loss, *slopes = region(perfect, gamma=0.5, log_loss=False, **common)
+    loss, *slopes = region(perfect, **common | {"gamma": 0.5})
     assert loss == 0.0 and slopes == [0.0] * 4  # no infinite slope where 1 - score is 0
-    loss, d_inter, d_pred, *_ = region(empty, gamma=1.0, log_loss=False, **common)
+    loss, d_inter, d_pred, *_ = region(empty, **common)
     assert loss == 1.0 and d_inter == pytest.approx(-1e7) and d_pred == 0.0  # the clamped denominator is a constant
-    loss, *slopes = region(empty, gamma=1.0, log_loss=True, **common)
+    loss, *slopes = region(empty, **common | {"curve": "log"})
     assert loss == pytest.approx(-math.log(1e-7)) and slopes == [0.0] * 4
+
+
+@pytest.mark.parametrize("gamma", (1e-3, 0.5, 1.0, 1.5, 50.0))
+@pytest.mark.parametrize("curve", spec.CURVES)
+def test_curves_at_the_ends_of_the_score(curve, gamma):
+    """Value by the formula, and no slope that is infinite: at 0, 1, beside them, and above 1 (soft labels, squared)."""
+    given = {**PLAIN, "curve": curve, "gamma": gamma, "squared": False, "l1": False}
+    for score in (0.0, 1e-300, 1e-9, 1e-6, 1 - 1e-15, 1.0, 1.5):
+        loss, *slopes = region([9.0, score, 1.0, 1.0, 1.0, 1.0, 0.0], **given)
+        kept, miss = max(score, 1e-7), max(1 - score, 0.0)
+        expected = {
+            "power": 1 - score if gamma == 1 else miss**gamma,
+            "log_cosh": math.log(math.cosh(1 - score)),
+            "root": 1 - kept**gamma,
+            "log": -math.log(kept) if gamma == 1 else max(-math.log(kept), 0.0) ** gamma,
+        }[curve]
+        assert loss == pytest.approx(expected, rel=1e-9, abs=1e-15), score
+        assert all(map(math.isfinite, slopes)), score
+    loss, *slopes = region([9.0, math.nan, 1.0, 1.0, 1.0, 1.0, 0.0], **given)
+    assert math.isnan(loss) and math.isnan(slopes[0])

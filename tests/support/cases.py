@@ -63,7 +63,11 @@ ROWS = [
     ("dice-classes", MANY, fl.DiceLoss, {"classes": [0, 2]}),
     ("dice-weights", MANY, fl.DiceLoss, {"class_weights": VECTOR}),
     ("dice-classes-weights", MANY, fl.DiceLoss, {"classes": [1, 2], "class_weights": VECTOR, "empty": "skip"}),
+    ("dice-log_cosh", MODES, fl.DiceLoss, {"curve": "log_cosh"}),
+    ("dice-root", MODES, fl.DiceLoss, {"curve": "root", "gamma": 0.5, "batch": False, "empty": "skip"}),
+    ("dice-exponential", MODES, fl.DiceLoss, {"curve": "log", "gamma": 0.3}),
     ("jaccard", MODES, fl.JaccardLoss, {}),
+    ("jaccard-gamma", MODES, fl.JaccardLoss, {"gamma": 2.0}),
     ("jaccard-log", MODES, fl.IoULoss, {"log_loss": True, "smooth": 0.1}),
     ("tversky", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7}),
     ("tversky-gamma", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 0.1}),
@@ -87,6 +91,7 @@ COMPOUNDS = {
             (1.0, fl.DiceLoss(m, squared=True, soft="l1", smooth=0.1)),
             (-0.3, fl.JaccardLoss(m, batch=False, empty="skip")),
             (0.6, fl.TverskyLoss(m, alpha=0.2, beta=0.9, gamma=1.3)),
+            (0.3, fl.TverskyLoss(m, alpha=0.7, curve="log_cosh")),
         )
     ),
 }

@@ -206,7 +206,7 @@ def case_values(stats: fl.Stats, case: Case) -> list[float]:
 
 def cancels(case: Case) -> bool:
     """Whether a logarithm is taken of sum p + sum y - sum |p - y|, of which no digit may be left below float64."""
-    return any([term.l1 and term.log_loss for term in case.loss.spec.terms])
+    return any([term.l1 and term.curve == "log" for term in case.loss.spec.terms])
 
 
 def own_error(case: Case, upstream: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import torch
 from cases import DTYPES, INTEGERS, MODES
 
 import fastloss as fl
+from fastloss.spec import CURVES
 
 SPECIAL = (0.0, -0.0, 1e-3, 1e-6, -20.0, 20.0, 88.0, -104.0, 710.0, -1e4, 6e4)
 ENDS = (torch.inf, -torch.inf, torch.nan)
@@ -62,7 +63,7 @@ def region(r: random.Random, mode: str, channels: int) -> dict:
     smooth = r.choice((0.0, 0.0, 1e-5, 1.0))
     rules = ["zero", "skip"] + ["score"] * (smooth > 0)
     found = {
-        "smooth": smooth, "eps": r.choice((1e-7, 1e-3)), "log_loss": r.random() < 0.2, "squared": r.random() < 0.25,
+        "smooth": smooth, "eps": r.choice((1e-7, 1e-3)), "curve": r.choice(CURVES), "squared": r.random() < 0.25,
         "soft": r.choice(("product", "product", "l1")), "batch": batch, "empty": r.choice(rules),
     }  # fmt: skip
     if mode != "binary":
@@ -91,10 +92,9 @@ def term(r: random.Random, mode: str, channels: int, ignore: int | None) -> fl.c
     settings = region(r, mode, channels) | common
     if kind == "tversky":
         settings |= {"alpha": r.choice((0.0, 0.3, 1.5)), "beta": r.choice((0.0, 0.7, 1.0))}
-        if not settings["log_loss"]:
-            settings["gamma"] = r.choice((0.75, 1.0, 1.5, 2.0))
-        return fl.TverskyLoss(mode, **settings)
-    return (fl.DiceLoss if kind == "dice" else fl.JaccardLoss)(mode, **settings)
+    if settings["curve"] != "log_cosh":
+        settings["gamma"] = r.choice((0.75, 1.0, 1.0, 1.5, 2.0))
+    return {"dice": fl.DiceLoss, "jaccard": fl.JaccardLoss, "tversky": fl.TverskyLoss}[kind](mode, **settings)
 
 
 def compound(r: random.Random, mode: str, channels: int, ignore: int | None) -> fl.compound.Criterion:

@@ -111,7 +111,7 @@ class _RegionLoss(CompatLoss):
             beta=self._weights[1],
             smooth=float(self.smooth),
             eps=float(self.eps),
-            log_loss=bool(self.log_loss),
+            curve="log" if self.log_loss else "power",
             l1=soft and self.mode != "multiclass",
             vector=shares,
         )

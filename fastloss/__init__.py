@@ -9,6 +9,7 @@ from .deep import DeepSupervisionLoss
 from .explanation import explain
 from .head import HeadLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
+from .overlap import GeneralizedDiceLoss, MCCLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
 from .stats import Stats
@@ -22,10 +23,12 @@ __all__ = [
     "DeepSupervisionLoss",
     "DiceLoss",
     "FocalLoss",
+    "GeneralizedDiceLoss",
     "HeadLoss",
     "IoULoss",
     "JaccardLoss",
     "LossSchedule",
+    "MCCLoss",
     "NotFusable",
     "Stats",
     "TopKLoss",

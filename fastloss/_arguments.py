@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from .backends import check_name
-from .spec import MODES, REDUCTIONS
+from .spec import EMPTY, MODES, REDUCTIONS
 
 
 def mode(value: Any, allowed: tuple[str, ...] = MODES, hint: str = "") -> str:
@@ -103,6 +103,30 @@ def classes(value: Any) -> tuple[int, ...] | None:
     if not values or min(values) < 0 or len(set(values)) != len(values):
         raise ValueError(f"classes must be distinct channel numbers from 0, at least one, got {value!r}.")
     return tuple(sorted(map(int, values)))
+
+
+def grouping(
+    mode_name: str, channels: Any, class_weights: Any, batch: Any, empty: Any, rules: tuple[str, ...] = EMPTY
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a region loss goes from classes and samples to one number: fields of its term, and what its repr shows."""
+    if mode(mode_name) == "binary" and (channels is not None or class_weights is not None):
+        name = "classes" if channels is not None else "class_weights"
+        raise ValueError(f"{name} needs mode 'multilabel' or 'multiclass', got 'binary', which has one channel.")
+    if not flag("batch", batch) and empty is None:
+        words = ", ".join([repr(rule) for rule in rules[:-1]]) + f" or {rules[-1]!r}"
+        raise ValueError(
+            f"empty must be {words} with batch=False, got None; there is no default, because single samples often lack "
+            "a class and libraries disagree about it."
+        )
+    rule = choice("empty", "zero" if empty is None else empty, rules)
+    chosen, weights = classes(channels), vector("class_weights", class_weights)
+    shown = {
+        "classes": None if chosen is None else list(chosen),
+        "class_weights": list(weights) or None,
+        "batch": None if batch else False,
+        "empty": repr(rule) if rule != "zero" or not batch else None,
+    }
+    return {"classes": chosen, "vector": weights, "batch": batch, "empty": rule}, shown
 
 
 def pairs(name: str, value: Any, what: str) -> list[tuple[Any, Any]]:

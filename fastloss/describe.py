@@ -74,7 +74,7 @@ def describe(
         path = "generic"
         if group is not None:
             reasons.append("process_group: the sums of all processes are added up before the loss is made of them")
-        elif weights:
+        elif any([w.requires_grad for w in weights]):
             reasons.append("a weight tensor requires a gradient")
         else:
             reasons.append("the loss is another function of the sums than the kernels know")

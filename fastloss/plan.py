@@ -127,7 +127,7 @@ class Plan:
         if self.elementwise:
             return "elementwise"
         learns = torch.is_grad_enabled() and any([w.requires_grad for w in weights])
-        return "sums" if learns or self.group is not None else "loss"
+        return "sums" if learns or self.group is not None or self.spec.summed else "loss"
 
     def note(
         self,

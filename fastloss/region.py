@@ -8,7 +8,7 @@ from typing import Any
 from . import _arguments as check
 from ._types import Backend, Curve, Empty, Mode, Soft, Vector
 from .losses import SingleLoss
-from .spec import CURVES, EMPTY, Term
+from .spec import CURVES, Term
 
 
 class TverskyLoss(SingleLoss):
@@ -216,11 +216,8 @@ def _region(
     empty: str | None,
     **tversky: Any,
 ) -> tuple[Term, dict[str, Any]]:
-    """The term of a region loss, and what its repr shows."""
+    """The term of a Tversky loss, and what its repr shows."""
     check.mode(mode)
-    if mode == "binary" and (classes is not None or class_weights is not None):
-        name = "classes" if classes is not None else "class_weights"
-        raise ValueError(f"{name} needs mode 'multilabel' or 'multiclass', got 'binary', which has one channel.")
     gamma = check.number("gamma", gamma, 0.0, open_low=True)
     curve = check.choice("curve", curve, CURVES)
     for name, value, plain in (("gamma", gamma, 1.0), ("curve", curve, "power")):
@@ -229,13 +226,8 @@ def _region(
     if curve == "log_cosh" and gamma != 1.0:
         raise ValueError(f"gamma cannot be combined with curve='log_cosh', which has no exponent, got {gamma}.")
     smooth = check.number("smooth", smooth, 0.0)
-    if not check.flag("batch", batch) and empty is None:
-        raise ValueError(
-            "empty must be 'zero', 'skip' or 'score' with batch=False, got None; there is no default, because single "
-            "samples often lack a class and libraries disagree about it."
-        )
-    empty = check.choice("empty", "zero" if empty is None else empty, EMPTY)
-    if empty == "score" and smooth == 0.0:
+    grouped, shown_group = check.grouping(mode, classes, class_weights, batch, empty)
+    if grouped["empty"] == "score" and smooth == 0.0:
         raise ValueError("empty='score' needs smooth > 0, got smooth=0.0, which leaves 0/0 for an absent class.")
     term = Term(
         "tversky",
@@ -243,12 +235,9 @@ def _region(
         eps=check.number("eps", eps, 0.0, open_low=True),
         gamma=gamma,
         curve="log" if log_loss else curve,
-        classes=check.classes(classes),
-        vector=check.vector("class_weights", class_weights),
         squared=check.flag("squared", squared),
         l1=check.choice("soft", soft, ("product", "l1")) == "l1",
-        batch=batch,
-        empty=empty,
+        **grouped,
         **tversky,
     )
     shown = {
@@ -257,11 +246,8 @@ def _region(
         "smooth": f"{smooth:g}" if smooth else None,
         "eps": f"{term.eps:g}" if term.eps != 1e-7 else None,
         "log_loss": log_loss or None,
-        "classes": None if term.classes is None else list(term.classes),
-        "class_weights": list(term.vector) or None,
+        **shown_group,
         "squared": term.squared or None,
         "soft": "'l1'" if term.l1 else None,
-        "batch": None if batch else False,
-        "empty": repr(empty) if empty != "zero" or not batch else None,
     }
     return term, shown

@@ -17,8 +17,10 @@ from typing import NamedTuple
 ENCODING_VERSION = 2
 MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
-KINDS = ("bce", "ce", "focal", "topk", "tversky")
-REGION_KINDS = ("tversky",)  # functions of the sums of a class; the others are pointwise
+KINDS = ("bce", "ce", "focal", "topk", "tversky")  # those that kernels know
+# Region kinds that PyTorch finishes (reference/overlap.py): to the kernels they are a Tversky term, of the same sums.
+SUMMED_KINDS = ("mcc", "generalized_dice")
+REGION_KINDS = ("tversky", *SUMMED_KINDS)  # functions of the sums of a class; the others are pointwise
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = ("zero", "skip", "score")
 CURVES = ("power", "log_cosh", "root", "log")  # what becomes of the score of a region term
@@ -99,7 +101,7 @@ def names_of(layout: type) -> list[str]:
 FIXED_SUMS, AUX_COLUMNS = len(names_of(SumColumn)), len(names_of(AuxColumn))
 HEADER_INTS, TERM_INTS, TERM_FLOATS = len(names_of(Header)), len(names_of(TermInt)), len(names_of(TermFloat))
 COUNTS = 4  # tp, fp, fn, tn
-_REGION_CODES = tuple([KINDS.index(kind) for kind in REGION_KINDS])
+_REGION_CODES = (KINDS.index("tversky"),)
 
 
 class Layout(NamedTuple):
@@ -162,6 +164,11 @@ class Term:
     def region(self) -> bool:
         return self.kind in REGION_KINDS
 
+    @property
+    def summed(self) -> bool:
+        """Whether the kernels make its sums only."""
+        return self.kind in SUMMED_KINDS
+
     def weighted(self, weight: float, weight_index: int = -1) -> Term:
         return replace(self, weight=float(weight), weight_index=weight_index)
 
@@ -189,6 +196,11 @@ class Spec:
     def per_sample(self) -> bool:
         """Whether some term needs the sums of each sample apart."""
         return any([not term.batch for term in self.terms])
+
+    @property
+    def summed(self) -> bool:
+        """Whether PyTorch finishes some term."""
+        return any([term.summed for term in self.terms])
 
     @property
     def elementwise(self) -> bool:
@@ -222,7 +234,7 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
     pool: list[float] = []
     for t in spec.terms:
         vector = t.per_class(channels)
-        ints += [KINDS.index(t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
+        ints += [KINDS.index("tversky" if t.summed else t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
         ints += [CURVES.index(t.curve), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
         ints += [len(pool), len(vector)]
         floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, float(t.margin)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..spec import SumColumn, Term
+from . import overlap
 
 
 def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ def class_loss(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
     present = target.detach() != 0
     if term.squared:
         pred, target = sums[..., SumColumn.PRED_SQ], sums[..., SumColumn.TARGET_SQ]
-    loss = region_loss(tversky_score(tp, pred - tp, target - tp, term), term)
+    by_class = overlap.BY_CLASS.get(term.kind)
+    loss = by_class(sums, term) if by_class else region_loss(tversky_score(tp, pred - tp, target - tp, term), term)
     counts = present if term.empty == "skip" else torch.ones_like(present)
     scored = (sums[..., SumColumn.VALID].detach() > 0) if term.empty == "score" else present
     loss = torch.where(scored, loss, torch.zeros_like(loss))
@@ -55,6 +57,8 @@ def class_loss(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
 
 def region_term(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
     """(sum over groups of the class mean, number of groups that count), 0-d each, from sums [G, C, FIXED_SUMS + T]."""
+    if term.kind == "generalized_dice":
+        return pooled_classes(sums, term)
     loss, counts = class_loss(sums, term)
     weights = torch.ones_like(loss)
     vector = term.per_class(loss.shape[1])
@@ -66,3 +70,15 @@ def region_term(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
     used = total > 0
     mean = (weights * loss).sum(1) / torch.where(used, total, torch.ones_like(total))
     return mean.sum(), used.sum().to(loss.dtype)
+
+
+def pooled_classes(sums: Tensor, term: Term) -> tuple[Tensor, Tensor]:
+    """The same for a term that is one function of all classes of a group."""
+    present = sums[..., SumColumn.TARGET].detach() != 0
+    vector = term.per_class(sums.shape[1])
+    used = (constants(vector, sums) != 0).expand_as(present) if vector else torch.ones_like(present)
+    some = (present & used).any(1)
+    loss = overlap.generalized_dice(sums, term, used)
+    loss = torch.where(some, loss, torch.zeros_like(loss))
+    counts = some if term.empty == "skip" else torch.ones_like(some)
+    return loss.sum(), counts.sum().to(loss.dtype)

@@ -11,7 +11,7 @@ import torch
 from cases import LOSSES, build
 
 from fastloss import _interpolation, _library, _registry, describe, spec
-from fastloss.reference import activation, label, pointwise, region, topk
+from fastloss.reference import activation, label, overlap, pointwise, region, topk
 
 ROOT = Path(__file__).resolve().parents[2]
 MATH = ROOT / "csrc" / "math"
@@ -72,7 +72,7 @@ def test_the_other_functions_have_a_mirror(header, module):
         assert any(f == name or f.startswith(f"{name}_") for f in functions(header)), f"{name} is not in {header}"
         assert name in public(module), f"{name} is not in {module.__name__}"
     listed = {name for (_, m), names in MIRRORED.items() if m is module for name in names}
-    inner = {"class_loss", "constants"}  # steps of region_term that C++ takes inline
+    inner = {"class_loss", "constants", "pooled_classes"}  # steps of region_term that C++ takes inline, or never
     assert public(module) <= listed | inner, "a function of the reference that this table does not know"
 
 
@@ -179,7 +179,12 @@ def test_every_field_of_a_term_is_encoded():
 
 def test_every_kind_is_among_the_tested_losses():
     tested = {term.kind for name in LOSSES for term in build(name).spec.terms}
-    assert tested == set(spec.KINDS)
+    assert tested == {*spec.KINDS, *spec.SUMMED_KINDS}
+
+
+def test_every_summed_kind_has_its_function():
+    assert {*overlap.BY_CLASS, "generalized_dice"} == set(spec.SUMMED_KINDS)
+    assert not {*spec.KINDS} & {*spec.SUMMED_KINDS}
 
 
 def test_every_backend_of_the_ops_table_has_all_ops():

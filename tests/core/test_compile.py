@@ -13,7 +13,7 @@ from fastloss import functional
 from fastloss.compat.torch import sigmoid_focal_loss
 
 pytestmark = pytest.mark.compile
-NAMES = [f"{m}:{n}" for m in MODES for n in ("dice", "focal-1.5", "topk", "everything")]
+NAMES = [f"{m}:{n}" for m in MODES for n in ("dice", "focal-1.5", "topk", "everything", "mcc+focal")]
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,11 @@ LOSSES = {
     "dice-sample-zero": lambda m, g, **k: fl.DiceLoss(m, batch=False, empty="zero", process_group=g, **k),
     "jaccard": lambda m, g, **k: fl.JaccardLoss(m, squared=True, soft="l1", process_group=g, **k),
     "tversky": lambda m, g, **k: fl.TverskyLoss(m, alpha=0.3, beta=0.7, gamma=0.75, process_group=g, **k),
+    "mcc+generalized": lambda m, g, **k: (
+        fl.MCCLoss(m, process_group=g, **k)
+        + fl.GeneralizedDiceLoss(m, batch=False, empty="skip", process_group=g, **k)
+        + 0.5 * fl.DiceLoss(m, process_group=g, **k)
+    ),
     "dice+crossentropy": lambda m, g, **k: fl.DiceLoss(m, process_group=g, **k) + 0.5 * crossentropy(m, **k),
     "everything": lambda m, g, **k: (
         torch.tensor(0.5) * fl.TverskyLoss(m, alpha=0.3, beta=0.7, gamma=1.5, process_group=g, **k)

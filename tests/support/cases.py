@@ -73,9 +73,18 @@ ROWS = [
     ("tversky-gamma", MODES, fl.TverskyLoss, {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "smooth": 0.1}),
     ("unified", CLASSES, fl.UnifiedFocalLoss, {"num_classes": 3}),
     ("unified-symmetric", CLASSES, fl.UnifiedFocalLoss, {"num_classes": 3, "asymmetric": False, "weight": 0.3}),
+    ("mcc", MODES, fl.MCCLoss, {}),
+    ("mcc-sample", MODES, fl.MCCLoss, {"smooth": 1.0, "batch": False, "empty": "skip"}),
+    ("mcc-classes", MANY, fl.MCCLoss, {"class_weights": VECTOR, "classes": [0, 2], "empty": "score"}),
+    ("generalized", MODES, fl.GeneralizedDiceLoss, {}),
+    ("generalized-sample", MODES, fl.GeneralizedDiceLoss, {"batch": False, "empty": "score", "smooth": 5e-6}),
+    ("generalized-simple", MANY, fl.GeneralizedDiceLoss, {"weighting": "simple", "classes": [1, 2], "empty": "skip"}),
     ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "gamma": 1.5, "batch": False, "empty": "skip"}),
 ]
 COMPOUNDS = {
+    "mcc+focal": lambda m: (
+        fl.MCCLoss(m, batch=False, empty="zero") + 0.3 * fl.FocalLoss(m) - fl.GeneralizedDiceLoss(m) / 2
+    ),
     "dice+focal": lambda m: 0.5 * fl.DiceLoss(m) + 0.5 * fl.FocalLoss(m, gamma=2.0),
     "tversky+crossentropy": lambda m: fl.TverskyLoss(m, alpha=0.3, beta=0.7) + crossentropy(m),
     "iou+topk": lambda m: fl.IoULoss(m) + fl.TopKLoss(m, k=0.6),
@@ -164,8 +173,10 @@ FORMS = {
     "cross_entropy_loss": fl.CrossEntropyLoss,
     "dice_loss": fl.DiceLoss,
     "focal_loss": fl.FocalLoss,
+    "generalized_dice_loss": fl.GeneralizedDiceLoss,
     "iou_loss": fl.IoULoss,
     "jaccard_loss": fl.JaccardLoss,
+    "mcc_loss": fl.MCCLoss,
     "topk_loss": fl.TopKLoss,
     "tversky_loss": fl.TverskyLoss,
     "unified_focal_loss": fl.UnifiedFocalLoss,

@@ -1,0 +1,223 @@
+"""Region losses that PyTorch finishes: against formulas written out here, at the ends of the numbers, and in every
+way that a loss is called."""
+
+import pytest
+import torch
+from cases import DEVICES, DTYPES, MANY, MODES, SHAPES, logits, run, target
+from tolerances import assert_value, assert_vector
+
+import fastloss as fl
+
+LOSSES = {
+    "mcc": fl.MCCLoss,
+    "generalized": fl.GeneralizedDiceLoss,
+}
+
+
+def parts(mode, x, y):
+    """p and y, [N, C, pixels] each."""
+    p = torch.softmax(x, 1) if mode == "multiclass" else torch.sigmoid(x)
+    if mode == "multiclass" and not y.is_floating_point():
+        y = torch.nn.functional.one_hot(y, x.shape[1]).movedim(-1, 1)
+    return p.flatten(2), y.to(p.dtype).flatten(2)
+
+
+def mcc(p, y, s=1e-5):
+    tp, tn, fp, fn = [t.sum() + s for t in (p * y, (1 - p) * (1 - y), p * (1 - y), (1 - p) * y)]
+    return 1 - (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
+
+
+def each_class(formula, mode, **settings):
+    """The mean over classes of a formula of p and y of one class."""
+
+    def whole(x, y):
+        p, t = parts(mode, x, y)
+        return torch.stack([formula(p[:, c], t[:, c], **settings) for c in range(p.shape[1])]).mean()
+
+    return whole
+
+
+def generalized(mode, power, smooth=0.0, classes=None, infinite=False):
+    def whole(x, y):
+        p, t = [v if classes is None else v[:, classes] for v in parts(mode, x, y)]
+        sizes = t.sum((0, 2))
+        largest = max(float(size) ** -power for size in sizes if size > 0)
+        weights = [float(size) ** -power if size > 0 else largest * infinite for size in sizes]
+        above = sum(w * (p[:, c] * t[:, c]).sum() for c, w in enumerate(weights))
+        below = sum(w * (p[:, c] + t[:, c]).sum() for c, w in enumerate(weights))
+        return 1 - (2 * above + 2 * smooth) / (below + 2 * smooth)
+
+    return whole
+
+
+def agree(loss, formula, x, y, backend):
+    x = x.double()
+    given = x.clone().requires_grad_()
+    expected = formula(given, y)
+    (expected_grad,) = torch.autograd.grad(expected, given)
+    value, grad = run(loss, x, y, backend)
+    assert_value(value, expected.detach(), torch.float64)
+    assert_vector(grad, expected_grad, torch.float64)
+
+
+@pytest.mark.parametrize("kind", ("hard", "soft"))
+@pytest.mark.parametrize("mode", MODES)
+def test_formulas(mode, kind, backend):
+    x = logits(SHAPES[mode])
+    y = target(mode, x.shape, torch.int64 if kind == "hard" else "probabilities" if mode == "multiclass" else "soft")
+    agree(fl.MCCLoss(mode), each_class(mcc, mode), x, y, backend)
+    agree(fl.MCCLoss(mode, smooth=2.0), each_class(mcc, mode, s=2.0), x, y, backend)
+    for word, power in (("square", 2), ("simple", 1), ("uniform", 0)):
+        loss = fl.GeneralizedDiceLoss(mode, weighting=word, smooth=0.1)
+        agree(loss, generalized(mode, power, 0.1), x, y, backend)
+
+
+@pytest.mark.parametrize("mode", MANY)
+def test_a_class_without_target_in_generalized_dice(mode, backend):
+    x, y = logits(SHAPES[mode]), target(mode, SHAPES[mode])
+    y[y == 2] = 1
+    if mode == "multilabel":
+        y[:, 2] = 0
+    for empty, infinite in (("zero", False), ("skip", False), ("score", True)):
+        agree(fl.GeneralizedDiceLoss(mode, empty=empty), generalized(mode, 2, 0, None, infinite), x, y, backend)
+    loss = fl.GeneralizedDiceLoss(mode, classes=[0, 2], empty="score")
+    agree(loss, generalized(mode, 2, 0, [0, 2], True), x, y, backend)
+
+
+@pytest.mark.parametrize(
+    "settings", ({}, {"batch": False, "empty": "zero"}, {"batch": False, "empty": "skip"}), ids=str
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_input_gives_nan(name, mode, dtype, settings, backend):
+    """Nothing valid, no target pixel, only target pixels, one pixel, and logits at which p is 0 or 1."""
+    loss = LOSSES[name](mode, **settings)
+    shape = (2, SHAPES[mode][1], 3, 5)
+    x, y = logits(shape, dtype), target(mode, shape)
+    far = torch.where(x > 0, 1e4, -1e4).to(dtype)
+    for logit in (x, far):
+        for label in (y, torch.zeros_like(y), torch.ones_like(y)):
+            for mask in (None, torch.zeros(2, 3, 5, dtype=torch.bool)):
+                value, grad = run(loss, logit, label, backend, mask)
+                assert value.isfinite() and grad.isfinite().all(), (label.float().mean(), mask)
+                if mask is not None:
+                    assert value == 0 and not grad.any()
+        value, grad = run(loss, logit[:1, :, :1, :1], y[:1, ..., :1, :1], backend)
+        assert value.isfinite() and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_elements_are_left_out(name, mode, backend):
+    """As if they were not there; what they hold does not matter."""
+    x, y = logits(SHAPES[mode], torch.float64), target(mode, SHAPES[mode])
+    gone = torch.zeros(y.shape, dtype=torch.bool)
+    gone[..., 5:] = True
+    ignored = y.masked_fill(gone, 255)
+    loss, masked = LOSSES[name](mode, ignore_index=255), LOSSES[name](mode)
+    expected = run(masked, x[..., :5], y[..., :5], backend)
+    x[..., 5:] = torch.nan
+    value, grad = run(loss, x, ignored, backend)
+    assert_value(value, expected[0], torch.float64)
+    assert_vector(grad[..., :5], expected[1], torch.float64)
+    assert not grad[..., 5:].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_out_of_range_is_an_error_or_nan(name, backend):
+    x, y = logits(SHAPES["multiclass"]), target("multiclass", SHAPES["multiclass"])
+    y[0, 0, 0] = 3
+    with pytest.raises((ValueError, RuntimeError), match="3"):
+        loss = run(LOSSES[name]("multiclass"), x, y, backend)[0]
+        raise ValueError("3 is NaN" if loss.isnan() else f"no word of the class {loss}")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_double_backward_is_refused_in_one_sentence(name, backend):
+    if backend == "reference":
+        return
+    x, y = [t.to(DEVICES[backend]) for t in (logits(SHAPES["binary"]), target("binary", SHAPES["binary"]))]
+    x.requires_grad_()
+    with fl.backends.use(backend):
+        (grad,) = torch.autograd.grad(LOSSES[name]("binary")(x, y), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_in_bands_and_in_pyramids(name, backend):
+    """UpsampledLoss, HeadLoss and DeepSupervisionLoss, alone and in a sum."""
+    mode = "multiclass"
+    device = DEVICES[backend]
+    low, y = logits((2, 3, 4, 5), torch.float64).to(device), target(mode, (2, 3, 12, 10)).to(device)
+    for loss in (LOSSES[name](mode), LOSSES[name](mode) + 0.5 * fl.CrossEntropyLoss() - fl.DiceLoss(mode) / 3):
+        x = low.clone().requires_grad_()
+        high = torch.nn.functional.interpolate(x, (12, 10), mode="bilinear", align_corners=False)
+        with fl.backends.use(backend):
+            expected = loss(high, y)
+            found = fl.UpsampledLoss(loss, band_bytes=512)(x, y)
+            whole, banded = [torch.autograd.grad(value, x)[0] for value in (expected, found)]
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(banded, whole)
+            head = torch.nn.Conv2d(2, 3, 1, device=device).double()
+            features = torch.randn(2, 2, 12, 10, dtype=torch.float64, device=device)
+            torch.testing.assert_close(fl.HeadLoss(head, loss, band_bytes=512)(features, y), loss(head(features), y))
+            pyramid = [high.detach(), high.detach()[..., ::2, ::2].contiguous()]
+            deep = fl.DeepSupervisionLoss(loss, weights=[1.0, 0.5])(pyramid, y)
+            levels = [loss(pyramid[0], y), loss(pyramid[1], y[:, 1::2, 1::2])]  # nearest-exact
+            torch.testing.assert_close(deep, levels[0] + 0.5 * levels[1])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_statistics_weights_and_schedules(name, backend):
+    mode = "multilabel"
+    device = DEVICES[backend]
+    x, y = logits(SHAPES[mode]).to(device).requires_grad_(), target(mode, SHAPES[mode]).to(device)
+    with fl.backends.use(backend):
+        plain = LOSSES[name](mode)
+        value, stats = plain.with_stats(x, y)
+        assert torch.equal(value, plain(x, y)) and list(stats.terms) == [plain._parts[0].name]
+        torch.testing.assert_close(stats.counts, fl.functional.stats(x, y, mode).counts)
+        weight = torch.nn.Parameter(torch.tensor(0.7, device=device))
+        total = (weight * plain + fl.DiceLoss(mode))(x, y)
+        total.backward()
+        torch.testing.assert_close(weight.grad, value.detach())
+        schedule = fl.LossSchedule.linear(plain, fl.FocalLoss(mode), 0, 4)
+        schedule.step(1)
+        torch.testing.assert_close(schedule(x, y), 0.75 * value + 0.25 * fl.FocalLoss(mode)(x, y))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_explain_says_that_pytorch_finishes(name, backend):
+    x, y = [t.to(DEVICES[backend]) for t in (logits(SHAPES["binary"]), target("binary", SHAPES["binary"]))]
+    with fl.backends.use(backend):
+        said = (LOSSES[name]("binary") * torch.tensor(2.0, device=x.device)).explain(x, y)
+    if backend != "reference":
+        assert said.path == "generic" and "another function of the sums" in str(said)
+
+
+def test_mcc_is_that_of_smp():
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    x, y = logits(SHAPES["binary"], torch.float64).requires_grad_(), target("binary", SHAPES["binary"])
+    ours, theirs = fl.MCCLoss()(x, y), smp.losses.MCCLoss()(x.sigmoid(), y)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*[torch.autograd.grad(value, x)[0] for value in (ours, theirs)])
+
+
+@pytest.mark.parametrize("batch", (True, False), ids=("pooled", "per sample"))
+@pytest.mark.parametrize("word", ("square", "simple", "uniform"))
+@pytest.mark.parametrize("mode", MANY)
+def test_generalized_dice_is_that_of_monai(mode, word, batch):
+    """With an absent class, which gets the largest weight of the others."""
+    monai = pytest.importorskip("monai.losses")
+    x, y = logits(SHAPES[mode], torch.float64).requires_grad_(), target(mode, SHAPES[mode])
+    loss = monai.GeneralizedDiceLoss(
+        w_type=word, batch=batch, to_onehot_y=mode == "multiclass",
+        softmax=mode == "multiclass", sigmoid=mode != "multiclass",
+    )  # fmt: skip
+    theirs = loss(x, (y[:, None] if mode == "multiclass" else y).double())
+    ours = fl.GeneralizedDiceLoss(mode, weighting=word, batch=batch, empty="score", smooth=5e-6)(x, y)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    grads = [torch.autograd.grad(value, x)[0] for value in (ours, theirs)]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-8)

@@ -9,7 +9,7 @@ from .deep import DeepSupervisionLoss
 from .explanation import explain
 from .head import HeadLoss
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
-from .overlap import GeneralizedDiceLoss, MCCLoss
+from .overlap import BoundaryDoULoss, GeneralizedDiceLoss, MCCLoss, TvMFDiceLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
 from .stats import Stats
@@ -18,6 +18,7 @@ from .upsampled import UpsampledLoss
 
 __all__ = [
     "BCEWithLogitsLoss",
+    "BoundaryDoULoss",
     "CompoundLoss",
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
@@ -32,6 +33,7 @@ __all__ = [
     "NotFusable",
     "Stats",
     "TopKLoss",
+    "TvMFDiceLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",
     "UpsampledLoss",

@@ -129,6 +129,11 @@ def grouping(
     return {"classes": chosen, "vector": weights, "batch": batch, "empty": rule}, shown
 
 
+def scored(empty: str, smooth: float) -> None:
+    if empty == "score" and smooth == 0.0:
+        raise ValueError("empty='score' needs smooth > 0, got smooth=0.0, which leaves 0/0 for an absent class.")
+
+
 def pairs(name: str, value: Any, what: str) -> list[tuple[Any, Any]]:
     """At least one pair, from a list or anything else that has an order."""
     if isinstance(value, Mapping | Set | str) or not isinstance(value, Iterable):

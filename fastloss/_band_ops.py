@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from . import _upsampled_cpu, backends, distributed, validate
+from . import _upsampled_cpu, backends, distributed, reference, validate
 from ._modes import hidden, transformed
 from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
@@ -292,6 +292,7 @@ def run(
         sums, aux = _Sums.apply(job, (y, mask, pixel_weight), [w.detach() for w in weights], *made.parts)
     else:
         sums, aux = _sums(made.parts, job.how, y, mask, pixel_weight, *job[1:])
+    sums = reference.add_label_columns(ready.spec, sums, x, y, mask)
     loss, values = distributed.finish(ready.spec, x, sums, aux, weights, ready.group)
     counts = None
     if want_stats:

@@ -13,6 +13,7 @@ SoftmaxMode = Literal["multiclass"]
 Reduction = Literal["mean", "sum", "none"]
 ScalarReduction = Literal["mean", "sum"]
 Empty = Literal["zero", "skip", "score"]
+PlainEmpty = Literal["zero", "skip"]  # of Empty, where an absent class has no score
 Soft = Literal["product", "l1"]
 Weighting = Literal["square", "simple", "uniform"]
 Curve = Literal["power", "log_cosh", "root", "log"]

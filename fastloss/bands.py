@@ -17,8 +17,7 @@ from torch import Tensor
 from . import _band_topk as topk
 from . import _ops, distributed, reference
 from ._sources import Band, Source
-from .reference.inputs import per_pixel, select, signed
-from .reference.region import constants
+from .reference.inputs import constants, per_pixel, select, signed
 from .spec import AUX_COLUMNS, FIXED_SUMS, WANT_GRAD, AuxColumn, Spec, encode
 
 

@@ -12,28 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from . import _arguments as check
-from . import losses, overlap, region
+from . import losses, region
 from ._forms import form_of
 from ._functional import unified_focal_loss
-from ._types import (
-    Backend,
-    Curve,
-    Empty,
-    Mode,
-    Reduction,
-    ScalarReduction,
-    SigmoidMode,
-    Soft,
-    SoftmaxMode,
-    Vector,
-    Weighting,
-)
+from ._functional_overlap import boundary_dou_loss, generalized_dice_loss, mcc_loss, tvmf_dice_loss
+from ._types import Backend, Curve, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
 from .plan import plan
 from .spec import Spec
 from .stats import Stats
 
 __all__ = [
     "bce_with_logits_loss",
+    "boundary_dou_loss",
     "cross_entropy_loss",
     "dice_loss",
     "focal_loss",
@@ -44,6 +34,7 @@ __all__ = [
     "stats",
     "topk_loss",
     "tversky_loss",
+    "tvmf_dice_loss",
     "unified_focal_loss",
 ]
 
@@ -231,55 +222,6 @@ def jaccard_loss(
 
 
 iou_loss = jaccard_loss
-
-
-@form_of(overlap.MCCLoss)
-def mcc_loss(
-    x: Tensor,
-    y: Tensor,
-    mode: Mode = "binary",
-    *,
-    mask: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    smooth: float = 1e-5,
-    classes: Sequence[int] | None = None,
-    class_weights: Vector | None = None,
-    batch: bool = True,
-    empty: Empty | None = None,
-    ignore_index: int | None = None,
-    process_group: Any = None,
-    backend: Backend | None = None,
-) -> Tensor:
-    """Return 1 - Matthews' correlation, 0-d, of logits x [N, C, *S] and a target y that fits `mode`.
-
-    The mean over classes, each against the rest. Arguments and errors: see `fastloss.MCCLoss` and its call.
-    """
-    ...
-
-
-@form_of(overlap.GeneralizedDiceLoss)
-def generalized_dice_loss(
-    x: Tensor,
-    y: Tensor,
-    mode: Mode = "binary",
-    *,
-    mask: Tensor | None = None,
-    pixel_weight: Tensor | None = None,
-    weighting: Weighting = "square",
-    smooth: float = 0.0,
-    classes: Sequence[int] | None = None,
-    batch: bool = True,
-    empty: Empty | None = None,
-    ignore_index: int | None = None,
-    process_group: Any = None,
-    backend: Backend | None = None,
-) -> Tensor:
-    """Return the generalised Dice loss, 0-d, of logits x [N, C, *S] and a target y that fits `mode`.
-
-    1 - 2 sum_c w_c TP_c / sum_c w_c (sum p + sum y) with w_c = 1 / (sum y)^2. Arguments and errors: see
-    `fastloss.GeneralizedDiceLoss` and its call.
-    """
-    ...
 
 
 def stats(

@@ -116,6 +116,7 @@ class Plan:
         if self.elements is not None:
             elements = _ops.elementwise(backend, *self.elements.encode(x.shape[1]), x, y, mask, pixel_weight)
             sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
+        sums = reference.add_label_columns(spec, sums, x, y, mask)
         loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         counts = _ops.counts(backend, spec, x, y, mask, threshold) if want_stats else None
         return loss, values, counts
@@ -208,6 +209,7 @@ class Plan:
         if self.elements is not None:
             elements = reference.elementwise(self.elements, x, y, mask, pixel_weight)
             sums, aux = self._put_topk(x, y, mask, sums, aux, elements)
+        sums = reference.add_label_columns(spec, sums, x, y, mask)
         loss, values = distributed.finish(spec, x, sums, aux, weights, self.group)
         return loss, values, reference.counts(spec, x, y, mask, threshold) if want_stats else None
 

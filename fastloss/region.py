@@ -227,8 +227,7 @@ def _region(
         raise ValueError(f"gamma cannot be combined with curve='log_cosh', which has no exponent, got {gamma}.")
     smooth = check.number("smooth", smooth, 0.0)
     grouped, shown_group = check.grouping(mode, classes, class_weights, batch, empty)
-    if grouped["empty"] == "score" and smooth == 0.0:
-        raise ValueError("empty='score' needs smooth > 0, got smooth=0.0, which leaves 0/0 for an absent class.")
+    check.scored(grouped["empty"], smooth)
     term = Term(
         "tversky",
         smooth=smooth,

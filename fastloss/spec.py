@@ -19,7 +19,7 @@ MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
 KINDS = ("bce", "ce", "focal", "topk", "tversky")  # those that kernels know
 # Region kinds that PyTorch finishes (reference/overlap.py): to the kernels they are a Tversky term, of the same sums.
-SUMMED_KINDS = ("mcc", "generalized_dice")
+SUMMED_KINDS = ("mcc", "generalized_dice", "tvmf_dice", "boundary_dou")
 REGION_KINDS = ("tversky", *SUMMED_KINDS)  # functions of the sums of a class; the others are pointwise
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = ("zero", "skip", "score")
@@ -153,6 +153,7 @@ class Term:
     empty: str = "zero"
     vector: tuple[float, ...] = ()  # bce: pos_weight, ce: class_weights, focal: alpha, tversky: class_weights
     classes: tuple[int, ...] | None = None
+    kappa: tuple[float, ...] = ()  # tvmf_dice: one number, or one for each class; no kernel reads it
     margin: bool = False  # focal, sigmoid, soft labels: 1 - p_t is sigmoid(-x (2y - 1)), as in MONAI
 
     def __post_init__(self) -> None:

@@ -138,6 +138,8 @@ def _check_channels(spec: Spec, channels: int) -> None:
         if term.vector and not single and len(term.vector) != channels:
             name = {"bce": "pos_weight", "focal": "alpha"}.get(term.kind, "class_weights")
             raise ValueError(f"{name} has {len(term.vector)} values, but x has {channels} channels.")
+        if len(term.kappa) > 1 and len(term.kappa) != channels:
+            raise ValueError(f"kappa has {len(term.kappa)} values, but x has {channels} channels.")
 
 
 def check_weights(weights: list[Tensor], x: Tensor) -> None:

@@ -28,6 +28,11 @@ class Inputs:
     log_p: Tensor | None
 
 
+def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """1-d tensor filled on the device of `like`: a copy from the host would stop the capture of a CUDA graph."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def per_pixel(t: Tensor, x: Tensor) -> Tensor:
     """y, mask or pixel_weight, of shape [N, *S] or [N, 1 or C, *S], as [N, 1 or C, P] for x [N, C, *S]."""
     channels, spatial = (t.shape[1], t.shape[2:]) if t.ndim == x.ndim else (1, t.shape[1:])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..spec import AUX_COLUMNS, FIXED_SUMS, AuxColumn, Spec, SumColumn, Term
 from . import pointwise, region, topk
-from .inputs import Inputs, per_pixel, prepare, select, signed
+from .inputs import Inputs, constants, per_pixel, prepare, select, signed
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -23,7 +23,7 @@ def accumulator(x: Tensor) -> torch.dtype:
 
 def channel_vector(term: Term, x: Tensor) -> Tensor | None:
     """The per-channel parameter of a pointwise term as [1, C or 1, 1]."""
-    return region.constants(term.vector, x).reshape(1, -1, 1) if term.vector else None
+    return constants(term.vector, x).reshape(1, -1, 1) if term.vector else None
 
 
 def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..spec import SumColumn, Term
+from .inputs import constants
 
 
 def mcc(sums: Tensor, term: Term) -> Tensor:
@@ -40,4 +41,21 @@ def generalized_dice(sums: Tensor, term: Term, used: Tensor) -> Tensor:
     return 1.0 - above / torch.where(below == 0, torch.ones_like(below), below)
 
 
-BY_CLASS = {"mcc": mcc}
+def tvmf_dice(sums: Tensor, term: Term) -> Tensor:
+    """(1 - phi)^2, phi the t-vMF similarity of p and y as directions (Kato & Hotta 2024)."""
+    norms = (sums[..., SumColumn.PRED_SQ] * sums[..., SumColumn.TARGET_SQ]).clamp_min(1e-24).sqrt()
+    cos = (sums[..., SumColumn.INTER] / norms).clamp_max(1.0)
+    phi = (1.0 + cos) / (1.0 + constants(term.kappa, sums) * (1.0 - cos)) - 1.0
+    return (1.0 - phi).square()
+
+
+def boundary_dou(sums: Tensor, term: Term) -> Tensor:
+    """The difference over a part of the union (Sun et al. 2023): see `boundary.add_label_columns` for the last column,
+    the number of pixels at the boundary of the class."""
+    s, size, edge = term.smooth, sums[..., SumColumn.TARGET].detach(), sums[..., -1].detach()
+    alpha = (1.0 - 2.0 * (edge + s) / (size + s).clamp_min(term.eps)).clamp(-1.0, term.alpha)
+    inter, both = sums[..., SumColumn.INTER], sums[..., SumColumn.PRED_SQ] + sums[..., SumColumn.TARGET_SQ]
+    return (both - 2.0 * inter + s) / (both - (1.0 + alpha) * inter + s).clamp_min(term.eps)
+
+
+BY_CLASS = {"mcc": mcc, "tvmf_dice": tvmf_dice, "boundary_dou": boundary_dou}

@@ -7,11 +7,7 @@ from torch import Tensor
 
 from ..spec import SumColumn, Term
 from . import overlap
-
-
-def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """1-d tensor filled on the device of `like`: a copy from the host would stop the capture of a CUDA graph."""
-    return torch.stack([like.new_full((), value) for value in values])
+from .inputs import constants
 
 
 def tversky_score(tp: Tensor, fp: Tensor, fn: Tensor, term: Term) -> Tensor:

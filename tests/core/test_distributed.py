@@ -27,6 +27,8 @@ LOSSES = {
         fl.MCCLoss(m, process_group=g, **k)
         + fl.GeneralizedDiceLoss(m, batch=False, empty="skip", process_group=g, **k)
         + 0.5 * fl.DiceLoss(m, process_group=g, **k)
+        + 0.5 * fl.BoundaryDoULoss(m, process_group=g, **k)
+        + 0.1 * fl.TvMFDiceLoss(m, batch=False, empty="zero", process_group=g, **k)
     ),
     "dice+crossentropy": lambda m, g, **k: fl.DiceLoss(m, process_group=g, **k) + 0.5 * crossentropy(m, **k),
     "everything": lambda m, g, **k: (

@@ -7,10 +7,13 @@ from cases import DEVICES, DTYPES, MANY, MODES, SHAPES, logits, run, target
 from tolerances import assert_value, assert_vector
 
 import fastloss as fl
+from fastloss.reference.boundary import boundary_counts
 
 LOSSES = {
     "mcc": fl.MCCLoss,
     "generalized": fl.GeneralizedDiceLoss,
+    "tvmf": fl.TvMFDiceLoss,
+    "dou": fl.BoundaryDoULoss,
 }
 
 
@@ -25,6 +28,41 @@ def parts(mode, x, y):
 def mcc(p, y, s=1e-5):
     tp, tn, fp, fn = [t.sum() + s for t in (p * y, (1 - p) * (1 - y), p * (1 - y), (1 - p) * y)]
     return 1 - (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
+
+
+def tvmf(p, y, kappa=32.0):
+    cos = (p * y).sum() / (p.square().sum() * y.square().sum()).sqrt()
+    phi = (1 + cos) / (1 + kappa * (1 - cos)) - 1
+    return (1 - phi) ** 2
+
+
+def edge_length(labels):
+    """Pixels of a class [*S] of which a neighbour along an axis is of another or outside: a loop over them all."""
+    found = 0
+    for at in torch.cartesian_prod(*[torch.arange(n) for n in labels.shape]).reshape(-1, labels.ndim).tolist():
+        around = []
+        for axis, n in enumerate(labels.shape):
+            for step in (-1, 1):
+                near = [*at]
+                near[axis] += step
+                around.append(0 <= near[axis] < n and bool(labels[tuple(near)]))
+        found += bool(labels[tuple(at)]) and not all(around)
+    return found
+
+
+def boundary_dou(mode, cap=0.8, s=0.0):
+    def whole(x, y):
+        p, t = parts(mode, x, y)
+        labels = t.unflatten(2, x.shape[2:])
+        losses = []
+        for c in range(p.shape[1]):
+            edge = sum(edge_length(sample) for sample in labels[:, c])
+            alpha = min(1 - 2 * (edge + s) / (t[:, c].sum().item() + s), cap)
+            inter, both = (p[:, c] * t[:, c]).sum(), p[:, c].square().sum() + t[:, c].square().sum()
+            losses.append((both - 2 * inter + s) / (both - (1 + alpha) * inter + s))
+        return sum(losses) / len(losses)
+
+    return whole
 
 
 def each_class(formula, mode, **settings):
@@ -70,6 +108,70 @@ def test_formulas(mode, kind, backend):
     for word, power in (("square", 2), ("simple", 1), ("uniform", 0)):
         loss = fl.GeneralizedDiceLoss(mode, weighting=word, smooth=0.1)
         agree(loss, generalized(mode, power, 0.1), x, y, backend)
+    agree(fl.TvMFDiceLoss(mode), each_class(tvmf, mode), x, y, backend)
+    agree(fl.TvMFDiceLoss(mode, kappa=0), each_class(tvmf, mode, kappa=0), x, y, backend)
+
+
+@pytest.mark.parametrize("mode", MANY)
+def test_kappa_of_each_class(mode, backend):
+    x, y = logits(SHAPES[mode]), target(mode, SHAPES[mode])
+
+    def formula(x, y):
+        p, t = parts(mode, x, y)
+        return sum(tvmf(p[:, c], t[:, c], kappa) for c, kappa in enumerate((0.5, 4.0, 64.0))) / 3
+
+    agree(fl.TvMFDiceLoss(mode, kappa=[0.5, 4, 64]), formula, x, y, backend)
+
+
+@pytest.mark.parametrize("space", ((9,), (9, 7), (4, 7, 6)), ids=len)
+@pytest.mark.parametrize("mode", MODES)
+def test_boundary_dou(mode, space, backend):
+    """Blobs, whose inner pixels count: alpha is above and below 0, and above the cap."""
+    shape = (2, SHAPES[mode][1], *space)
+    x, y = logits(shape), torch.zeros((2, *space) if mode == "multiclass" else shape, dtype=torch.int64)
+    y[1] = 1
+    y[..., 3:] = 1
+    y[..., 5:] = 2 if mode == "multiclass" else 1
+    for cap, s in ((0.8, 0.0), (0.8, 1e-5), (0.1, 0.5)):
+        agree(fl.BoundaryDoULoss(mode, cap=cap, smooth=s), boundary_dou(mode, cap, s), x, y, backend)
+
+
+def published(inputs, target, n_classes):
+    """What the authors' code computes (GitHub: sunfan-bvb/BoundaryDoULoss): a convolution with a cross, then counts."""
+    score, total = torch.softmax(inputs, 1), 0.0
+    cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]], dtype=inputs.dtype)[None, None]
+    for c in range(n_classes):
+        p, y = score[:, c], (target == c).to(inputs.dtype)
+        near = torch.conv2d(y[:, None], cross, padding=1)[:, 0] * y
+        edge, size = ((near != 5) & (near != 0)).sum().item(), y.count_nonzero().item()
+        alpha = min(2 * (1 - (edge + 1e-5) / (size + 1e-5)) - 1, 0.8)
+        z, t, inter = (p * p).sum(), (y * y).sum(), (p * y).sum()
+        total = total + (z + t - 2 * inter + 1e-5) / (z + t - (1 + alpha) * inter + 1e-5)
+    return total / n_classes
+
+
+def test_boundary_dou_is_that_of_its_authors():
+    x, y = logits((3, 4, 16, 12)), torch.zeros(3, 16, 12, dtype=torch.int64)
+    y[:, 2:14, 1:11], y[0, 5:9, 4:8], y[1, 0, 0] = 1, 2, 2  # class 3 is absent
+    loss = fl.BoundaryDoULoss("multiclass", smooth=1e-5, empty="score")
+    agree(loss, lambda x, y: published(x, y, 4), x, y, "reference")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_boundaries_of_soft_labels_masks_and_wide_types(mode):
+    """0.5 belongs to the object, the most probable class to its pixel; what is not valid is of no class."""
+    shape = (2, SHAPES[mode][1], 5, 6)
+    spec, x = fl.BoundaryDoULoss(mode, ignore_index=9).spec, torch.zeros(shape)
+    soft = target(mode, shape, "probabilities" if mode == "multiclass" else "soft")
+    hard = soft.argmax(1) if mode == "multiclass" else (soft >= 0.5).long()
+    mask = torch.rand(2, 5, 6) < 0.7
+    every = torch.arange(3)[:, None, None, None] if mode == "multiclass" else None
+    for wide in (hard, hard.to(torch.uint64), soft):
+        whole = (hard == every).transpose(0, 1) if mode == "multiclass" else hard
+        expected = [[edge_length(whole[n, c] * mask[n]) for c in range(shape[1])] for n in range(2)]
+        assert boundary_counts(spec, x, wide, mask).tolist() == expected
+    ignored = hard.masked_fill(~mask if mode == "multiclass" else ~mask[:, None], 9)
+    assert boundary_counts(spec, x, ignored, None).tolist() == expected
 
 
 @pytest.mark.parametrize("mode", MANY)

@@ -79,11 +79,22 @@ ROWS = [
     ("generalized", MODES, fl.GeneralizedDiceLoss, {}),
     ("generalized-sample", MODES, fl.GeneralizedDiceLoss, {"batch": False, "empty": "score", "smooth": 5e-6}),
     ("generalized-simple", MANY, fl.GeneralizedDiceLoss, {"weighting": "simple", "classes": [1, 2], "empty": "skip"}),
+    ("tvmf", MODES, fl.TvMFDiceLoss, {}),
+    ("tvmf-sample", MANY, fl.TvMFDiceLoss, {"kappa": [0.0, 2.0, 8.0], "batch": False, "empty": "skip"}),
+    ("dou", MODES, fl.BoundaryDoULoss, {}),
+    ("dou-sample", MODES, fl.BoundaryDoULoss, {"cap": 0.3, "smooth": 0.5, "batch": False, "empty": "score"}),
     ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "gamma": 1.5, "batch": False, "empty": "skip"}),
 ]
 COMPOUNDS = {
-    "mcc+focal": lambda m: (
-        fl.MCCLoss(m, batch=False, empty="zero") + 0.3 * fl.FocalLoss(m) - fl.GeneralizedDiceLoss(m) / 2
+    "mcc+focal": lambda m: sum(
+        weight * loss
+        for weight, loss in (
+            (1.0, fl.MCCLoss(m, batch=False, empty="zero")),
+            (0.3, fl.FocalLoss(m)),
+            (-0.5, fl.GeneralizedDiceLoss(m)),
+            (0.1, fl.TvMFDiceLoss(m)),
+            (0.7, fl.BoundaryDoULoss(m)),
+        )
     ),
     "dice+focal": lambda m: 0.5 * fl.DiceLoss(m) + 0.5 * fl.FocalLoss(m, gamma=2.0),
     "tversky+crossentropy": lambda m: fl.TverskyLoss(m, alpha=0.3, beta=0.7) + crossentropy(m),
@@ -170,6 +181,7 @@ def oracle(loss, x, y, mask=None, pixel_weight=None, upstream=1.0):
 # functional forms and their classes
 FORMS = {
     "bce_with_logits_loss": fl.BCEWithLogitsLoss,
+    "boundary_dou_loss": fl.BoundaryDoULoss,
     "cross_entropy_loss": fl.CrossEntropyLoss,
     "dice_loss": fl.DiceLoss,
     "focal_loss": fl.FocalLoss,
@@ -179,6 +191,7 @@ FORMS = {
     "mcc_loss": fl.MCCLoss,
     "topk_loss": fl.TopKLoss,
     "tversky_loss": fl.TverskyLoss,
+    "tvmf_dice_loss": fl.TvMFDiceLoss,
     "unified_focal_loss": fl.UnifiedFocalLoss,
 }
 NEEDED = {fl.UnifiedFocalLoss: {"num_classes": 3}}  # settings without which three channels do not fit

@@ -57,7 +57,7 @@ Pair ce(double nll, double weight) {
 // loss and its derivatives by inter, pred, pred_sq, abs_diff; sums in the order of math/sums.h.
 std::vector<double> region_loss(std::vector<double> sums, double alpha, double beta, double gamma, double smooth,
                                 double eps, int curve, bool squared, bool l1) {
-  if (sums.size() != fl::kFixedSums) throw py::value_error("sums must hold 7 numbers");
+  if (sums.size() != fl::kFixedSums) throw py::value_error("sums must hold 8 numbers");
   fl::Term t{};
   t.alpha = alpha, t.beta = beta, t.gamma = gamma, t.smooth = smooth, t.eps = eps;
   t.curve = curve, t.squared = squared, t.l1 = l1;

@@ -12,6 +12,7 @@ from .losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss, TopKLoss
 from .overlap import BoundaryDoULoss, GeneralizedDiceLoss, MCCLoss, TvMFDiceLoss
 from .region import DiceLoss, IoULoss, JaccardLoss, TverskyLoss
 from .schedule import LossSchedule
+from .squared import SensitivitySpecificityLoss, WeightedSoftDiceLoss
 from .stats import Stats
 from .unified import UnifiedFocalLoss
 from .upsampled import UpsampledLoss
@@ -31,12 +32,14 @@ __all__ = [
     "LossSchedule",
     "MCCLoss",
     "NotFusable",
+    "SensitivitySpecificityLoss",
     "Stats",
     "TopKLoss",
     "TvMFDiceLoss",
     "TverskyLoss",
     "UnifiedFocalLoss",
     "UpsampledLoss",
+    "WeightedSoftDiceLoss",
     "__version__",
     "backends",
     "debug",

@@ -1,4 +1,4 @@
-"""Further functional forms, which `functional.py` hands out: those of overlap.py."""
+"""Further functional forms, which `functional.py` hands out: those of overlap.py and squared.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import overlap
+from . import overlap, squared
 from ._forms import form_of
 from ._types import Backend, Empty, Mode, PlainEmpty, Vector, Weighting
 
@@ -109,5 +109,57 @@ def boundary_dou_loss(
 
     The mean over classes of the difference over a part of the union. Arguments and errors: see
     `fastloss.BoundaryDoULoss` and its call.
+    """
+    ...
+
+
+@form_of(squared.SensitivitySpecificityLoss)
+def sensitivity_specificity_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: Mode = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    sensitivity: float = 0.05,
+    classes: Sequence[int] | None = None,
+    class_weights: Vector | None = None,
+    batch: bool = True,
+    empty: Empty | None = None,
+    ignore_index: int | None = None,
+    process_group: Any = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Return the sensitivity-specificity loss (Brosch et al. 2015), 0-d, of logits x [N, C, *S] and a target y.
+
+    The mean over classes of the squared errors on the object and outside of it, each by its size. Arguments and errors:
+    see `fastloss.SensitivitySpecificityLoss` and its call.
+    """
+    ...
+
+
+@form_of(squared.WeightedSoftDiceLoss)
+def weighted_soft_dice_loss(
+    x: Tensor,
+    y: Tensor,
+    mode: Mode = "binary",
+    *,
+    mask: Tensor | None = None,
+    pixel_weight: Tensor | None = None,
+    background: float = 0.1,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+    classes: Sequence[int] | None = None,
+    class_weights: Vector | None = None,
+    batch: bool = True,
+    empty: Empty | None = None,
+    ignore_index: int | None = None,
+    process_group: Any = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Return the weighted soft Dice loss (Wang et al. 2020), 0-d, of logits x [N, C, *S] and a target y.
+
+    The mean over classes of 1 - Dice of 2p - 1 and 2y - 1, each pixel by its weight. Arguments and errors: see
+    `fastloss.WeightedSoftDiceLoss` and its call.
     """
     ...

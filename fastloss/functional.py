@@ -15,7 +15,14 @@ from . import _arguments as check
 from . import losses, region
 from ._forms import form_of
 from ._functional import unified_focal_loss
-from ._functional_overlap import boundary_dou_loss, generalized_dice_loss, mcc_loss, tvmf_dice_loss
+from ._functional_overlap import (
+    boundary_dou_loss,
+    generalized_dice_loss,
+    mcc_loss,
+    sensitivity_specificity_loss,
+    tvmf_dice_loss,
+    weighted_soft_dice_loss,
+)
 from ._types import Backend, Curve, Empty, Mode, Reduction, ScalarReduction, SigmoidMode, Soft, SoftmaxMode, Vector
 from .plan import plan
 from .spec import Spec
@@ -31,11 +38,13 @@ __all__ = [
     "iou_loss",
     "jaccard_loss",
     "mcc_loss",
+    "sensitivity_specificity_loss",
     "stats",
     "topk_loss",
     "tversky_loss",
     "tvmf_dice_loss",
     "unified_focal_loss",
+    "weighted_soft_dice_loss",
 ]
 
 

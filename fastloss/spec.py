@@ -14,12 +14,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
 KINDS = ("bce", "ce", "focal", "topk", "tversky")  # those that kernels know
 # Region kinds that PyTorch finishes (reference/overlap.py): to the kernels they are a Tversky term, of the same sums.
-SUMMED_KINDS = ("mcc", "generalized_dice", "tvmf_dice", "boundary_dou")
+SUMMED_KINDS = ("mcc", "generalized_dice", "tvmf_dice", "boundary_dou", "sensitivity_specificity", "weighted_dice")
 REGION_KINDS = ("tversky", *SUMMED_KINDS)  # functions of the sums of a class; the others are pointwise
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = ("zero", "skip", "score")
@@ -41,6 +41,7 @@ class SumColumn:
     PRED_SQ = 4  # of p^2
     TARGET_SQ = 5  # of y^2
     ABS_DIFF = 6  # of |p - y|
+    PRED_SQ_TARGET = 7  # of p^2 y
 
 
 class AuxColumn:
@@ -78,6 +79,7 @@ class TermInt:
     K_DEN = 9
     VECTOR_BEGIN = 10  # in the pool, which follows the floats of all terms
     VECTOR_LENGTH = 11
+    CROSSED = 12
 
 
 class TermFloat:
@@ -149,6 +151,7 @@ class Term:
     curve: str = "power"
     squared: bool = False
     l1: bool = False
+    crossed: bool = False  # needs the sum of p^2 y too; with squared only
     batch: bool = True
     empty: str = "zero"
     vector: tuple[float, ...] = ()  # bce: pos_weight, ce: class_weights, focal: alpha, tversky: class_weights
@@ -237,7 +240,7 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
         vector = t.per_class(channels)
         ints += [KINDS.index("tversky" if t.summed else t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
         ints += [CURVES.index(t.curve), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
-        ints += [len(pool), len(vector)]
+        ints += [len(pool), len(vector), int(t.crossed)]
         floats += [t.weight, t.gamma, t.alpha, t.beta, t.smooth, t.eps, t.label_smoothing, float(t.margin)]
         pool += vector
     return ints, floats + pool
@@ -271,6 +274,7 @@ def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Spec:
                 curve=CURVES[i[TermInt.CURVE]],
                 squared=bool(i[TermInt.SQUARED]),
                 l1=bool(i[TermInt.L1]),
+                crossed=bool(i[TermInt.CROSSED]),
                 batch=bool(i[TermInt.BATCH]),
                 empty=EMPTY[i[TermInt.EMPTY]],
                 vector=tuple(pool[begin : begin + i[TermInt.VECTOR_LENGTH]]),

@@ -85,27 +85,29 @@ inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c,
 template <bool kMasked, bool kExtra, class T>
 inline void region_sums(const SigmoidChunk<T>& k, double* sums) {
   const T* __restrict p = k.s.p, * __restrict y = k.s.y, * __restrict valid = k.s.valid;
-  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
-#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
+  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0, cross = 0;
+#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff, cross)
   for (int64_t i = 0; i < k.n; ++i) {
     const T pi = kMasked ? valid[i] * p[i] : p[i];
     inter += pi * y[i], pred += pi, target += y[i];
-    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]);
+    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]), cross += pi * pi * y[i];
   }
   sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
-  if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
+  if (!kExtra) return;
+  sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff, sums[kPredSqTarget] += cross;
 }
 
-// g += p (1 - p) dL/dp with dL/dp = pred + inter y + 2 pred_sq p + diff sign(p - y)
+// g += p (1 - p) dL/dp with dL/dp = pred + inter y + 2 (pred_sq + pred_sq_target y) p + diff sign(p - y)
 template <bool kMasked, bool kExtra, class T>
 inline void add_region_grad(const SigmoidChunk<T>& k, const double* d, double grad_output) {
   const T* __restrict p = k.s.p, * __restrict q = k.s.q, * __restrict y = k.s.y, * __restrict valid = k.s.valid;
   T* __restrict g = k.g;
   const T inter = static_cast<T>(grad_output * d[kInter]), pred = static_cast<T>(grad_output * d[kPred]),
-          square = static_cast<T>(2.0 * grad_output * d[kPredSq]), diff = static_cast<T>(grad_output * d[kAbsDiff]);
+          square = static_cast<T>(2.0 * grad_output * d[kPredSq]), diff = static_cast<T>(grad_output * d[kAbsDiff]),
+          cross = static_cast<T>(2.0 * grad_output * d[kPredSqTarget]);
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T grad = region_grad<kExtra>(p[i], y[i], inter, pred, square, diff);
+    const T grad = region_grad<kExtra>(p[i], y[i], inter, pred, square, cross, diff);
     g[i] = fma_(p[i] * q[i], kMasked ? grad * valid[i] : grad, g[i]);
   }
 }

@@ -11,18 +11,19 @@
 
 FL_NAMESPACE_BEGIN
 
-constexpr int kStripSums = 5;  // inter, pred, target; pred squared, |p - y|
+constexpr int kStripSums = 6;  // inter, pred, target; pred squared, |p - y|, pred squared of the target
 
-// What region terms' gradient needs of a class: dL/dp = pred + inter y + square p + diff sign(p - y).
+// What region terms' gradient needs of a class: dL/dp = pred + inter y + (square + cross y) p + diff sign(p - y).
 template <class T>
 struct ClassLine {
-  T pred, inter, both, square, diff;
+  T pred, inter, both, square, cross, diff;
   ClassLine() = default;
   ClassLine(const double* d, double grad_output)
       : pred(static_cast<T>(grad_output * d[kPred])),
         inter(static_cast<T>(grad_output * d[kInter])),
         both(pred + inter),
         square(static_cast<T>(2.0 * grad_output * d[kPredSq])),
+        cross(static_cast<T>(2.0 * grad_output * d[kPredSqTarget])),
         diff(static_cast<T>(grad_output * d[kAbsDiff])) {}
 };
 
@@ -230,15 +231,16 @@ template <bool kMasked, bool kExtra, class T>
 inline void class_sums(const SoftmaxChunk<T>& k, int64_t c, double* sums) {
   const T* __restrict p = k.s.p + c * k.s.stride, * __restrict y = k.s.y + c * k.s.stride;
   const T* __restrict valid = k.s.valid;
-  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0;
-#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff)
+  T inter = 0, pred = 0, target = 0, pred_sq = 0, target_sq = 0, diff = 0, cross = 0;
+#pragma omp simd reduction(+ : inter, pred, target, pred_sq, target_sq, diff, cross)
   for (int64_t i = 0; i < k.n; ++i) {
     const T pi = kMasked ? p[i] * valid[i] : p[i];
     inter += pi * y[i], pred += pi, target += y[i];
-    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]);
+    if (kExtra) pred_sq += pi * pi, target_sq += y[i] * y[i], diff += abs_(pi - y[i]), cross += pi * pi * y[i];
   }
   sums[kInter] += inter, sums[kPred] += pred, sums[kTarget] += target;
-  if (kExtra) sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff;
+  if (!kExtra) return;
+  sums[kPredSq] += pred_sq, sums[kTargetSq] += target_sq, sums[kAbsDiff] += diff, sums[kPredSqTarget] += cross;
 }
 
 // dot += sum over channels of p_c dL/dp_c
@@ -249,7 +251,7 @@ inline void region_dot(const SoftmaxChunk<T>& k, int64_t c) {
   const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i)
-    dot[i] = fma_(p[i], region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff), dot[i]);
+    dot[i] = fma_(p[i], region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.cross, d.diff), dot[i]);
 }
 
 // g_c = p_c (dL/dp_c - dot - slope) + h_c
@@ -261,7 +263,7 @@ inline void class_grad(const SoftmaxChunk<T>& k, int64_t c, T* __restrict g) {
   const ClassLine<T> d = k.s.lines[c];
 #pragma omp simd
   for (int64_t i = 0; i < k.n; ++i) {
-    const T region = region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.diff) - dot[i];
+    const T region = region_grad<kExtra>(p[i], y[i], d.inter, d.pred, d.square, d.cross, d.diff) - dot[i];
     g[i] = fma_(p[i], (kMasked ? region * valid[i] : region) - slope[i], h[i]);
   }
 }

@@ -156,7 +156,7 @@ struct IdsBlock {
       const T* __restrict e = block + c * n;
       T* __restrict out = store ? p.row(c) + at : nullptr;
       T* sums = k.s.sums + c * kStripSums * kWidth;
-      V inter = V(0), pred = V(0), target = V(0), squares = V(0), diff = V(0);
+      V inter = V(0), pred = V(0), target = V(0), squares = V(0), diff = V(0), cross = V(0);
       each([&](int64_t i, int j) {
         const V v = load_vec(e + i) * sum.get(i, j), counted = valid(id + i, v);
         if (out) store_vec(v, out + i);
@@ -164,10 +164,11 @@ struct IdsBlock {
         const Choice y = equal(ids_at(id + i), class_id(c));
         inter = add_where(y, inter, v), pred += counted, target = add_where(y, target, V(1));
         if (kKind != kExtra) return;
-        squares += counted * counted, diff += abs_(counted - select_(y, V(1), V(0)));
+        squares += counted * counted, diff += abs_(counted - select_(y, V(1), V(0))),
+            cross = add_where(y, cross, v * v);
       });
       if (kKind == kNoRegion) continue;
-      const V parts[kStripSums] = {inter, pred, target, squares, diff};
+      const V parts[kStripSums] = {inter, pred, target, squares, diff, cross};
       for (int part = 0; part < (kKind == kExtra ? kStripSums : 3); ++part)
         store_vec(load_vec(sums + part * kWidth) + parts[part], sums + part * kWidth);
     }
@@ -208,7 +209,7 @@ struct IdsBlock {
   FL_HD static V slope(const ClassLine<T>& d, V p, Ids id, int64_t c) {
     const Choice y = equal(id, class_id(c));
     if (kKind == kLinear) return select_(y, V(d.both), V(d.pred));
-    return region_grad<true>(p, select_(y, V(1), V(0)), V(d.inter), V(d.pred), V(d.square), V(d.diff));
+    return region_grad<true>(p, select_(y, V(1), V(0)), V(d.inter), V(d.pred), V(d.square), V(d.cross), V(d.diff));
   }
 };
 

@@ -64,7 +64,7 @@ struct SoftmaxIds {
       to[kInter] += lanes(from), to[kPred] += lanes(from + kWidth), to[kTarget] += lanes(from + 2 * kWidth);
       if (kind != kExtra) continue;
       to[kPredSq] += lanes(from + 3 * kWidth), to[kAbsDiff] += lanes(from + 4 * kWidth);
-      to[kTargetSq] += lanes(from + 2 * kWidth);
+      to[kTargetSq] += lanes(from + 2 * kWidth), to[kPredSqTarget] += lanes(from + 5 * kWidth);
     }
   }
   static double lanes(const T* sums) { return sum_lanes(load_vec(sums)); }

@@ -104,6 +104,7 @@ void set_slots(Work& w) {
     if (t.region()) {
       wanted[fl::kInter] = wanted[fl::kPred] = wanted[fl::kTarget] = true;
       wanted[fl::kPredSq] |= t.squared, wanted[fl::kTargetSq] |= t.squared, wanted[fl::kAbsDiff] |= t.l1;
+      wanted[fl::kPredSqTarget] |= t.crossed;
     }
     wanted[fl::kTarget] |= t.kind == fl::kCe && t.vector_length && w.class_indices;
   }

@@ -65,9 +65,9 @@ struct FocalTargetElement {
 
 // dL/dp_c of the region terms.
 template <bool kExtra, class T>
-FL_HD T region_grad(T p, T y, T inter, T pred, T square, T diff) {
+FL_HD T region_grad(T p, T y, T inter, T pred, T square, T cross, T diff) {
   T grad = fma_(inter, y, pred);
-  if (kExtra) grad = fma_(square, p, grad) + diff * sign_(p - y);
+  if (kExtra) grad = fma_(fma_(cross, y, square), p, grad) + diff * sign_(p - y);
   return grad;
 }
 

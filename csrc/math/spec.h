@@ -4,9 +4,9 @@
 
 FL_NAMESPACE_BEGIN
 
-constexpr int kEncodingVersion = 2;
+constexpr int kEncodingVersion = 3;
 constexpr int kMaxTerms = 16;
-constexpr int kHeaderInts = 6, kTermInts = 12, kTermFloats = 8;
+constexpr int kHeaderInts = 6, kTermInts = 13, kTermFloats = 8;
 
 enum TermKind { kBce, kCe, kFocal, kTopk, kTversky, kTermKinds };
 enum Activation { kSigmoid, kSoftmax };
@@ -16,7 +16,7 @@ enum Curve { kCurvePower, kCurveLogCosh, kCurveRoot, kCurveLog, kCurves };
 
 struct Term {
   int kind, weight_index, reduction, curve, empty;
-  bool squared, l1, batch, margin;
+  bool squared, l1, crossed, batch, margin;  // crossed: needs the sum of p^2 y too; with squared only
   double weight, gamma, alpha, beta, smooth, eps, label_smoothing;
   int64_t k_num, k_den;
   const double* vector;  // class weights, positive weights or alpha; null if none
@@ -99,6 +99,7 @@ inline const char* parse_spec(const int64_t* ints, int64_t n_ints, const double*
     if (t.kind == kTopk && t.k_den < 1) return "top-k fraction with a denominator below 1";
     t.vector = a[11] ? floats + n * kTermFloats + a[10] : nullptr;
     t.vector_length = a[11];
+    t.crossed = a[12] != 0;
   }
   return nullptr;
 }

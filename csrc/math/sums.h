@@ -5,7 +5,7 @@
 FL_NAMESPACE_BEGIN
 
 // Columns of sums and of their cotangents, [groups, channels, kFixedSums + terms].
-enum SumColumn { kValid, kInter, kPred, kTarget, kPredSq, kTargetSq, kAbsDiff, kFixedSums };
+enum SumColumn { kValid, kInter, kPred, kTarget, kPredSq, kTargetSq, kAbsDiff, kPredSqTarget, kFixedSums };
 
 // Columns of aux, [terms, kAuxColumns]: what a term needs besides its sums.
 enum AuxColumn { kDenominator, kThreshold, kTieWeight, kTopCount, kAuxColumns };

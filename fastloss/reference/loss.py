@@ -77,6 +77,8 @@ def sums(
     if any([t.squared for t in regions]):
         columns[SumColumn.PRED_SQ] = (i.p * i.p).sum(-1, dtype=dtype)
         columns[SumColumn.TARGET_SQ] = (i.y * i.y).sum(-1, dtype=dtype)
+    if any([t.crossed for t in regions]):
+        columns[SumColumn.PRED_SQ_TARGET] = (i.p * i.p * i.y).sum(-1, dtype=dtype)
     if any([t.l1 for t in regions]):
         columns[SumColumn.ABS_DIFF] = (i.p - i.y).abs().sum(-1, dtype=dtype)
     n = (i.valid if spec.softmax else valid).sum().to(dtype)

@@ -58,4 +58,34 @@ def boundary_dou(sums: Tensor, term: Term) -> Tensor:
     return (both - 2.0 * inter + s) / (both - (1.0 + alpha) * inter + s).clamp_min(term.eps)
 
 
-BY_CLASS = {"mcc": mcc, "tvmf_dice": tvmf_dice, "boundary_dou": boundary_dou}
+def sensitivity_specificity(sums: Tensor, term: Term) -> Tensor:
+    """alpha sum (1-p)^2 y / sum y + (1 - alpha) sum p^2 (1-y) / sum (1-y) (Brosch et al. 2015). Where nothing but the
+    class is left (to a millionth, the rounding of the sums), the second part is 0."""
+    n, target, cross = sums[..., SumColumn.VALID], sums[..., SumColumn.TARGET], sums[..., SumColumn.PRED_SQ_TARGET]
+    missed = target - 2.0 * sums[..., SumColumn.INTER] + cross
+    false, rest = sums[..., SumColumn.PRED_SQ] - cross, n - target
+    some = ~(rest.detach() <= 1e-6 * n)  # a NaN stays
+    specificity = torch.where(some, false / torch.where(some, rest, torch.ones_like(rest)), torch.zeros_like(rest))
+    return term.alpha * missed / target.clamp_min(term.eps) + (1.0 - term.alpha) * specificity
+
+
+def weighted_dice(sums: Tensor, term: Term) -> Tensor:
+    """1 - Dice of w (2p - 1) and w (2y - 1), w = alpha where y is 0 and 1 - alpha where it is 1 (Wang et al. 2020).
+    A soft label is a probability: of each pixel the mean over both labels is taken."""
+    inter, pred, pred_sq = sums[..., SumColumn.INTER], sums[..., SumColumn.PRED], sums[..., SumColumn.PRED_SQ]
+    target, cross = sums[..., SumColumn.TARGET], sums[..., SumColumn.PRED_SQ_TARGET]
+    rest = sums[..., SumColumn.VALID] - target
+    own, other = (1.0 - term.alpha) ** 2, term.alpha**2
+    above = own * (2.0 * inter - target) - other * (2.0 * (pred - inter) - rest)
+    squares = own * (4.0 * (cross - inter) + target) + other * (4.0 * (pred_sq - cross - pred + inter) + rest)
+    both = squares + own * target + other * rest
+    return 1.0 - (above + term.smooth) / (0.5 * both + term.smooth).clamp_min(term.eps)
+
+
+BY_CLASS = {
+    "mcc": mcc,
+    "tvmf_dice": tvmf_dice,
+    "boundary_dou": boundary_dou,
+    "sensitivity_specificity": sensitivity_specificity,
+    "weighted_dice": weighted_dice,
+}

@@ -187,6 +187,7 @@ def finalize(
             tl.store(at + columns.pred_sq, none + d[2], mask=inside)
             tl.store(at + columns.target_sq, none, mask=inside)
             tl.store(at + columns.abs_diff, none + d[3], mask=inside)
+            tl.store(at + columns.pred_sq_target, none, mask=inside)
             for t in tl.static_range(len(terms)):
                 tl.store(at + terms[t].sum_at, none + pointwise[t], mask=inside)
 

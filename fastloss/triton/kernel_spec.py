@@ -80,6 +80,7 @@ class Columns(NamedTuple):
     pred_sq: int
     target_sq: int
     abs_diff: int
+    pred_sq_target: int
     first_term: int
 
 

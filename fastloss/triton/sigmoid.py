@@ -140,11 +140,12 @@ def sigmoid_pass(
         inter, pred = (loss_grad * tl.load(d + columns.inter)).to(T), (loss_grad * tl.load(d + columns.pred)).to(T)
         if EXTRA:
             square = (2.0 * loss_grad * tl.load(d + columns.pred_sq)).to(T)
+            cross = (2.0 * loss_grad * tl.load(d + columns.pred_sq_target)).to(T)
             diff = (loss_grad * tl.load(d + columns.abs_diff)).to(T)
 
     zero = tl.zeros([BLOCK], T)
     counted: tl.constexpr = IGNORE or mask[0] is not None
-    region: tl.constexpr = 3 * REGION + 3 * EXTRA  # sums from inter on, in the order of the columns
+    region: tl.constexpr = 3 * REGION + 4 * EXTRA  # sums from inter on, in the order of the columns
     sums = (zero,) * (counted + region + len(terms) if SUMS else 0)
     for i in range(loops):
         pixel = start + i * BLOCK + tl.arange(0, BLOCK)
@@ -162,6 +163,7 @@ def sigmoid_pass(
                 new = (sums[0] + p * label, sums[1] + p, sums[2] + (label + fault))
                 if EXTRA:
                     new = new + (sums[3] + p * p, sums[4] + (label * label + fault), sums[5] + tl.abs(p - label))
+                    new = new + (sums[6] + p * p * label,)
         g = zero
         for t in tl.static_range(len(terms)):
             share = sigmoid_share(terms, t, settings[t], v, a, label, w, valid, HARD, MARGIN)
@@ -174,7 +176,7 @@ def sigmoid_pass(
             if REGION:
                 by_p = tl.fma(inter, label, pred)
                 if EXTRA:
-                    by_p = tl.fma(square, a[0], by_p) + diff * sign_(a[0] - label)
+                    by_p = tl.fma(tl.fma(cross, label, square), a[0], by_p) + diff * sign_(a[0] - label)
                 g = tl.fma(a[0] * a[1], tl.where(valid, by_p, 0.0), g)
             store_rounded(out, n, c, place, g, inside)
         if SUMS and counted:

@@ -145,7 +145,9 @@ def region_grad(
     d += c * COLUMNS
     grad = tl.fma((loss_grad * tl.load(d + columns.inter)).to(T), yc, (loss_grad * tl.load(d + columns.pred)).to(T))
     if EXTRA:
-        grad = tl.fma((2.0 * loss_grad * tl.load(d + columns.pred_sq)).to(T), p, grad)
+        square = (2.0 * loss_grad * tl.load(d + columns.pred_sq)).to(T)
+        cross = (2.0 * loss_grad * tl.load(d + columns.pred_sq_target)).to(T)
+        grad = tl.fma(tl.fma(cross, yc, square), p, grad)
         grad += (loss_grad * tl.load(d + columns.abs_diff)).to(T) * sign_(p - yc)
     return grad
 
@@ -228,6 +230,7 @@ def softmax_sums(
                 row = with_column(row, columns.pred_sq, tl.sum(p * p))
                 row = with_column(row, columns.target_sq, tl.sum(yc * yc) + poison)
                 row = with_column(row, columns.abs_diff, tl.sum(tl.abs(p - yc)) + poison)
+                row = with_column(row, columns.pred_sq_target, tl.sum(p * p * yc) + poison)
         elif TARGETS:
             row = with_column(row, columns.target, tl.sum((label == c).to(T)) + poison)
         tl.store(partial + c * COLUMNS + lane, row, mask=lane < COLUMNS)

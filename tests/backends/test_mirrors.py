@@ -141,6 +141,7 @@ def test_a_term_is_encoded_in_the_order_of_its_fields():
     assert found == {
         "KIND": spec.KINDS.index("tversky"), "WEIGHT_INDEX": 3, "REDUCTION": 1, "CURVE": 0, "SQUARED": 0, "L1": 0,
         "EMPTY": 1, "BATCH": 1, "K_NUM": 1, "K_DEN": 3, "VECTOR_BEGIN": 1, "VECTOR_LENGTH": 2,
+        "CROSSED": 0,
     }  # fmt: skip
     own = floats[spec.TERM_FLOATS : 2 * spec.TERM_FLOATS]
     found = [own[getattr(spec.TermFloat, name)] for name in ("WEIGHT", "GAMMA", "ALPHA", "BETA", "SMOOTH", "EPS")]
@@ -176,6 +177,7 @@ CHANGED = {
     "vector": (1.0, 2.0, 3.0),
     "classes": (0, 2),
     "margin": True,
+    "crossed": True,
 }
 OF_PYTORCH = {"kappa"}  # read by what PyTorch finishes  # fmt: skip
 

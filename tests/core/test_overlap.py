@@ -14,6 +14,8 @@ LOSSES = {
     "generalized": fl.GeneralizedDiceLoss,
     "tvmf": fl.TvMFDiceLoss,
     "dou": fl.BoundaryDoULoss,
+    "sensitivity": fl.SensitivitySpecificityLoss,
+    "weighted": fl.WeightedSoftDiceLoss,
 }
 
 
@@ -34,6 +36,22 @@ def tvmf(p, y, kappa=32.0):
     cos = (p * y).sum() / (p.square().sum() * y.square().sum()).sqrt()
     phi = (1 + cos) / (1 + kappa * (1 - cos)) - 1
     return (1 - phi) ** 2
+
+
+def sensitivity_specificity(p, y, r=0.05):
+    """Of a soft label: the mean over the label 1, as likely as y says, and 0."""
+    on, off = ((1 - p) ** 2 * y).sum() / y.sum(), (p**2 * (1 - y)).sum() / (1 - y).sum()
+    return r * on + (1 - r) * off
+
+
+def weighted_dice(p, y, v=0.1, s=0.0):
+    def sums(label, likely):
+        w = (1 - v) * label + v * (1 - label)
+        a, b = w * (2 * p - 1), w * torch.full_like(p, 2 * label - 1)
+        return [(likely * t).sum() for t in (a * b, a * a, b * b)]
+
+    inter, left, right = [on + off for on, off in zip(sums(1, y), sums(0, 1 - y))]
+    return 1 - (2 * inter + 2 * s) / (left + right + 2 * s)
 
 
 def edge_length(labels):
@@ -109,6 +127,12 @@ def test_formulas(mode, kind, backend):
         loss = fl.GeneralizedDiceLoss(mode, weighting=word, smooth=0.1)
         agree(loss, generalized(mode, power, 0.1), x, y, backend)
     agree(fl.TvMFDiceLoss(mode), each_class(tvmf, mode), x, y, backend)
+    agree(fl.SensitivitySpecificityLoss(mode), each_class(sensitivity_specificity, mode), x, y, backend)
+    loss = fl.SensitivitySpecificityLoss(mode, sensitivity=0.6)
+    agree(loss, each_class(sensitivity_specificity, mode, r=0.6), x, y, backend)
+    agree(fl.WeightedSoftDiceLoss(mode), each_class(weighted_dice, mode), x, y, backend)
+    loss = fl.WeightedSoftDiceLoss(mode, background=0.4, smooth=2.0)
+    agree(loss, each_class(weighted_dice, mode, v=0.4, s=2.0), x, y, backend)
     agree(fl.TvMFDiceLoss(mode, kappa=0), each_class(tvmf, mode, kappa=0), x, y, backend)
 
 

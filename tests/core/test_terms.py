@@ -114,11 +114,11 @@ def test_softmax_terms_where_p_is_0_or_1(gamma, suffix):
     assert ce(math.inf, 2.0) == (math.inf, -2.0)
 
 
-SUMS = {  # valid, inter, p, y, p^2, y^2, |p - y|
-    "usual": [100.0, 20.0, 40.0, 30.0, 25.0, 30.0, 30.0],
-    "soft": [100.0, 12.0, 35.5, 22.0, 17.0, 9.0, 40.5],
-    "nothing predicted": [100.0, 1e-3, 1e-2, 30.0, 1e-5, 30.0, 30.008],
-    "tiny target": [1e9, 0.5, 1e6, 1.0, 1e5, 1.0, 1e6 - 0.5],
+SUMS = {  # valid, inter, p, y, p^2, y^2, |p - y|, p^2 y
+    "usual": [100.0, 20.0, 40.0, 30.0, 25.0, 30.0, 30.0, 15.0],
+    "soft": [100.0, 12.0, 35.5, 22.0, 17.0, 9.0, 40.5, 5.0],
+    "nothing predicted": [100.0, 1e-3, 1e-2, 30.0, 1e-5, 30.0, 30.008, 1e-6],
+    "tiny target": [1e9, 0.5, 1e6, 1.0, 1e5, 1.0, 1e6 - 0.5, 0.25],
 }
 SHAPES = [
     {"alpha": 0.5, "beta": 0.5},
@@ -158,7 +158,7 @@ def test_region_loss(sums, settings, squared, l1):
 
 def test_region_loss_at_its_edges():
     common = {**PLAIN, "squared": False, "l1": False}
-    perfect, empty = [9.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.0], [9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    perfect, empty = [9.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.0, 5.0], [9.0, *[0.0] * 7]
     loss, *slopes = region(perfect, **common | {"gamma": 0.5})
     assert loss == 0.0 and slopes == [0.0] * 4  # no infinite slope where 1 - score is 0
     loss, d_inter, d_pred, *_ = region(empty, **common)
@@ -173,7 +173,7 @@ def test_curves_at_the_ends_of_the_score(curve, gamma):
     """Value by the formula, and no slope that is infinite: at 0, 1, beside them, and above 1 (soft labels, squared)."""
     given = {**PLAIN, "curve": curve, "gamma": gamma, "squared": False, "l1": False}
     for score in (0.0, 1e-300, 1e-9, 1e-6, 1 - 1e-15, 1.0, 1.5):
-        loss, *slopes = region([9.0, score, 1.0, 1.0, 1.0, 1.0, 0.0], **given)
+        loss, *slopes = region([9.0, score, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], **given)
         kept, miss = max(score, 1e-7), max(1 - score, 0.0)
         expected = {
             "power": 1 - score if gamma == 1 else miss**gamma,
@@ -183,5 +183,5 @@ def test_curves_at_the_ends_of_the_score(curve, gamma):
         }[curve]
         assert loss == pytest.approx(expected, rel=1e-9, abs=1e-15), score
         assert all(map(math.isfinite, slopes)), score
-    loss, *slopes = region([9.0, math.nan, 1.0, 1.0, 1.0, 1.0, 0.0], **given)
+    loss, *slopes = region([9.0, math.nan, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], **given)
     assert math.isnan(loss) and math.isnan(slopes[0])

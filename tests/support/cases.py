@@ -83,6 +83,15 @@ ROWS = [
     ("tvmf-sample", MANY, fl.TvMFDiceLoss, {"kappa": [0.0, 2.0, 8.0], "batch": False, "empty": "skip"}),
     ("dou", MODES, fl.BoundaryDoULoss, {}),
     ("dou-sample", MODES, fl.BoundaryDoULoss, {"cap": 0.3, "smooth": 0.5, "batch": False, "empty": "score"}),
+    ("sensitivity", MODES, fl.SensitivitySpecificityLoss, {}),
+    (
+        "sensitivity-sample",
+        MODES,
+        fl.SensitivitySpecificityLoss,
+        {"sensitivity": 0.7, "batch": False, "empty": "score"},
+    ),
+    ("weighted", MODES, fl.WeightedSoftDiceLoss, {}),
+    ("weighted-sample", MODES, fl.WeightedSoftDiceLoss, {"smooth": 0.5, "batch": False, "empty": "skip"}),
     ("tversky-sample", MODES, fl.TverskyLoss, {"alpha": 1.5, "gamma": 1.5, "batch": False, "empty": "skip"}),
 ]
 COMPOUNDS = {
@@ -94,6 +103,8 @@ COMPOUNDS = {
             (-0.5, fl.GeneralizedDiceLoss(m)),
             (0.1, fl.TvMFDiceLoss(m)),
             (0.7, fl.BoundaryDoULoss(m)),
+            (1.3, fl.SensitivitySpecificityLoss(m)),
+            (0.2, fl.DiceLoss(m, soft="l1")),
         )
     ),
     "dice+focal": lambda m: 0.5 * fl.DiceLoss(m) + 0.5 * fl.FocalLoss(m, gamma=2.0),
@@ -189,10 +200,12 @@ FORMS = {
     "iou_loss": fl.IoULoss,
     "jaccard_loss": fl.JaccardLoss,
     "mcc_loss": fl.MCCLoss,
+    "sensitivity_specificity_loss": fl.SensitivitySpecificityLoss,
     "topk_loss": fl.TopKLoss,
     "tversky_loss": fl.TverskyLoss,
     "tvmf_dice_loss": fl.TvMFDiceLoss,
     "unified_focal_loss": fl.UnifiedFocalLoss,
+    "weighted_soft_dice_loss": fl.WeightedSoftDiceLoss,
 }
 NEEDED = {fl.UnifiedFocalLoss: {"num_classes": 3}}  # settings without which three channels do not fit
 

@@ -73,7 +73,7 @@ struct General {
   const Walk& k;
   Columns<T> columns;
   Selection<T>* selection;
-  T inter, pred, square, diff, logit_threshold;
+  T inter, pred, square, cross, diff, logit_threshold;
 
   __device__ __forceinline__ Key key_of(const Four<T>& e, int i, T value) const {
     return fl::topk_key(by_margin(w) ? fl::topk_margin(e.x[i], e.y[i]) : e.weight[i] * value);
@@ -163,7 +163,7 @@ struct General {
     if (k.region) {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
-        const T d = fl::region_grad<true>(e.p[i], e.y[i], inter, pred, square, diff);
+        const T d = fl::region_grad<true>(e.p[i], e.y[i], inter, pred, square, cross, diff);
         if (valid >> i & 1) grad[i] = fl::fma_(e.p[i] * e.q[i], d, grad[i]);
       }
     }
@@ -186,6 +186,7 @@ struct General {
     add(fl::kPredSq, [](T p, T) { return p * p; });
     add(fl::kTargetSq, [](T, T y) { return y * y; });
     add(fl::kAbsDiff, [](T p, T y) { return fl::abs_(p - y); });
+    add(fl::kPredSqTarget, [](T p, T y) { return p * p * y; });
     if (bad) columns.add(s.bad, T(1));
     if (s.counts < 0) return;
     uint32_t on = 0, truth = 0;
@@ -245,6 +246,7 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
         const auto slope = [&](int column) { return scale * sums[column]; };
         g.inter = static_cast<T>(slope(fl::kInter)), g.pred = static_cast<T>(slope(fl::kPred));
         g.square = static_cast<T>(2.0 * slope(fl::kPredSq)), g.diff = static_cast<T>(slope(fl::kAbsDiff));
+        g.cross = static_cast<T>(2.0 * slope(fl::kPredSqTarget));
       }
 #pragma unroll 1
       for (int n = 0; n < w.spec.n_terms && takes_part; ++n) {

@@ -189,7 +189,8 @@ struct General {
 
   __device__ __forceinline__ T region(int k, T y, T q) const {
     const int c = s.first + k;
-    return fl::region_grad<true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c], tables.diff()[c]);
+    return fl::region_grad<true>(q, y, tables.inter()[c], tables.pred()[c], tables.square()[c], tables.cross()[c],
+                                 tables.diff()[c]);
   }
 
   __device__ __forceinline__ void add_classes(const BlockSums& block) const {
@@ -217,6 +218,7 @@ struct General {
       put(fl::kPredSq, [](T a, T) { return a * a; });
       put(fl::kTargetSq, [](T, T b) { return b * b; });
       put(fl::kAbsDiff, [](T a, T b) { return fl::abs_(a - b); });
+      put(fl::kPredSqTarget, [](T a, T b) { return a * a * b; });
     }
   }
 

@@ -99,12 +99,13 @@ struct Tables {
   static __host__ __device__ __forceinline__ int padded_of(int64_t channels) {
     return static_cast<int>((channels + 3) / 4 * 4 + 20);
   }
-  static constexpr int kColumns = 5;
+  static constexpr int kColumns = 6;
   __device__ __forceinline__ T* pred() const { return base; }
   __device__ __forceinline__ T* inter() const { return base + padded; }
   __device__ __forceinline__ T* flat() const { return base + 2 * padded; }
   __device__ __forceinline__ T* square() const { return base + 3 * padded; }
   __device__ __forceinline__ T* diff() const { return base + 4 * padded; }
+  __device__ __forceinline__ T* cross() const { return base + 5 * padded; }
   __device__ __forceinline__ T* weights(int term) const { return base + (kColumns + term) * padded; }
 
   // By the block.
@@ -126,6 +127,7 @@ struct Tables {
       pred()[c] = d ? static_cast<T>(up * d[fl::kPred] + (kHard ? away : 0.0)) : T(0);
       inter()[c] = d ? static_cast<T>(up * d[fl::kInter] - (kHard ? 2.0 * away : 0.0)) : T(0);
       square()[c] = d ? static_cast<T>(2.0 * up * d[fl::kPredSq]) : T(0);
+      cross()[c] = d ? static_cast<T>(2.0 * up * d[fl::kPredSqTarget]) : T(0);
       diff()[c] = static_cast<T>(away);
       flat()[c] = smooth >= 0 && c < channels ? -terms[smooth].scale * terms[smooth].spread * weights(smooth)[c] : T(0);
     }

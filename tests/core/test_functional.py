@@ -44,12 +44,14 @@ def test_every_word_of_an_argument_is_taken(owner):
     """The words that editors offer are those that the checks allow."""
     words = {"mode": "Mode", "reduction": "Reduction", "empty": "Empty", "soft": "Soft", "curve": "Curve"}
     words |= {"backend": "Backend"}
-    for argument, parameter in inspect.signature(owner).parameters.items():
+    words |= {"weighting": "Weighting"}
+    parameters = inspect.signature(owner).parameters
+    for argument, parameter in parameters.items():
         if argument in words:
             name = parameter.annotation.removesuffix(" | None")
             assert name.endswith(words[argument])
             for word in get_args(getattr(_types, name)):
-                needed = {"smooth": 1.0} if word == "score" else {}
+                needed = {"smooth": 1.0} if word == "score" and "smooth" in parameters else {}
                 owner(**{argument: word}, **needed)
 
 

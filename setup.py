@@ -131,7 +131,7 @@ def write_graph(folder, cxx, torch_dir, cuda):
     for name, (pattern, flags) in groups.items():
         for source in sorted(ROOT.glob(pattern)):
             kernels = name == "cpu" and source.name.startswith("kernels")
-            if not kernels and (cuda is not None or source.name != "cuda.cpp"):
+            if not kernels and (cuda is not None or not source.name.startswith("cuda")):
                 own = SUFFIX.rpartition(".")[0] if name == "bind" else ""  # all other objects serve every Python
                 jobs.append((f"{name}.{source.stem}{own}.o", source, flags))
     for isa, flags in ISAS.items() if x86 else [("baseline", [])]:

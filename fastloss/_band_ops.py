@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from . import _upsampled_cpu, backends, distributed, reference, validate
+from . import _upsampled_cpu, _upsampled_cuda, backends, distributed, reference, validate
 from ._modes import hidden, transformed
 from ._registry import DOUBLE_BACKWARD
 from ._sources import DTYPES, HEAD, SOURCES, cut, flattened
@@ -72,6 +72,13 @@ def _engine(job: Job, parts: Sequence[Tensor], labels: Sequence[Any], wanted: Se
     return Engine(source, bands, Labels(source.shape, *labels), spec, job.backend, job.band_bytes)
 
 
+def _walks(job: Job, parts: Sequence[Tensor]) -> Any:
+    """The module whose ops walk over all of the logits at once; None: the engine does, band by band."""
+    if _upsampled_cpu.takes(job):
+        return _upsampled_cpu
+    return _upsampled_cuda if _upsampled_cuda.takes(job, parts[0]) else None
+
+
 def _plainly(function: Callable) -> Callable:
     """Outside autograd and autocast: a head's dtype has been decided before."""
 
@@ -93,16 +100,18 @@ def _three(parts: Sequence[Tensor | None]) -> list[Tensor | None]:
 @_plainly
 def _sums(parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, group):
     job, labels = Job(how, ints, floats, backend, band_bytes, group), (y, mask, pixel_weight)
-    if _upsampled_cpu.takes(job):
-        return _upsampled_cpu.sums(parts, labels, job)
+    walks = _walks(job, parts)
+    if walks is not None:
+        return walks.sums(parts, labels, job)
     return _engine(job, parts, labels).sums(_group(group))
 
 
 @_plainly
 def _gradient(grad_sums, aux, parts, how, y, mask, pixel_weight, ints, floats, backend, band_bytes, wanted):
     job, labels = Job(how, ints, floats, backend, band_bytes, ""), (y, mask, pixel_weight)
-    if _upsampled_cpu.takes(job):
-        return tuple(_fitted(_upsampled_cpu.gradient(grad_sums, aux, parts, labels, job), parts))
+    walks = _walks(job, parts)
+    if walks is not None:
+        return tuple(_fitted(walks.gradient(grad_sums, aux, parts, labels, job), parts))
     return tuple(_fitted(_engine(job, parts, labels, wanted).gradient(grad_sums, aux), parts))
 
 
@@ -212,7 +221,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, job: Job, labels: tuple, weights: list[Tensor], *parts: Tensor) -> tuple[Tensor, Tensor]:
         ctx.job, ctx.wanted = job, ctx.needs_input_grad[3:]
         ctx.grads = ctx.factors = None
-        if any(ctx.wanted) and _one_walk(job):
+        if any(ctx.wanted) and _one_walk(job, parts):
             aux, ctx.factors = _factors(job, labels, weights, parts)
             table, ctx.grads = _in_one_walk(job, labels, ctx.factors, parts, ctx.wanted)
         else:
@@ -242,9 +251,9 @@ class _Sums(torch.autograd.Function):
         return *none, *[g if g is None else f for g, f in zip(scaled, _fitted(scaled, parts))]
 
 
-def _one_walk(job: Job) -> bool:
+def _one_walk(job: Job, parts: Sequence[Tensor]) -> bool:
     """Whether forward makes the gradient too: of pointwise terms alone, whose derivatives by the sums are known."""
-    if job.backend == "reference" or _upsampled_cpu.takes(job):
+    if job.backend == "reference" or _walks(job, parts) is not None:
         return False
     terms = decode(tuple(job.ints), tuple(job.floats)).terms
     return not any([term.region or term.kind == "topk" for term in terms])
@@ -281,8 +290,9 @@ def run(
     learns = torch.is_grad_enabled() and any([part.requires_grad for part in made.parts])
     if not _compiling() and noted.calls is not None:
         job = Job(made.how, ints, floats, backend, band_bytes, "")
-        gradient = ("early" if _one_walk(job) else "late") if learns else "none"
-        return ready.note("bands", route, (x, y, mask, pixel_weight), weights, want_stats, x.shape, gradient)
+        gradient = ("early" if _one_walk(job, made.parts) else "late") if learns else "none"
+        inputs, how = (x, y, mask, pixel_weight), _upsampled_cuda.told(job, made.parts[0])
+        return ready.note("bands", route, inputs, weights, want_stats, x.shape, gradient, how)
     if ready.elements is not None:
         ints, floats = encode(ready.spec, int(x.shape[1]))
     job = Job(made.how, ints, floats, backend, band_bytes, _group_name(ready.group))

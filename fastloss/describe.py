@@ -40,6 +40,7 @@ def describe(
     group: Any,
     counts: bool = False,
     gradient: str | None = None,
+    made: str | None = None,
 ) -> Explanation:
     """Say what a call runs.
 
@@ -52,7 +53,7 @@ def describe(
         argument: `backend=` of the loss.
         group: its process group.
         counts: whether statistics are wanted.
-        gradient: of bands, whose logits are not there to require one.
+        gradient, made: of bands: whose logits are not there to require one, and how they come about.
     """
     x = inputs[0]
     what = f"{' + '.join([term.kind for term in spec.terms]) or 'nothing'}, {spec.mode}, {_shown(x)}"
@@ -67,7 +68,7 @@ def describe(
     if way == "reference":
         return Explanation(what, "reference", "reference", "autograd" if learns else "none", tuple(reasons))
     if way == "bands":
-        reasons.append("logits and their gradient exist one band at a time")
+        reasons.append(f"logits and their gradient exist one band at a time{made or ''}")
         return Explanation(what, route.backend, "bands", gradient or "none", tuple(reasons))
     path, why = _kernels(route, way, inputs, counts)
     if way == "sums":

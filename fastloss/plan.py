@@ -139,11 +139,15 @@ class Plan:
         counts: bool,
         shape: torch.Size,
         gradient: str | None = None,
+        made: str | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Note what a call would run, and give zeros in its place; `gradient` where the logits do not tell."""
+        """Note what a call would run, and give zeros in its place; `gradient` and how logits are `made` where they do
+        not tell."""
         x, spec = inputs[0], self.spec
         assert noted.calls is not None
-        noted.calls.append(describe(spec, route, way, inputs, weights, self.backend, self.group, counts, gradient))
+        noted.calls.append(
+            describe(spec, route, way, inputs, weights, self.backend, self.group, counts, gradient, made)
+        )
         with torch.no_grad():
             elements = shape if not spec.softmax else (x.shape[0], *x.shape[2:])
             value = x.new_zeros(elements if self.elementwise else (), dtype=_value_dtype(x))

@@ -174,6 +174,8 @@ bool copy_pool(const CudaProblem& q, Work& w) {
   return pool <= kPool;
 }
 
+}  // namespace
+
 const char* begin(const CudaProblem& q, CudaCall& c) {
   Work& w = c.w;
   if (const char* bad = prepare(q, w)) return bad;
@@ -200,6 +202,8 @@ const char* begin(const CudaProblem& q, CudaCall& c) {
   }
   return nullptr;
 }
+
+namespace {
 
 Device ask() {
   Device d;

@@ -25,6 +25,9 @@ struct CudaCall {
   cudaStream_t stream;
 };
 
+// From a problem to a call, the workspace shared out. Launches what the class vectors need.
+const char* begin(const CudaProblem& q, CudaCall& c);
+
 const char* sigmoid_forward(CudaCall&);
 const char* sigmoid_backward(CudaCall&);
 const char* sigmoid_elementwise(CudaCall&);

@@ -27,6 +27,19 @@ const char* backward(const CudaProblem&);  // out from grad_sums and aux
 const char* rescale_grad(const CudaProblem&);  // the same, unless `scale` is the gradient of the loss already
 const char* elementwise(const CudaProblem&);   // out: the values of a single pointwise term
 
+// Logits that an interpolation makes of `low`, tile by tile, beside a problem of the interpolated size whose own x is
+// not read: float32 or half types, no top-k, no statistics.
+constexpr int64_t kTileClasses = 320, kTileRatio = 32;  // at most; the ratio of an axis
+struct Upsampled {
+  CudaProblem& p;
+  Array low, grad;  // grad: as `low`; written by backward
+  int64_t inputs[3];
+  int mode;  // math/interpolate.h
+  bool align_corners;
+};
+const char* upsampled_sums(const Upsampled&);      // sums, aux
+const char* upsampled_backward(const Upsampled&);  // grad from grad_sums and aux
+
 // Which kernels forward takes; launches nothing.
 fl::CallPath path(const CudaProblem&);
 

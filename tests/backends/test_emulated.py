@@ -25,6 +25,8 @@ RUNS = {
         ("test_topk.py", "not saturated and not 0.001"),
         ("test_edges.py", "not fresh_memory and not everything"),
         ("test_ops.py", "direct_call"),
+        ("test_tiles.py", "test_"),
+        ("test_upsampled.py", "masks or targets or dtypes or layouts or axes_that_stay"),
     ],
     "resident": [
         ("test_parity.py", f"{COMMON} or test_whole_vectors or test_long_plane or test_loss and bfloat16"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import LOSSES, build
 
-from fastloss import _interpolation, _library, _registry, describe, spec
+from fastloss import _interpolation, _library, _registry, _upsampled_cuda, describe, spec
 from fastloss.reference import activation, label, overlap, pointwise, region, topk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,3 +223,8 @@ def test_a_spec_survives_its_encoding(name):
     ints, floats = build(name).spec.encode(3)
     decoded = spec.decode(tuple(ints), tuple(floats))
     assert decoded.encode(3) == (ints, floats) and decoded.mode == name.partition(":")[0]
+
+
+def test_what_a_tile_takes():
+    found = re.search(r"kTileClasses = (\d+), kTileRatio = (\d+)", (ROOT / "csrc/cuda/problem.h").read_text())
+    assert [int(n) for n in found.groups()] == [_upsampled_cuda._CLASSES, _upsampled_cuda._RATIO]

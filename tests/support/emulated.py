@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "emulated"
 EMULATOR = sorted(ROOT.glob("csrc/emulator/*.cpp"))
-BACKEND = [*sorted(ROOT.glob("csrc/cuda/**/*.cu")), ROOT / "csrc" / "ops" / "cuda.cpp", *EMULATOR]
+BACKEND = [*sorted(ROOT.glob("csrc/cuda/**/*.cu")), *sorted(ROOT.glob("csrc/ops/cuda*.cpp")), *EMULATOR]
 COMMON = (
     "-std=c++17 -g1 -DFASTLOSS_EMULATED -fPIC -fvisibility=hidden -fno-strict-aliasing -fno-math-errno "
     "-ffp-contract=off -w -Icsrc -Icsrc/emulator"

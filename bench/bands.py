@@ -1,18 +1,18 @@
 """Time and memory of `UpsampledLoss` and `HeadLoss` against whole logits.
 
-python bench/bands.py [--rounds 5] [--cases NAME,…] [--ways NAME,…] [--no-compile] [--out FILE.json]
+python bench/bands.py [--rounds 5] [--cases NAME,…] [--ways NAME;…] [--threads 1,2] [--no-compile] [--out FILE.json]
+python bench/bands.py --draw FILE.json    the charts of a record, beside it
 
-Forward and backward of Dice + cross-entropy on one thread, to the gradient of the low-resolution logits, or of
-features, weight and bias. Time is CPU time of the thread, the ways in turn, so that a ratio is taken within a round;
-the table has medians. Memory is by how much the process grew at most, beyond inputs: each way has a process of its own
-for it, and all of its allocations count, those of C++ too.
+Forward and backward of Dice + cross-entropy, to the gradient of the low-resolution logits, or of features, weight and
+bias. Time is CPU time of all threads, the ways in turn, so that a ratio is taken within a round; the table has medians.
+Memory is by how much the process grew at most, beyond inputs: each way has a process of its own for it, and all of its
+allocations count, those of C++ too. A record that is there is gone on with: other cases, ways and threads stay in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastloss
+from fastloss.bench import chart, record
 
 # name: (samples, classes, low resolution or None, resolution, features or None)
 CASES = {
@@ -99,10 +100,10 @@ def timed(case: str, chosen: list[str] | None, rounds: int, compiled: bool) -> d
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way in ways:
-            start = time.thread_time()
+            start = time.process_time()
             step.run(way)
             if number:  # the first call compiles, and warms what can be warmed
-                seconds[way].append(time.thread_time() - start)
+                seconds[way].append(time.process_time() - start)
     return seconds
 
 
@@ -122,45 +123,54 @@ def peak(case: str, way: str) -> int:
     return resident("VmHWM") - before
 
 
+def measured(case: str, threads: int, chosen: list[str] | None, rounds: int, compiled: bool) -> dict[str, dict]:
+    """The rows of a case; memory only on one thread."""
+    torch.set_num_threads(threads)
+    rows = {}
+    for way, found in (seconds := timed(case, chosen, rounds, compiled)).items():
+        ratio = statistics.median([a / b for a, b in zip(found, seconds[OURS])])
+        rows[way] = {"seconds": found, "ratio": ratio}
+        if threads == 1:
+            asked = subprocess.run([sys.executable, __file__, "--peak", case, way], capture_output=True, text=True)
+            if asked.returncode:
+                raise SystemExit(asked.stderr)
+            rows[way]["peak"] = int(asked.stdout)
+        grown = f"{rows[way]['peak'] / 2**20:.0f}" if "peak" in rows[way] else "-"
+        print(f"| {case} | {threads} | {way} | {statistics.median(found):.3f} | {ratio:.2f} | {grown} |", flush=True)
+    return rows
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--cases", default=",".join(CASES))
     options.add_argument("--ways", help="all by default; separated by semicolons")
+    options.add_argument("--threads", default="1", help="numbers, separated by commas")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--no-compile", action="store_true")
     options.add_argument("--out", type=Path)
+    options.add_argument("--draw", type=Path, metavar="FILE.json")
     options.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help=argparse.SUPPRESS)
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.peak:
         print(peak(*given.peak))
         return
+    if given.draw:
+        print(*chart.bands(json.loads(given.draw.read_text()), given.draw.with_suffix("")), sep="\n")
+        return
     chosen = given.ways.split(";") if given.ways else None
-    record: dict = {"machine": machine(), "torch": torch.__version__, "fastloss": fastloss.__version__, "cases": {}}
-    print(f"{record['machine']}, torch {torch.__version__}, one thread, medians of {given.rounds}\n")
-    print("| case | way | seconds | of ours | MiB beyond the inputs |\n|---|---|---|---|---|")
-    for case in given.cases.split(","):
-        seconds = timed(case, chosen, given.rounds, not given.no_compile)
-        rows = record["cases"][case] = {}
-        for way, found in seconds.items():
-            ratio = statistics.median([a / b for a, b in zip(found, seconds[OURS])])
-            asked = subprocess.run([sys.executable, __file__, "--peak", case, way], capture_output=True, text=True)
-            if asked.returncode:
-                raise SystemExit(asked.stderr)
-            grown = int(asked.stdout)
-            rows[way] = {"seconds": found, "peak": grown}
-            print(
-                f"| {case} | {way} | {statistics.median(found):.3f} | {ratio:.2f} | {grown / 2**20:.0f} |", flush=True
-            )
-    if given.out:
-        given.out.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found: dict = {"machine": record.machine(), "torch": torch.__version__, "fastloss": fastloss.__version__}
+    if given.out and given.out.exists():
+        found |= {"cases": json.loads(given.out.read_text())["cases"]}
+    print(f"{found['machine']['cpu']}, torch {torch.__version__}, medians of {given.rounds}, CPU time of all threads\n")
+    print("| case | threads | way | seconds | of ours | MiB beyond the inputs |\n|---|---|---|---|---|---|")
+    for threads in given.threads.split(","):
+        for case in given.cases.split(","):
+            rows = measured(case, int(threads), chosen, given.rounds, not given.no_compile)
+            of_case = found.setdefault("cases", {}).setdefault(case, {})
+            of_case[threads] = {**of_case.get(threads, {}), **rows}
+            if given.out:
+                given.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Bar charts of a record (needs matplotlib): speed against peers by case, and the README's 3D many-class picture."""
+"""Bar charts of a record (needs matplotlib): speed against peers by case, and the README's pictures: a 3D loss of many
+classes, and logits that never exist."""
 
 from __future__ import annotations
 
@@ -131,3 +132,45 @@ def many_classes(data: dict, path: Path) -> Path | None:
     memory.set_yticks([])
     figure.suptitle(f"{row['title']} on {row['size']} {row['dtype']} logits, {data['machine']['cpu']}", fontsize=11)
     return _save(figure, path)
+
+
+HEADLINE = "up4-150x512"  # of bench/bands.py
+INKS = {"light": "#1f2328", "dark": "#e6edf3"}
+
+
+def bands(data: dict, stem: Path) -> list[Path]:
+    """Draw time and memory of the headline case of a record of bench/bands.py, one thread, for light and dark pages."""
+    rows = {way: row for way, row in data["cases"][HEADLINE]["1"].items() if "peak" in row}
+    order = sorted(rows, key=lambda way: rows[way]["ratio"])
+    return [_bands(rows, order, ink, stem.with_name(f"{stem.name}--{name}.svg")) for name, ink in INKS.items()]
+
+
+def _bands(rows: dict, order: list[str], ink: str, path: Path) -> Path:
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    settings = {"svg.hashsalt": "fastloss", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
+    with matplotlib.rc_context(settings):
+        figure, axes = _axes(9, 0.8 + 0.32 * len(order), 2)
+        for i, way in enumerate(order):
+            name, _, how = way.partition(", ")
+            key = name.lower() + (" compiled" if how == "compiled" else "")
+            mebibytes = rows[way]["peak"] / 2**20
+            for axis, value, words in (
+                (axes[0], rows[way]["ratio"], f"{rows[way]['ratio']:.1f}x"),
+                (axes[1], mebibytes, f"{mebibytes:.0f} MiB"),
+            ):
+                _bar(axis, i, key, value, 0.7)
+                axis.text(value, i, f" {words}", va="center", fontsize=9)
+        for axis, title in zip(axes, ("CPU time of forward and backward", "memory beyond the inputs")):
+            axis.set_title(title, fontsize=10)
+            axis.invert_yaxis()
+            axis.margins(x=0.2)
+            axis.set_xticks([])
+            axis.spines["bottom"].set_visible(False)
+        axes[0].set_yticks(range(len(order)), order)
+        axes[1].set_yticks([])
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    return path

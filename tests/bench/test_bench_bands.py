@@ -1,10 +1,12 @@
 """bench/bands.py: every way computes the same loss, and is timed and weighed."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "bands.py"
 pytestmark = [
@@ -38,4 +40,25 @@ def test_times_and_peaks(bands):
     assert list(seconds) == [bands.OURS, "torch"] and all(len(found) == 2 for found in seconds.values())
     if Path("/proc/self/clear_refs").exists():
         assert bands.peak("up", bands.OURS) >= 0
-    assert torch.get_num_threads() >= 1 and bands.machine()
+
+
+def test_a_record_is_gone_on_with_and_drawn(bands, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from fastloss.bench import chart
+
+    path = tmp_path / "record.json"
+    peak = subprocess.CompletedProcess([], 0, "5000000", "")
+    monkeypatch.setattr(bands.subprocess, "run", lambda *_, **__: peak)
+    for case, ways in (("up", "torch"), ("head", "torch"), ("up", "fastloss")):
+        given = ["--cases", case, "--ways", ways, "--rounds", "1", "--no-compile", "--threads", "1,2"]
+        monkeypatch.setattr(sys, "argv", ["bands.py", *given, "--out", str(path)])
+        bands.main()
+    found = json.loads(path.read_text())
+    assert set(found["cases"]["up"]["1"]) == {bands.OURS, "torch", "fastloss"} and set(found["cases"]) == {"up", "head"}
+    assert found["cases"]["up"]["1"]["torch"]["peak"] == 5_000_000 and "peak" not in found["cases"]["up"]["2"]["torch"]
+    assert found["machine"]["cores"] and "| up | 2 | torch |" in capsys.readouterr().out
+    monkeypatch.setattr(chart, "HEADLINE", "up")
+    monkeypatch.setattr(sys, "argv", ["bands.py", "--draw", str(path)])
+    bands.main()
+    drawn = [(tmp_path / f"record--{name}.svg").read_text() for name in ("light", "dark")]
+    assert drawn[0] != drawn[1] and all("5 MiB" in text and "fastloss, in bands" in text for text in drawn)

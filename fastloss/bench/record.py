@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from fastloss import backends, doctor
+from fastloss.measure import host
 from fastloss.measure.cases import Case
 from fastloss.measure.peers import PACKAGES
 
@@ -21,44 +21,22 @@ SCHEMA = 2
 ISA = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "amx_bf16", "neon", "asimd", "sve")
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _cpuinfo(key: str) -> str:
-    found = re.search(rf"^{key}\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    return found.group(1).strip() if found else ""
-
-
-def _said(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _git(*words: str) -> str:
-    return _said("git", "-C", str(Path(__file__).resolve().parent), *words)
-
-
 def machine() -> dict:
     """Describe what the times depend on besides the code."""
-    flags = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())
-    memory = re.search(r"MemTotal:\s*(\d+)", _read("/proc/meminfo"))
+    flags = set(host.cpuinfo("flags").split()) | set(host.cpuinfo("Features").split())
+    memory = re.search(r"MemTotal:\s*(\d+)", host.read("/proc/meminfo"))
     return {
-        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
-        "cpu_id": f"family {_cpuinfo('cpu family')} model {_cpuinfo('model')}" if _cpuinfo("cpu family") else "",
+        "cpu": host.processor(),
+        "cpu_id": f"family {host.cpuinfo('cpu family')} model {host.cpuinfo('model')}"
+        if host.cpuinfo("cpu family")
+        else "",
         "isa": [f for f in ISA if f in flags],
         "cores": os.cpu_count(),
-        "l2": _read("/sys/devices/system/cpu/cpu0/cache/index2/size"),
-        "l3": _read("/sys/devices/system/cpu/cpu0/cache/index3/size"),
+        "l2": host.read("/sys/devices/system/cpu/cpu0/cache/index2/size"),
+        "l3": host.read("/sys/devices/system/cpu/cpu0/cache/index3/size"),
         "memory_gib": round(int(memory.group(1)) / 2**20, 1) if memory else None,
         "hypervisor": "hypervisor" in flags,
-        "huge_pages": (re.findall(r"\[(\w+)\]", _read("/sys/kernel/mm/transparent_hugepage/enabled")) or [""])[0],
+        "huge_pages": (re.findall(r"\[(\w+)\]", host.read("/sys/kernel/mm/transparent_hugepage/enabled")) or [""])[0],
         "load_at_start": [round(v, 2) for v in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
@@ -78,8 +56,8 @@ def gpu() -> dict:
         "multiprocessors": p.multi_processor_count,
         "memory_gib": round(p.total_memory / 2**30, 1),
         "l2_mib": p.L2_cache_size / 2**20,
-        "driver_clocks": _said(*query),
-        "nvcc": _said("nvcc", "--version").splitlines()[-1:],
+        "driver_clocks": host.output(*query),
+        "nvcc": host.output("nvcc", "--version").splitlines()[-1:],
         "cuda": torch.version.cuda,
     }
 
@@ -96,13 +74,11 @@ def versions(peers: list[str]) -> dict[str, str]:
 
 def new(kind: str, peers: list[str], settings: dict, **more: object) -> dict:
     """Make a record without rows; `kind`: cpu (its rows lie in regimes), gpu or compat."""
-    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    commit = _git("rev-parse", "HEAD") + "+changes" * dirty
     return {
         "schema": SCHEMA,
         "kind": kind,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit or os.environ.get("FASTLOSS_COMMIT", "unknown"),  # a copy of the tree without its history
+        "commit": host.commit() or "unknown",
         "machine": machine(),
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
         "backends": backends.available(),

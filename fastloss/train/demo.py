@@ -30,7 +30,7 @@ from .learner import Learner, launch, quiet
 from .metrics import Thresholds, fit_thresholds
 from .progress import waiting
 from .report import demo as tables
-from .report import figures, page
+from .report import figures, page, summary
 from .report.results import Reproduction, read
 from .runs import folders, make_runs
 from .settings import FILE, Settings
@@ -141,7 +141,12 @@ def _run(chosen: Settings, seeds: int, out: Path, slices: Slices, fabric: Fabric
     switch = {row.title: row.schedule.stages[1][0] for row in found.rows if row.altered}
     pictures = [figures.demo_curves(logs, switch, baseline.dice), _masks(found, slices, thresholds, fabric)]
     title = f"fastloss demo: MNI152 deep grey matter, {chosen.size} px, {seeds} seed(s)"
-    written = page.write(out, title, [alone, page.Words(introduction, "Training"), *results, *pictures])
+    blocks: list[page.Block] = [
+        *tables.beginning(found), page.Heading("The losses alone"), alone,
+        page.Heading("The losses in training"), page.Words(introduction, "Data and network"), *results, *pictures,
+        summary.settings_table(found),
+    ]  # fmt: skip
+    written = page.write(out, title, blocks)
     seconds = round(time.monotonic() - started)
     print("", *[page.plain(block) + "\n" for block in results], sep="\n")
     print(f"Written in {seconds // 60}:{seconds % 60:02d} min:")
@@ -182,11 +187,17 @@ def _kept(found: Reproduction, logits: Tensor, y: Tensor) -> dict[str, tuple[int
     return kept
 
 
-def _masks(found: Reproduction, slices: Slices, thresholds: Thresholds, fabric: Fabric) -> page.Figure:
-    """Three validation slices, by the thresholds and by each method's network of seed 0."""
-    chosen, store = found.settings, slices.store
+def _pictured(slices: Slices) -> list[int]:
+    """Return the validation slice with the largest truth, a middle and a small one."""
+    store = slices.store
     filled = [row for row in slices.valid if store.slices[row].positive] or list(slices.valid)
-    at = [filled[int(share * (len(filled) - 1))] for share in (0.25, 0.5, 0.75)]
+    filled.sort(key=lambda row: int(store.label(row).sum()), reverse=True)
+    return [filled[int(share * (len(filled) - 1))] for share in (0, 0.5, 0.9)]
+
+
+def _masks(found: Reproduction, slices: Slices, thresholds: Thresholds, fabric: Fabric) -> page.Figure:
+    """Those slices, by the thresholds and by each method's network of seed 0."""
+    chosen, store, at = found.settings, slices.store, _pictured(slices)
     images = torch.from_numpy(store.images[at])[:, None]
     guesses = {"thresholds": thresholds(images)[:, 0]}
     learner = Learner(chosen, 1, 0, 1, fabric)

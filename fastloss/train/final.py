@@ -21,6 +21,7 @@ from .learner import Learner
 from .runs import Run
 from .settings import Settings
 from .slices import Slices, ValidationBatches
+from .text import now_utc
 
 
 def finish(
@@ -57,6 +58,7 @@ def finish(
             "parameters": sum(p.numel() for p in learner.net.parameters()),
             "weights": last,
             "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "finished": now_utc(),
         },
     )  # fmt: skip
     forget_weights(folder, place.best_epoch)

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 import fastloss
 from fastloss import _library, backends
 from fastloss.cli import CommandError
+from fastloss.measure import host
 
 from . import settings
 from .checkpoint import make_folder, restore, write_json
@@ -26,6 +27,7 @@ from .progress import Lines, watch
 from .runs import Run, make_runs, select_rows
 from .settings import FILE, Settings
 from .slices import Slices
+from .text import now_utc
 from .training import Steps, train
 
 Say = Callable[..., None]
@@ -61,7 +63,9 @@ def machine(fabric: Fabric) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "fastloss": fastloss.__version__,
+        "commit": host.commit() or "unknown",
         "backend": backends.choose(None, torch.empty(0)),
+        "processor": host.processor(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         # built anew by another compiler, the kernels may round otherwise
         "extension": "none" if module is None else digest_of(module.__file__, hashlib.blake2b(digest_size=8)),
@@ -92,7 +96,7 @@ def start(
     path = out / FILE
     if not path.exists():
         make_folder(out)
-        write_json(path, now)
+        write_json(path, now | {"begun": now_utc()})
         return
     _, before = settings.read(out)
     for part in ("settings", "data", *["machine"] * strict):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import statistics
 import textwrap
+import time
 from collections.abc import Sequence
 
 WIDTH = 110
+
+
+def now_utc() -> str:
+    """Return the time now, to the second, as ISO 8601 writes it in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def wrap(*sentences: str) -> str:

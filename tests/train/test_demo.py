@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ pytest.importorskip("nilearn")
 pytest.importorskip("monai")
 pytest.importorskip("matplotlib")
 pytest.importorskip("segmentation_models_pytorch")
+pytest.importorskip("markdown_it")
 
+from markdown_it import MarkdownIt
 from paper_runs import killed_after
 
 import fastloss
 from fastloss.cli import CommandError, main
-from fastloss.train import checkpoint, side_by_side
+from fastloss.train import checkpoint, demo, side_by_side
 from fastloss.train.checkpoint import read_log
 from fastloss.train.journal import EPOCH_COLUMNS
 
@@ -92,6 +95,10 @@ def test_an_interrupted_demo_is_continued(finished, whole, capfd):
     report = (finished / "report.md").read_text(encoding="utf-8")
     assert "images/s" in report and "kept by smp" in report and "(masks.png)" in report
     assert "data:image/png;base64," in (finished / "report.html").read_text(encoding="utf-8")
+    rendered = MarkdownIt("gfm-like", {"linkify": False}).render(report)
+    assert rendered.count("<table>") == 5 and "<p>|" not in rendered and rendered.count("<img ") == 2
+    for words in ("What ran", "What can be concluded", "cannot be said (1 seed, 3 needed)", "<details>"):
+        assert words in rendered
     rows = json.loads((finished / "losses3d.json").read_text())["rows"]
     assert {row["library"] for row in rows} == {"fastloss", "smp", "monai"}
     assert all([math.isfinite(row["seconds"]) for row in rows])
@@ -100,6 +107,14 @@ def test_an_interrupted_demo_is_continued(finished, whole, capfd):
     assert methods == ["bce-2-seed0", "iou+bce-2-seed0", "iou-2-seed0", "iou-to-bce-2-seed0"]
     assert not list(finished.rglob("*.part"))
     assert bits(finished) == bits(whole)
+
+
+def test_masks_are_of_the_largest_truth_first():
+    labels = [torch.ones(side, side) if side else torch.zeros(3, 3) for side in (0, 2, 5, 1, 9, 3)]
+    records = [SimpleNamespace(positive=bool(label.any())) for label in labels]
+    store = SimpleNamespace(slices=records, label=labels.__getitem__)
+    assert demo._pictured(SimpleNamespace(store=store, valid=(0, 1, 2, 3, 5))) == [2, 5, 1]  # 4 is of the training part
+    assert demo._pictured(SimpleNamespace(store=store, valid=(0,))) == [0, 0, 0]
 
 
 def test_a_killed_demo_continues_with_the_same_bits(whole, tmp_path, capfd):

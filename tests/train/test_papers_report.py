@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from paper_runs import cache, run  # noqa: F401
@@ -19,7 +20,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from fastloss.cli import main
-from fastloss.train.report import paper2, results
+from fastloss.measure import host
+from fastloss.train.report import direction, paper2, results
 from fastloss.train.report.published import PAPER2
 
 CAVEAT = "No reproduction of accuracy (phantom data, preset smoke, changed settings)."
@@ -51,7 +53,7 @@ class Page(HTMLParser):
         elif tag == "img":
             self.pictures.append(found["src"])
             assert found["alt"]
-        self.fetched += [value for name, value in found.items() if name in ("src", "href")]
+        self.fetched += [value for name, value in found.items() if name in ("src", "href") and value[0] != "#"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -88,15 +90,49 @@ def test_the_html_is_whole_and_self_contained(page):
         data = base64.b64decode(picture.partition(",")[2])
         assert data.startswith(b"\x89PNG")
         assert min(struct.unpack(">II", data[16:24])) > 100
-    assert found.headings[1] == "Paper 2: Dynamic alteration of the loss function (msd-colon)"
+    title, summary, *_ = found.headings
+    assert title.startswith("fastloss report: trial run of the experiments of paper 2") and summary == "Summary"
+    assert "Paper 2: Dynamic alteration of the loss function (msd-colon)" in found.headings
     assert len(found.headings) == len(set(found.headings))
+
+
+def test_the_masks_are_of_the_slice_with_the_largest_truth(page, reproduced):
+    text = (page / "report.md").read_text(encoding="utf-8")
+    assert "![Masks of every method](report-1-masks.png)" in text
+    pixels = int(re.search(r"(\d+) pixels of truth, the largest of the validation slices", text).group(1))
+    with np.load(next((reproduced / "runs").glob("split/*/example.npz"))) as arrays:
+        assert pixels == (arrays["truth"] > 0).sum() > 0
+
+
+def test_date_processor_and_commit_of_the_runs_are_told(page, reproduced):
+    text = (page / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| begun to finished +\| 20\d\d-\d\d-\d\d \d\d:\d\d to 20\d\d-\d\d-\d\d \d\d:\d\d UTC", text)
+    assert host.processor() in text and f"commit {host.commit() or 'unknown'}" in text
+
+
+def test_folders_of_before_dates_and_processors_render(reproduced, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(reproduced, old)
+    stored = json.loads((old / "reproduction.json").read_text())
+    del stored["begun"], stored["machine"]["processor"], stored["machine"]["commit"]
+    (old / "reproduction.json").write_text(json.dumps(stored))
+    for path in old.rglob("result.json"):
+        result = json.loads(path.read_text())
+        del result["finished"]
+        path.write_text(json.dumps(result))
+    assert main(["report", str(old), str(reproduced), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| begun to finished +\| not recorded +\| 20", text)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"report-{number}-{name}.png" for number in (1, 2) for name in ("figure2", "pairs", "masks", "throughput")
+    }  # two folders of one paper share none
 
 
 def test_every_table_with_scores_says_that_it_is_no_reproduction(page):
     for name in ("report.html", "report.md"):
         text = (page / name).read_text(encoding="utf-8")
         with_scores = ("Table 1", "Table 2", "Table 3", "Table 4", "Controls", "Direction")
-        parts = re.split(r"<h3>|^### ", text, flags=re.MULTILINE)[1:]
+        parts = re.split(r"<h3[^>]*>|^### ", text, flags=re.MULTILINE)[1:]
         judged = [part for part in parts if part.startswith(with_scores)]
         assert len(judged) == len(with_scores)
         assert all([CAVEAT in part for part in judged])
@@ -104,7 +140,7 @@ def test_every_table_with_scores_says_that_it_is_no_reproduction(page):
 
 def test_the_papers_numbers_stand_beside_ours_and_missing_rows_are_marked(page, reproduced):
     found = Page((page / "report.html").read_text(encoding="utf-8"))
-    first, third = found.tables[0], found.tables[2]
+    first, third = found.tables[1], found.tables[3]  # after what ran
     mine = results.read(reproduced)
     for line, (name, score) in zip(first[1:], PAPER2["table1"].items()):
         assert f"{score.dice:.4f} ± {score.dice_sd:.4f}" in line[2]
@@ -112,12 +148,13 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_are_marked(page, 
         assert line[2].startswith(paper2.mean_sd(values) if values else "missing")
         assert len(values) == (2 if name in ("iou", "bce") else 0)
     assert sum([line[2].startswith("missing") for line in third[1:]]) == 8
-    assert not re.search(r"[+-]0\.\d{4}", " ".join([cell for line in first for cell in line]))  # no differences
+    beside = re.findall(r".?[+-]0\.\d{4}.?", " ".join([cell for line in first for cell in line]))
+    assert beside and all([each[0] == "(" and each[-1] == ")" for each in beside])  # of other data: in brackets
 
 
 def test_table_4_pairs_the_folds(reproduced):
     mine = results.read(reproduced)
-    table = paper2.table4(mine)
+    table = direction.table4(mine)
     lines = {(row[0].text, row[1].text): row for row in table.cells}
     row = lines["IoU + BCE / IoU → BCE", "Dice"]
     assert row[2].paper == "0.65 ± 0.03" and row[4].paper == "6.32"
@@ -167,7 +204,7 @@ def test_numbers_are_compared_only_where_data_and_preset_match(reproduced, tmp_p
     scores = {"dice": 0.7, "iou": 0.6}
     found.finished[name] = {"run": {"seed": 0}, "best": scores, "last": scores, "test": None}
     line = next(row for row in paper2.single(found, "table1").cells if row[0].text == "IoU")
-    assert line[2].remark == "+0.0241"
+    assert line[2].difference == "+0.0241"
 
 
 @pytest.mark.parametrize(("words", "sentence"), [([], "RUNS must name at least one folder"),
@@ -257,13 +294,13 @@ def test_scores_of_epochs_before_the_switch_are_marked_wherever_they_are_compare
     found = results.read(reproduced)
     altered = [name for name in found.finished if "iou-to-bce" in name]
     assert all([found.finished[name]["best_epoch"] >= found.finished[name]["switch"] == 1 for name in altered])
-    judged = {"table3": paper2.single(found, "table3"), "table4": paper2.table4(found)}
-    judged["direction"] = paper2.direction(found)
+    judged = {"table3": paper2.single(found, "table3"), "table4": direction.table4(found)}
+    judged["direction"] = direction.direction(found)
     assert not any(["†" in str(table) for table in judged.values()])
     for name in altered:
         found.finished[name]["best"] = found.finished[name]["best"] | {"epoch": 0}
-    for name, make in (("table3", lambda: paper2.single(found, "table3")), ("table4", lambda: paper2.table4(found)),
-                       ("direction", lambda: paper2.direction(found))):  # fmt: skip
+    for name, make in (("table3", lambda: paper2.single(found, "table3")), ("table4", lambda: direction.table4(found)),
+                       ("direction", lambda: direction.direction(found))):  # fmt: skip
         marked = make()
         assert any(["before the switch" in note for note in marked.notes]), name
         cells = [cell.text for row in marked.cells for cell in row if cell.text.endswith("†")]

@@ -14,13 +14,30 @@ from ..metrics import EMPTY_RULE, Scores
 from ..runs import folders
 from ..side_by_side import CHECK_EVERY, SideBySide
 from ..text import mean_sd, size_of
-from .page import Table
+from . import summary, verdicts
+from .page import Block, Contents, Heading, Table, Words
 from .results import Reproduction
 
 VERDICT = (
     "One brain, the average of 152, a target chosen so that thresholds fail, and few short trainings: this shows the "
     "software at work and is no evidence for or against the paper on dynamic loss alteration."
 )
+
+
+def beginning(found: Reproduction) -> list[Block]:
+    """Say what ran, and what may be concluded: whether altering helped only as far as a test over the seeds says."""
+    rows = {row.name: row for row in found.rows}
+    made = verdicts.corrected([
+        verdicts.compare(f"{rows['iou-to-bce'].title} over {rows[other].title}", "Dice",
+                         *[found.paired(rows[name], "dice") for name in ("iou-to-bce", other)], "seeds")
+        for other in ("iou+bce", "bce")
+    ])  # fmt: skip
+    points = [
+        f"{each.name}, {each.metric} {each.difference:+.3f}. Better: {verdicts.verdict(each).text}." for each in made
+    ]
+    points.append(verdicts.how_many(made))
+    words = Words([VERDICT, *points], "What can be concluded", listed=True)
+    return [Heading("Summary"), summary.what_ran([found]), words, Contents()]
 
 
 def losses_alone(rows: list[dict[str, Any]], threads: int) -> Table:

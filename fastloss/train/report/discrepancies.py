@@ -88,7 +88,8 @@ PAPER1 = _entries("""
   parameters: copied or coincidence, we cannot tell || trained here
 - Table 2 || “Best Dice”, “Validation” || best and last epoch on the one validation fold; no test set || both are
   printed; --split patient:70/10/20 for a test part
-- Table 2 || validation losses 0.02467 and 0.14535 || different losses: not comparable || printed, no sign
+- Table 2 || validation losses 0.02467 and 0.14535 || different losses: not comparable || printed,
+  differences in brackets
 - Table 2 || the modified loss “significantly outperforms” || one seed, one fold; the last epoch's Dice is lower
   (0.78214, 0.77675) || --seeds
 - Table 2 || the baseline loss is not named || the template has 0.5 BCE + 0.5 Tversky, LeViT-UNet CE + Dice ||

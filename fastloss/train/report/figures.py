@@ -17,7 +17,9 @@ from .published import PAPER2_TABLE4
 from .results import Reproduction
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#ccbb44")
-HIT, FALSE, MISSED = (0.20, 0.75, 0.35), (0.90, 0.25, 0.20), (0.25, 0.50, 0.95)
+# Okabe and Ito's, which colour-blind readers tell apart
+HIT, FALSE, MISSED = (0.00, 0.62, 0.45), (0.90, 0.62, 0.00), (0.34, 0.71, 0.91)
+LEGEND = "Green right, orange false, blue missed."
 COLUMNS = 6
 Cell = tuple[str, np.ndarray]  # title and picture [H, W, 3]
 
@@ -64,7 +66,8 @@ def pairs(found: Reproduction) -> list[Figure]:
 
 
 def masks(found: Reproduction) -> list[Figure]:
-    """Draw paper 2's Fig. 3: every finished method on one slice, coloured by its errors."""
+    """Draw every finished method on one slice, coloured by its errors: paper 2's Fig. 3, or the slice with the largest
+    truth (see `Slices.example`)."""
     cells: list[Cell] = []
     seen: dict[str, Row] = {row.name: row for row in found.rows if not row.folds and row.table != "controls"}
     where = ""
@@ -77,16 +80,20 @@ def masks(found: Reproduction) -> list[Figure]:
             grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-6)
             truth, guess = (_outline(arrays[name]) for name in ("truth", "found"))
             where = str(arrays["name"])
+            pixels = int(truth.sum())
             top, left, height, width = arrays["region"].tolist()
+        where += f", {pixels} pixels of truth"
+        where += ", the region of the paper's Fig. 3" if height else ", the largest of the validation slices"
         if height:
-            where += ", the region of the paper's Fig. 3"
             grey, truth, guess = (array[top : top + height, left : left + width] for array in (grey, truth, guess))
         if not cells:
             cells += [("input", paint(grey, [])), ("truth", paint(grey, [(truth, HIT)]))]
         early = " (before the switch)" if found.predates(row) else ""
         cells.append(_guessed(f"{row.title}\n{{}}{early}", grey, truth, guess))
-    words = f"Masks of every method on {where} (green right, red false, blue missed)"
-    return [Figure("masks.png", words, mosaic(cells, COLUMNS), found.caveat)] * bool(cells)
+    if not cells:
+        return []
+    picture = mosaic(cells, min(COLUMNS, len(cells)))
+    return [Figure("masks.png", "Masks of every method", picture, found.caveat, f"{where}. {LEGEND}")]
 
 
 def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[int]) -> Figure:
@@ -97,8 +104,8 @@ def demo_masks(images: Tensor, truth: Tensor, found: dict[str, Tensor], z: list[
         grey, true = images[row].clamp(0, 1), truth[row].bool()
         cells += [(f"input, slice {number}", paint(grey, [])), ("truth", paint(grey, [(true, HIT)]))]
         cells += [_guessed(f"{name}\n{{}}", grey, true, mask[row].bool()) for name, mask in found.items()]
-    words = "Masks beside the truth (green right, red false, blue missed)"
-    return Figure("masks.png", words, mosaic(cells, 2 + len(found)))
+    words = f"Validation slices with the largest truth (top), a middle and a small one. {LEGEND}"
+    return Figure("masks.png", "Masks beside the truth", mosaic(cells, 2 + len(found)), caption=words)
 
 
 def _guessed(title: str, grey: Tensor, truth: Tensor, guess: Tensor) -> Cell:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from ..experiments import TABLES
+from ..experiments import TABLES, Row
 from ..text import mean_sd
 from .page import Cell, Table
 from .paper2 import MISSING
 from .published import PAPER1_TABLE2, PAPER1_TABLE3
 from .results import Reproduction
+from .verdicts import ON_SEEDS, Comparison, compare, corrected, how_many, scores, shown_difference, tested, verdict
 
 PROVENANCE = [
     "The paper names Synapse and ACDC. Its 52,156,519 parameters are those of LeViT-UNet-384 with three classes, its "
@@ -48,25 +49,58 @@ def table2(found: Reproduction) -> Table:
             values = [found.scores(row, metric) if row else [] for row in rows]
             lines.append([f"{words} of the test part", *[mean_sd(mine) if mine else MISSING for mine in values]])
     losses = " ".join([f"{row.title}: {_formula(row)}." for row in rows if row])
-    notes = [losses, "Losses of different formulas are not comparable. Epochs count from 1. Grey: the paper."]
+    notes = [
+        losses,
+        "Losses of different formulas are not comparable, and the paper states neither of its own in full: their "
+        f"differences are in brackets. Epochs count from 1. {found.legend}",
+    ]
     name = f"{TABLES['paper1']['table2']} ({found.settings.dataset}, {found.settings.model})"
     return Table(name, ["", "baseline", "modified"], lines, found.caveat, notes)
 
 
 def _cell(found: Reproduction, key: str, values: list[float], paper: float) -> Cell:
-    whole = key in ("best_epoch", "parameters")
-    printed = f"{paper:,.0f}" if whole else f"{paper:g}"
+    digits = {"best_epoch": 0, "parameters": 0}.get(key, 4)
+    printed = f"{paper:g}" if digits else f"{paper:,.0f}"
     if not values:
         return Cell("missing", printed)
-    if key == "parameters":
-        return Cell(f"{values[0]:,}", printed)
     if key == "best_epoch":
-        return Cell(", ".join([f"{value + 1:.0f}" for value in values]), printed)
-    signed = found.comparable and key.endswith(("dice", "iou"))
-    return Cell(mean_sd(values), printed, f"{statistics.mean(values) - paper:+.4f}" if signed else "")
+        values = [value + 1 for value in values]
+    away = statistics.mean(values) - paper
+    difference = f"({away:+.4f})" if key.endswith("loss") else found.difference(away, digits)
+    if digits:
+        return Cell(mean_sd(values), printed, difference)
+    shown = values[:1] if key == "parameters" else values
+    return Cell(", ".join([f"{value:,.0f}" for value in shown]), printed, difference)
 
 
-def _formula(row) -> str:
+def comparisons(found: Reproduction) -> list[Comparison]:
+    """Hold the modified loss against the baseline, by seed."""
+    baseline, modified = (found.find("table2", name) for name in ("baseline", "modified"))
+    made = []
+    for key, words, which, column in _ROWS:
+        if key.endswith(("dice", "iou")):
+            sides = [_by_seed(found, row, which, column) for row in (modified, baseline)]
+            printed = PAPER1_TABLE2[key]
+            made.append(compare("modified over baseline", words, *sides, "seeds", printed[1] - printed[0]))
+    return corrected(made)
+
+
+def _by_seed(found: Reproduction, row: Row | None, which: str, column: str) -> dict[int, float]:
+    results = found.results(row) if row else {}
+    return {seed: result[which][found.column(column)] for (seed, _), result in results.items()}
+
+
+def direction(found: Reproduction) -> Table:
+    made = comparisons(found)
+    notes = [ON_SEEDS, how_many(made), found.legend]
+    lines: list[list[Cell | str]] = [
+        [each.metric, *scores(each), shown_difference(found, each), *tested(each), verdict(each)] for each in made
+    ]
+    head = ["score", "modified", "baseline", "modified minus baseline", "seeds", "paired t", "p", "modified is better"]
+    return Table("Direction: is the modified loss better?", head, lines, found.caveat, notes)
+
+
+def _formula(row: Row) -> str:
     return " ".join(repr(row.schedule.active).split())
 
 
@@ -79,6 +113,9 @@ def table3(found: Reproduction) -> Table:
         printed = [f"{paper.parameters:g} M", f"{paper.flops:g}", paper.memory or ""]
         quoted = [f"{paper.dice:g}", f"{paper.iou:g}", paper.dataset]
         ours = [Cell("quoted" if row is None else text, grey) for text, grey in zip(_measures(row), printed)]
+        if row:
+            away = f"{row['parameters'] / 1e6 - paper.parameters:+.2f} M"
+            ours[0] = Cell(ours[0].text, ours[0].paper, away)
         lines.append([paper.title, *ours[:2], _milliseconds(row), ours[2], _input(row), *[Cell("", q) for q in quoted]])
     for name, row in measured.items():
         lines.append([name, *_measures(row)[:2], _milliseconds(row), _measures(row)[2], _input(row), "", "", ""])

@@ -30,6 +30,7 @@ class Reproduction:
     machine: dict[str, Any]
     finished: dict[str, dict[str, Any]]
     machines: list[dict[str, Any]] = field(default_factory=list)  # others, on which it was continued
+    begun: str = ""  # UTC; not recorded by earlier versions
 
     @property
     def rows(self) -> list[Row]:
@@ -68,6 +69,18 @@ class Reproduction:
         why += ["changed settings"] if self.changed else []
         return f"No reproduction of accuracy ({', '.join(why) or 'other data than the numbers are from'})."
 
+    def difference(self, value: float, digits: int = 4) -> str:
+        """Write ours minus the paper's; in brackets where the two are not of the same data and settings."""
+        return f"{value:+,.{digits}f}" if self.comparable else f"({value:+,.{digits}f})"
+
+    @property
+    def legend(self) -> str:
+        """What stands below our numbers."""
+        why = (
+            "" if self.comparable else ", in brackets because data or settings are others: it says nothing of the paper"
+        )
+        return f"Below ours: the paper's, and ours minus the paper's{why}."
+
     def results(self, row: Row) -> dict[tuple[int, int | None], dict[str, Any]]:
         """Return the finished runs of a row by (seed, fold)."""
         names = folders(self.settings, row, self.seeds)
@@ -88,16 +101,15 @@ class Reproduction:
 
     def scores(self, row: Row, metric: str) -> list[float]:
         """Return the scores of a row: one by seed; by fold if it has folds, each the mean over the seeds."""
+        return list(self.paired(row, metric).values())
+
+    def paired(self, row: Row | None, metric: str) -> dict[int, float]:
+        """Return {seed: score}, of a row with folds {fold: mean over the seeds}; of none {}."""
         which, column = self.settings.score, self.column(metric)
         found: dict[int, list[float]] = {}
-        for (seed, fold), result in self.results(row).items():
+        for (seed, fold), result in self.results(row).items() if row else ():
             found.setdefault(seed if fold is None else fold, []).append((result["test"] or result[which])[column])
-        return [statistics.mean(found[key]) for key in sorted(found)]
-
-    def folds(self, row: Row, metric: str) -> dict[int, float]:
-        """Return {fold: mean over the seeds}, for a row that has folds."""
-        kept = sorted({fold for _, fold in self.results(row)})
-        return dict(zip(kept, self.scores(row, metric)))
+        return {key: statistics.mean(found[key]) for key in sorted(found)}
 
     def column(self, metric: str) -> str:
         """Name the column of epochs.csv, as the settings average."""
@@ -139,4 +151,6 @@ def read(folder: Path) -> Reproduction:
     for path in sorted((folder / "runs").glob("*/*/result.json")):
         result = read_result(path)
         finished[result["run"]["name"]] = result
-    return Reproduction(folder, chosen, found["data"], found["machine"], finished, found.get("machines", []))
+    return Reproduction(
+        folder, chosen, found["data"], found["machine"], finished, found.get("machines", []), found.get("begun", "")
+    )

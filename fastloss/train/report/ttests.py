@@ -53,13 +53,14 @@ def corrected(composite: Sequence[float], altered: Sequence[float], folds: int) 
 
 
 def paired(composite: Sequence[float], altered: Sequence[float]) -> Outcome:
-    """Test the same folds on both sides, so that the differences within folds are what varies; NaN with fewer than two.
+    """Test the same folds, or seeds, on both sides, so that the differences within pairs are what varies; NaN with
+    fewer than two or differences that do not vary.
 
     Folds share training slices, so even this p is too small: see `corrected`.
     """
     from scipy import stats
 
-    if len(composite) < 2:
+    if len(composite) < 2 or len({b - a for a, b in zip(composite, altered)}) == 1:
         return Outcome(float("nan"), float("nan"))
     found = stats.ttest_rel(altered, composite)
     return Outcome(float(found.statistic), float(found.pvalue))

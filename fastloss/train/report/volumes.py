@@ -26,9 +26,7 @@ def blocks(found: Reproduction) -> list[Block]:
         measured = [read_json(path, ("rows",))["rows"] for path in found.volumes(row)]
         if measured:
             name = f"Whole volumes on the original grid: {row.title}" + (" (folds)" if row.folds else "")
-            tables.append(
-                Table(name, HEAD, _lines(found, measured), found.caveat, _notes(measured, bool(_grey(found))))
-            )
+            tables.append(Table(name, HEAD, _lines(found, measured), found.caveat, _notes(found, measured)))
     return list(tables)
 
 
@@ -49,14 +47,17 @@ def _lines(found: Reproduction, measured: list[list[dict[str, Any]]]) -> list[li
                for rows in measured if (mine := [row for row in rows if row["class"] == name])]
         for name in classes
     }  # fmt: skip
-    by_class = {name: [_mean(column) for column in zip(*found)] for name, found in values.items()}
+    by_class = {name: [_mean(column) for column in zip(*mine)] for name, mine in values.items()}
     by_class[MEAN] = [_mean(column) for column in zip(*by_class.values())]
     grey = _grey(found)
     lines = []
     for name, (dice, distance, dice_nnunet, distance_nnunet) in by_class.items():
-        printed = f"{grey[name]:.4f}" if name in grey else ""
-        far = f"{PUBLISHED_HD95:g}" if grey and name == MEAN else ""
-        texts = [Cell(f"{dice:.4f}", printed), Cell(f"{distance:.2f}", far)]
+        texts = [Cell(f"{dice:.4f}"), Cell(f"{distance:.2f}")]
+        if name in grey:
+            texts[0] = Cell(f"{dice:.4f}", f"{grey[name]:.4f}", found.difference(dice - grey[name]))
+        if grey and name == MEAN:
+            away = found.difference(distance - PUBLISHED_HD95, 2)
+            texts[1] = Cell(f"{distance:.2f}", f"{PUBLISHED_HD95:g}", away)
         theirs = [Cell(text if value == value else "none") for value, text in (
             (dice_nnunet, f"{dice_nnunet:.4f}"), (distance_nnunet, f"{distance_nnunet:.2f}"))]  # fmt: skip
         lines.append([name, *texts, *theirs])
@@ -73,7 +74,7 @@ def _mean(values: Any) -> float:
     return statistics.mean(defined) if defined else float("nan")
 
 
-def _notes(measured: list[list[dict[str, Any]]], grey: bool) -> list[str]:
+def _notes(found: Reproduction, measured: list[list[dict[str, Any]]]) -> list[str]:
     volumes = {row["volume"]: (row["slices"], row["of"]) for rows in measured for row in rows}
     partial = sum([there < whole for there, whole in volumes.values()])
     notes = [
@@ -82,5 +83,9 @@ def _notes(measured: list[list[dict[str, Any]]], grey: bool) -> list[str]:
         "rule: 1 and 0 where only the truth is empty, 0 and 0 where nothing was found; nnU-Net's: what is in neither "
         "mask is left out.",
     ]
-    notes += ["Grey: LeViT-UNet-384 by its authors (Xu et al. 2021), by TransUNet's evaluation."] if grey else []
+    notes += (
+        ["Paper: LeViT-UNet-384 by its authors (Xu et al. 2021), by TransUNet's evaluation. " + found.legend]
+        if _grey(found)
+        else []
+    )
     return notes + ([f"{partial} of the volumes are there in part only."] if partial else [])

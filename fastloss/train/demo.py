@@ -142,8 +142,8 @@ def _run(chosen: Settings, seeds: int, out: Path, slices: Slices, fabric: Fabric
     pictures = [figures.demo_curves(logs, switch, baseline.dice), _masks(found, slices, thresholds, fabric)]
     title = f"fastloss demo: MNI152 deep grey matter, {chosen.size} px, {seeds} seed(s)"
     blocks: list[page.Block] = [
-        *tables.beginning(found), page.Heading("The losses alone"), alone,
-        page.Heading("The losses in training"), page.Words(introduction, "Data and network"), *results, *pictures,
+        *tables.beginning(found), page.Heading("In 3D, without a network"), alone,
+        page.Heading("In training, on slices"), page.Words(introduction, "Data and network"), *results, *pictures,
         summary.settings_table(found),
     ]  # fmt: skip
     written = page.write(out, title, blocks)

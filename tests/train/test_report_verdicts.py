@@ -162,6 +162,7 @@ def test_paper_1_is_better_only_with_its_p():
 def test_the_demo_says_what_may_be_concluded():
     scores = {"iou-to-bce": [0.5, 0.6], "iou+bce": [0.4, 0.5], "bce": [0.4, 0.3]}
     _, ran, words, _ = demo.beginning(made_up("demo", scores, preset="full"))
-    assert ran.head == ["", "demo"] and "no evidence for or against" in words.paragraphs[0]
+    assert ran.head == ["", "demo"] and ran.cells[0][1].text == "MNI152, one averaged brain, 99 slices"
+    assert "no evidence for or against" in words.paragraphs[0]
     assert words.paragraphs[1] == "IoU → BCE over IoU + BCE, Dice +0.100. Better: cannot be said (2 seeds, 3 needed)."
     assert verdicts.how_many([])  # a sentence for none too

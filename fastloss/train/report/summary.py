@@ -52,6 +52,8 @@ def _data(found: Reproduction) -> str:
 
 def _tell_data(found: Reproduction) -> str:
     data = found.data
+    if data["kind"] == "demo":
+        return f"MNI152, one averaged brain, {data['slices']} slices"
     what = "phantom (generated ellipses and noise)" if data["phantom"] else "real"
     return f"{data['kind']}, {what}, {data['patients']} patients, {data['slices']} slices"
 

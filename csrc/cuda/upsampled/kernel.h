@@ -35,8 +35,8 @@ struct TileSoftmax {
     return hard ? (p.id[i] == c ? 1.0f : 0.0f) : (p.valid(i) ? p.dense_label(w, b, c, i) : 0.0f);
   }
   __device__ __forceinline__ float region(int c, float y, float q) const {
-    return extra ? fl::region_grad<true>(q, y, m.inter[c], m.pred[c], m.square[c], m.diff[c])
-                 : fl::region_grad<false>(q, y, m.inter[c], m.pred[c], 0.0f, 0.0f);
+    return extra ? fl::region_grad<true>(q, y, m.inter[c], m.pred[c], m.square[c], m.cross[c], m.diff[c])
+                 : fl::region_grad<false>(q, y, m.inter[c], m.pred[c], 0.0f, 0.0f, 0.0f);
   }
 
   __device__ __forceinline__ void normalise(bool gradient) {
@@ -144,6 +144,7 @@ struct TileSoftmax {
     put(fl::kPredSq, [](float a, float) { return a * a; });
     put(fl::kTargetSq, [](float, float b) { return b * b; });
     put(fl::kAbsDiff, [](float a, float b) { return fl::abs_(a - b); });
+    put(fl::kPredSqTarget, [](float a, float b) { return a * a * b; });
   }
 
   // g_c = p_c (dL/dp_c - less) + what the terms give the label's classes
@@ -188,7 +189,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int per_class = kSoftmax ? w.slots.per_class * channels : 0;
   const int columns = kSoftmax ? w.slots.scalars : w.slots.count(1);
   if (!kGradient) clear_sums(w, m, per_class, columns);
-  const bool hard = w.class_indices, extra = w.slots.column[fl::kPredSq] >= 0 || w.slots.column[fl::kAbsDiff] >= 0;
+  const int8_t* column = w.slots.column;
+  const bool hard = w.class_indices;
+  const bool extra = column[fl::kPredSq] >= 0 || column[fl::kAbsDiff] >= 0 || column[fl::kPredSqTarget] >= 0;
   const int rows = kGradient ? 2 : (kSoftmax ? w.slots.per_class : 0), owned = t.size[0] * t.size[1] * t.size[2];
   __syncthreads();
 #pragma unroll 1

@@ -102,6 +102,7 @@ __device__ __forceinline__ void sigmoid_sums(const Work& w, const Tiling& t, con
   put(fl::kPredSq, [](float q, float) { return q * q; });
   put(fl::kTargetSq, [](float, float y) { return y * y; });
   put(fl::kAbsDiff, [](float q, float y) { return fl::abs_(q - y); });
+  put(fl::kPredSqTarget, [](float q, float y) { return q * q * y; });
 #pragma unroll 1
   for (int j = 0; j < t.terms; ++j)
     with_element(w, terms[j], channel, [&](const auto& element) {
@@ -123,7 +124,8 @@ __device__ __forceinline__ void sigmoid_gradient(const Work& w, const Tiling& t,
   sigmoids(t, m, p, a);
 #pragma unroll
   for (int i = 0; i < kV; ++i)
-    g[i] = a[i].slope * fl::region_grad<true>(a[i].p, p.y[i], m.inter[0], m.pred[0], m.square[0], m.diff[0]);
+    g[i] =
+        a[i].slope * fl::region_grad<true>(a[i].p, p.y[i], m.inter[0], m.pred[0], m.square[0], m.cross[0], m.diff[0]);
 #pragma unroll 1
   for (int j = 0; j < t.terms; ++j)
     with_element(w, terms[j], channel, [&](const auto& element) {
@@ -145,6 +147,7 @@ __device__ __forceinline__ void fill_slopes(const Work& w, const TileMemory& m, 
     const double* d = grads + static_cast<int64_t>(c) * columns_of(w);
     m.pred[c] = static_cast<float>(up * d[fl::kPred]), m.inter[c] = static_cast<float>(up * d[fl::kInter]);
     m.square[c] = static_cast<float>(2.0 * up * d[fl::kPredSq]), m.diff[c] = static_cast<float>(up * d[fl::kAbsDiff]);
+    m.cross[c] = static_cast<float>(2.0 * up * d[fl::kPredSqTarget]);
   }
 }
 

@@ -40,10 +40,10 @@ struct Tile {
 // Dynamic shared memory; made on the host, from null, it gives the size.
 struct TileMemory {
   unsigned char* at;
-  double *sums, *columns;               // of the block, [per class and class]; of each thread, [column][thread]
-  float *logits, *grads, *values;       // [class][input]; of the inputs owned; what threads hand over
-  float *pred, *inter, *square, *diff;  // slopes by the sums, of each class
-  float* weight[3];                     // of each output of an axis: of the second input
+  double *sums, *columns;                       // of the block, [per class and class]; of each thread, [column][thread]
+  float *logits, *grads, *values;               // [class][input]; of the inputs owned; what threads hand over
+  float *pred, *inter, *square, *cross, *diff;  // slopes by the sums, of each class
+  float* weight[3];                             // of each output of an axis: of the second input
   int *cell[3], *group_cell, *group_start;
 
   template <class T>
@@ -64,6 +64,7 @@ struct TileMemory {
     grads = take<float>(gradient ? channels * owned : 0);
     values = take<float>((softmax ? kTogether : 1) * rows * kTileThreads);
     pred = take<float>(gradient ? channels : 0), inter = take<float>(gradient ? channels : 0);
+    cross = take<float>(gradient ? channels : 0);
     square = take<float>(gradient ? channels : 0), diff = take<float>(gradient ? channels : 0);
     for (int a = 0; a < 3; ++a) weight[a] = take<float>(t.most[a]), cell[a] = take<int>(t.most[a]);
     group_cell = take<int>(t.groups), group_start = take<int>(t.groups);

@@ -65,8 +65,9 @@ def test_a_verdict_is_never_a_bare_yes():
     assert verdict(few).text == "cannot be said (2 seeds, 3 needed)"
     one = compare("a over b", "Dice", {0: 0.9}, {0: 0.1, 1: 0.2}, "seeds")
     assert verdict(one).text == "cannot be said (1 seed, 3 needed)"
-    same = compare("a over b", "Dice", dict.fromkeys(range(4), 0.5), dict.fromkeys(range(4), 0.5), "seeds")
-    assert verdict(corrected([same])[0]).text == "cannot be said (no spread to test against)"
+    for value in (0.5, 0.25):  # t would be no number, or infinite
+        same = compare("a over b", "Dice", dict.fromkeys(range(4), 0.5), dict.fromkeys(range(4), value), "seeds")
+        assert verdict(corrected([same])[0]).text == "cannot be said (no spread to test against)"
     assert verdict(compare("a over b", "Dice", {}, {0: 1.0}, "seeds", 0.1)).text == "missing"
 
 
@@ -92,6 +93,7 @@ def test_table_4_and_the_direction_answer_with_p():
     line = by_pair["IoU + BCE / IoU → BCE", "Dice"]
     assert line[-1].text.startswith("yes, p = 5e-0") and line[-1].paper == "yes"
     assert line[3].difference == "+0.0040" and line[3].paper == "0.77 ± 0.03"
+    assert all([float(line[at].text) > 0 for at in (4, 6, 8)])  # t of the three tests
     line = next(row for row in direction.direction(found).cells if row[0].text == "IoU → BCE")
     assert line[5].text == "5, 0" and line[6].text.startswith("yes, p = ") and line[7].text == "missing"
     noise = {"iou-to-bce": [0.66, 0.64, 0.65, 0.66, 0.65], "iou+bce": ALTERED_WINS["iou+bce"]}

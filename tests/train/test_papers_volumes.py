@@ -121,7 +121,7 @@ def test_a_test_part_is_scored_apart_from_what_chooses_the_epoch(tested):
     (row,) = [row for row in found.rows if row.name == "modified"]
     assert result["test"]["case_dice"] != result["best"]["case_dice"]
     assert found.scores(row, "dice") == [result["test"]["case_dice"]]
-    assert "test part" in paper2._what(found)
+    assert "test part" in paper2.what(found)
     assert "Dice of the test part" in [cells[0].text for cells in paper1.table2(found).cells]
 
 

@@ -43,6 +43,24 @@ Pair focal_sigmoid(double x, double y, double gamma, double on, double off) {
   return at(std::integral_constant<fl::FocalPower, fl::kPowerAny>());
 }
 
+template <class T>
+Pair poly_binary(double x, double y, double pos_weight, double eps) {
+  const auto a = fl::sigmoid<true>(static_cast<T>(x));
+  return {fl::poly_binary(a.p, a.q, a.neg_log_p, a.neg_log_1mp, T(y), T(pos_weight), T(eps)),
+          fl::poly_binary_grad(a.p, a.q, T(y), T(pos_weight), T(eps))};
+}
+template <class T>
+Pair log_power_binary(double x, double y, double pos_weight, double gamma) {
+  const auto a = fl::sigmoid<true>(static_cast<T>(x));
+  return {fl::log_power_binary(a.neg_log_p, a.neg_log_1mp, T(y), T(pos_weight), T(gamma)),
+          fl::log_power_binary_grad(a.p, a.q, a.neg_log_p, a.neg_log_1mp, T(y), T(pos_weight), T(gamma))};
+}
+template <class T>
+Pair linear_binary(double x, double y, double weight) {
+  const auto a = fl::sigmoid<true>(static_cast<T>(x));
+  return {fl::linear_binary(a.p, T(y), T(weight)), fl::linear_binary_grad(a.p, a.q, T(y), T(weight))};
+}
+
 // Of the target class, as functions of nll = -log p and miss = 1 - p; the second number is h = p dL/dp.
 template <class T>
 Pair focal_multiclass(double nll, double miss, double gamma, double alpha) {
@@ -52,6 +70,19 @@ Pair focal_multiclass(double nll, double miss, double gamma, double alpha) {
 template <class T>
 Pair ce(double nll, double weight) {
   return {fl::ce(T(nll), T(weight)), fl::ce_grad(T(weight))};
+}
+template <class T>
+Pair poly_multiclass(double nll, double miss, double weight, double eps) {
+  return {fl::poly_multiclass(T(nll), T(miss), T(weight), T(eps)), fl::poly_multiclass_grad(T(nll), T(weight), T(eps))};
+}
+template <class T>
+Pair log_power_multiclass(double nll, double weight, double gamma) {
+  return {fl::log_power_multiclass(T(nll), T(weight), T(gamma)),
+          fl::log_power_multiclass_grad(T(nll), T(weight), T(gamma))};
+}
+template <class T>
+Pair linear_multiclass(double nll, double weight) {
+  return {fl::linear_multiclass(T(nll), T(weight)), fl::linear_multiclass_grad(T(nll), T(weight))};
 }
 
 // loss and its derivatives by inter, pred, pred_sq, abs_diff; sums in the order of math/sums.h.
@@ -85,6 +116,15 @@ PYBIND11_MODULE(_C, m) {
   terms.def("focal_margin_f64", &focal_sigmoid<double, true>);
   terms.def("focal_multiclass_f32", &focal_multiclass<float>),
       terms.def("focal_multiclass_f64", &focal_multiclass<double>);
+  terms.def("poly_binary_f32", &poly_binary<float>), terms.def("poly_binary_f64", &poly_binary<double>);
+  terms.def("poly_multiclass_f32", &poly_multiclass<float>), terms.def("poly_multiclass_f64", &poly_multiclass<double>);
+  terms.def("log_power_binary_f32", &log_power_binary<float>);
+  terms.def("log_power_binary_f64", &log_power_binary<double>);
+  terms.def("log_power_multiclass_f32", &log_power_multiclass<float>);
+  terms.def("log_power_multiclass_f64", &log_power_multiclass<double>);
+  terms.def("linear_binary_f32", &linear_binary<float>), terms.def("linear_binary_f64", &linear_binary<double>);
+  terms.def("linear_multiclass_f32", &linear_multiclass<float>);
+  terms.def("linear_multiclass_f64", &linear_multiclass<double>);
   terms.def("ce_f32", &ce<float>), terms.def("ce_f64", &ce<double>);
   terms.def("region_loss", &region_loss);
 }

@@ -3,8 +3,11 @@
 from . import backends, functional
 from ._version import __version__
 from .backends import debug
+from .balanced import BalancedCrossEntropyLoss, RecallCrossEntropyLoss
+from .boundary import BoundaryLoss, signed_distance
 from .compat._fuse import NotFusable, fuse
 from .compound import CompoundLoss
+from .crossentropies import ExpLogCrossEntropyLoss, PolyLoss
 from .deep import DeepSupervisionLoss
 from .explanation import explain
 from .head import HeadLoss
@@ -19,11 +22,14 @@ from .upsampled import UpsampledLoss
 
 __all__ = [
     "BCEWithLogitsLoss",
+    "BalancedCrossEntropyLoss",
     "BoundaryDoULoss",
+    "BoundaryLoss",
     "CompoundLoss",
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
     "DiceLoss",
+    "ExpLogCrossEntropyLoss",
     "FocalLoss",
     "GeneralizedDiceLoss",
     "HeadLoss",
@@ -32,6 +38,8 @@ __all__ = [
     "LossSchedule",
     "MCCLoss",
     "NotFusable",
+    "PolyLoss",
+    "RecallCrossEntropyLoss",
     "SensitivitySpecificityLoss",
     "Stats",
     "TopKLoss",
@@ -46,4 +54,5 @@ __all__ = [
     "explain",
     "functional",
     "fuse",
+    "signed_distance",
 ]

@@ -200,7 +200,7 @@ class Engine:
         samples, channels, *space = self.source.shape
         spec, (y, mask, _) = self.spec, self.labels.given
         ids = spec.softmax and not y.is_floating_point()
-        weighted = [term.kind == "ce" and term.vector and ids for term in spec.terms]
+        weighted = [term.weighted_mean and ids for term in spec.terms]
         ignores = spec.ignore_index is not None and (ids or not spec.softmax)
         if mask is None and not ignores and not any(weighted):
             return float(samples * (1 if spec.softmax else channels) * torch.Size(space).numel())

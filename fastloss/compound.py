@@ -266,6 +266,8 @@ def _common(losses: list[Criterion]) -> tuple[str, int | None, str | None, Any]:
             a, b = getattr(first, name), getattr(loss, name)
             if a != b:
                 raise ValueError(f"losses of one compound must share their {name}, got {a!r} and {b!r}.")
+    if len({loss.spec.unbounded for loss in losses}) > 1:
+        raise ValueError("a boundary loss takes a distance map as its target, other losses labels; add their values.")
     pooled = [loss for loss in losses if any([part.term.region or part.term.kind == "topk" for part in loss._parts])]
     groups = [loss.process_group for loss in pooled]
     for group in groups[1:]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _arguments as check
 from . import losses, region
 from ._forms import form_of
-from ._functional import unified_focal_loss
+from ._functional import boundary_loss, exp_log_cross_entropy_loss, poly_loss, unified_focal_loss
 from ._functional_overlap import (
     boundary_dou_loss,
     generalized_dice_loss,
@@ -31,13 +31,16 @@ from .stats import Stats
 __all__ = [
     "bce_with_logits_loss",
     "boundary_dou_loss",
+    "boundary_loss",
     "cross_entropy_loss",
     "dice_loss",
+    "exp_log_cross_entropy_loss",
     "focal_loss",
     "generalized_dice_loss",
     "iou_loss",
     "jaccard_loss",
     "mcc_loss",
+    "poly_loss",
     "sensitivity_specificity_loss",
     "stats",
     "topk_loss",

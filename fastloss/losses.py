@@ -77,7 +77,7 @@ class BCEWithLogitsLoss(SingleLoss):
             label_smoothing=check.number("label_smoothing", label_smoothing, 0.0, 1.0),
             vector=check.number_or_vector("pos_weight", pos_weight),
         )
-        shown = {"pos_weight": _numbers(term.vector), "label_smoothing": label_smoothing or None, **_reduced(reduction)}
+        shown = {"pos_weight": numbers(term.vector), "label_smoothing": label_smoothing or None, **reduced(reduction)}
         super().__init__("bce", term, mode, shown, ignore_index, backend)
 
 
@@ -120,7 +120,7 @@ class CrossEntropyLoss(SingleLoss):
             vector=check.vector("class_weights", class_weights),
         )
         shown = {"class_weights": list(term.vector) or None, "label_smoothing": label_smoothing or None}
-        super().__init__("ce", term, mode, {**shown, **_reduced(reduction)}, ignore_index, backend)
+        super().__init__("ce", term, mode, {**shown, **reduced(reduction)}, ignore_index, backend)
 
 
 class FocalLoss(SingleLoss):
@@ -164,8 +164,8 @@ class FocalLoss(SingleLoss):
             vector=check.number_or_vector("alpha", alpha, float("inf") if softmax else 1.0),
         )
         weighs = "classes" if softmax else "positives"
-        shown = {"gamma": f"{gamma:g}", "alpha": f"{_numbers(term.vector)} ({weighs})" if term.vector else None}
-        super().__init__("focal", term, mode, {**shown, **_reduced(reduction)}, ignore_index, backend)
+        shown = {"gamma": f"{gamma:g}", "alpha": f"{numbers(term.vector)} ({weighs})" if term.vector else None}
+        super().__init__("focal", term, mode, {**shown, **reduced(reduction)}, ignore_index, backend)
 
 
 class TopKLoss(SingleLoss):
@@ -202,13 +202,13 @@ class TopKLoss(SingleLoss):
         """
         check.mode(mode)
         term = Term("topk", reduction=check.reduction(reduction, ("mean", "sum")), k=check.fraction(k))
-        shown = {"k": f"{float(k):g}", **_reduced(reduction)}
+        shown = {"k": f"{float(k):g}", **reduced(reduction)}
         super().__init__("topk", term, mode, shown, ignore_index, backend, process_group)
 
 
-def _numbers(vector: tuple[float, ...]) -> str | list[float] | None:
+def numbers(vector: tuple[float, ...]) -> str | list[float] | None:
     return None if not vector else f"{vector[0]:g}" if len(vector) == 1 else list(vector)
 
 
-def _reduced(reduction: str) -> dict[str, str | None]:
+def reduced(reduction: str) -> dict[str, str | None]:
     return {"reduction": repr(reduction) if reduction != "mean" else None}

@@ -17,7 +17,8 @@ from typing import NamedTuple
 ENCODING_VERSION = 3
 MAX_TERMS = 16
 MODES = ("binary", "multilabel", "multiclass")
-KINDS = ("bce", "ce", "focal", "topk", "tversky")  # those that kernels know
+# Those that kernels know.
+KINDS = ("bce", "ce", "focal", "topk", "tversky", "poly", "log_power", "boundary", "wasserstein")
 # Region kinds that PyTorch finishes (reference/overlap.py): to the kernels they are a Tversky term, of the same sums.
 SUMMED_KINDS = ("mcc", "generalized_dice", "tvmf_dice", "boundary_dou", "sensitivity_specificity", "weighted_dice")
 REGION_KINDS = ("tversky", *SUMMED_KINDS)  # functions of the sums of a class; the others are pointwise
@@ -141,11 +142,11 @@ class Term:
     weight: float = 1.0
     weight_index: int = -1  # into the list of 0-d weight tensors; the effective weight is weight * tensor
     reduction: str = "mean"
-    gamma: float = 1.0
+    gamma: float = 1.0  # focal and log_power: the exponent
     alpha: float = 0.5  # weighs FP
     beta: float = 0.5  # weighs FN
     smooth: float = 0.0
-    eps: float = 1e-7
+    eps: float = 1e-7  # poly: the coefficient of 1 - p_t
     label_smoothing: float = 0.0
     k: Fraction | None = None
     curve: str = "power"
@@ -154,15 +155,16 @@ class Term:
     crossed: bool = False  # needs the sum of p^2 y too; with squared only
     batch: bool = True
     empty: str = "zero"
-    vector: tuple[float, ...] = ()  # bce: pos_weight, ce: class_weights, focal: alpha, tversky: class_weights
+    # bce: pos_weight, focal: alpha, wasserstein: the matrix of distances by rows, others: class_weights (or pos_weight)
+    vector: tuple[float, ...] = ()
     classes: tuple[int, ...] | None = None
     kappa: tuple[float, ...] = ()  # tvmf_dice: one number, or one for each class; no kernel reads it
     margin: bool = False  # focal, sigmoid, soft labels: 1 - p_t is sigmoid(-x (2y - 1)), as in MONAI
 
     def __post_init__(self) -> None:
-        if self.label_smoothing != 0 and self.kind not in ("bce", "ce"):  # no kernel of another kind reads it
+        if self.label_smoothing != 0 and self.kind not in ("bce", "ce", "poly"):  # no kernel of another kind reads it
             given = f"{self.label_smoothing} for {self.kind!r}"
-            raise ValueError(f"label_smoothing needs a term of the kind 'bce' or 'ce', got {given}.")
+            raise ValueError(f"label_smoothing needs a term of the kind 'bce', 'ce' or 'poly', got {given}.")
 
     @property
     def region(self) -> bool:
@@ -173,11 +175,24 @@ class Term:
         """Whether the kernels make its sums only."""
         return self.kind in SUMMED_KINDS
 
+    @property
+    def weighted_mean(self) -> bool:
+        """Whether the mean over class indices divides by the sum of the pixels' class weights."""
+        return self.kind in ("ce", "poly") and bool(self.vector)
+
     def weighted(self, weight: float, weight_index: int = -1) -> Term:
         return replace(self, weight=float(weight), weight_index=weight_index)
 
-    def per_class(self, channels: int) -> tuple[float, ...]:
-        """The vector that the kernels read: `classes` becomes a weight of 0 for the channels that do not count."""
+    def per_class(self, channels: int, softmax: bool = False) -> tuple[float, ...]:
+        """The vector that the kernels read: `classes` becomes a weight of 0 for the channels that do not count.
+
+        A boundary term's mean is over pixels and the classes that count, where that of other terms is over pixels
+        (softmax) or over all channels.
+        """
+        if self.kind == "boundary" and not self.vector:
+            chosen = range(channels) if self.classes is None else self.classes
+            each = (1 if softmax else channels) / len(chosen) if self.reduction == "mean" else 1.0
+            return tuple([each if c in chosen else 0.0 for c in range(channels)])
         if self.classes is None:
             return self.vector
         weights = self.vector or (1.0,) * channels
@@ -210,6 +225,11 @@ class Spec:
     def elementwise(self) -> bool:
         return any([term.reduction == "none" for term in self.terms])
 
+    @property
+    def unbounded(self) -> bool:
+        """Whether the target is a map of distances, not labels."""
+        return any([term.kind == "boundary" for term in self.terms])
+
     def encode(self, channels: int) -> tuple[list[int], list[float]]:
         """The spec as (ints, floats) for inputs of `channels` channels; the layout is that of csrc/math/spec.h.
 
@@ -220,7 +240,7 @@ class Spec:
     @property
     def by_channels(self) -> bool:
         """Whether the encoding depends on the number of channels."""
-        return any([term.classes is not None for term in self.terms])
+        return any([t.classes is not None or (t.kind == "boundary" and not t.vector) for t in self.terms])
 
 
 def _ratio(k: Fraction | None) -> tuple[int, int]:
@@ -237,7 +257,7 @@ def encode(spec: Spec, channels: int) -> tuple[list[int], list[float]]:
     floats: list[float] = []
     pool: list[float] = []
     for t in spec.terms:
-        vector = t.per_class(channels)
+        vector = t.per_class(channels, spec.softmax)
         ints += [KINDS.index("tversky" if t.summed else t.kind), t.weight_index, REDUCTIONS.index(t.reduction)]
         ints += [CURVES.index(t.curve), int(t.squared), int(t.l1), EMPTY.index(t.empty), int(t.batch), *_ratio(t.k)]
         ints += [len(pool), len(vector), int(t.crossed)]

@@ -6,6 +6,7 @@ Traceable by torch.compile; in eager its outcome is cached by the inputs' metada
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -96,6 +97,12 @@ def _check_target(spec: Spec, x: Tensor, shape: tuple[int, ...], y: Tensor) -> N
     _check_device("y", y, x)
     given = tuple(y.shape)
     plain = (shape[0], *shape[2:])
+    if spec.unbounded and not y.is_floating_point():
+        raise TypeError(f"y must hold floating-point distances (signed_distance makes them), got {_name(y.dtype)}.")
+    if spec.unbounded and spec.softmax and given != shape:
+        raise ValueError(f"y must be a map of distances of the shape {list(shape)} to fit x, got {list(given)}.")
+    if any([term.kind == "wasserstein" for term in spec.terms]) and y.is_floating_point():
+        raise TypeError(f"y must hold integer class ids for this loss, got {_name(y.dtype)}.")
     if not spec.softmax:
         if given != shape and not (shape[1] == 1 and given == plain):
             also = f" or {list(plain)}" if shape[1] == 1 else ""
@@ -134,9 +141,15 @@ def _check_channels(spec: Spec, channels: int) -> None:
     for term in spec.terms:
         if term.classes is not None and max(term.classes) >= channels:
             raise ValueError(f"classes names channel {max(term.classes)}, but x has only {channels} channels.")
-        single = term.kind in ("bce", "focal") and len(term.vector) == 1  # one number stands for every channel
+        if term.kind == "wasserstein":
+            if len(term.vector) != channels * channels:
+                side = math.isqrt(len(term.vector))
+                raise ValueError(f"distances is a matrix of {side} classes, but x has {channels} channels.")
+            continue
+        positives = term.kind in ("bce", "focal") or (term.kind in ("poly", "log_power") and not spec.softmax)
+        single = positives and len(term.vector) == 1  # one number stands for every channel
         if term.vector and not single and len(term.vector) != channels:
-            name = {"bce": "pos_weight", "focal": "alpha"}.get(term.kind, "class_weights")
+            name = "alpha" if term.kind == "focal" else "pos_weight" if positives else "class_weights"
             raise ValueError(f"{name} has {len(term.vector)} values, but x has {channels} channels.")
         if len(term.kappa) > 1 and len(term.kappa) != channels:
             raise ValueError(f"kappa has {len(term.kappa)} values, but x has {channels} channels.")
@@ -159,6 +172,11 @@ def check_values(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         return
     flat = signed(per_pixel(y.detach(), x))
     valid = select(spec, flat, mask if mask is None else per_pixel(mask, x))
+    if spec.unbounded:
+        if not (torch.isfinite(flat) | ~valid).all():
+            wrong = flat[~torch.isfinite(flat) & valid][0].item()
+            raise ValueError(f"y must hold finite distances, got {wrong}.")
+        return
     if not out_of_range(spec, flat, valid, x.shape[1]):
         return
     valid = valid.expand_as(flat) if valid.shape[1] == 1 else valid

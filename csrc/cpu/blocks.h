@@ -68,7 +68,7 @@ struct Setup {
       : p(problem),
         spec(parsed(problem)),
         view{p.groups, p.channels, kFixedSums + spec.n_terms},
-        target(p, {spec.has_ignore, spec.ignore_index}),
+        target(p, {spec.has_ignore, spec.ignore_index}, spec.unbounded()),
         x(p.x, p.space),
         out(p.out, p.space),
         pixel_weight(p.pixel_weight, p.space),

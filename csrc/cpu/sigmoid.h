@@ -70,12 +70,14 @@ inline T focal_loop(const SigmoidChunk<T>& k, const T* weight, T scale, T gamma,
 // A pointwise term of any kind; `weight` selects (top-k) or masks. Returns the sum of its elements.
 template <int kMode, bool kMasked, class T>
 inline T pointwise_term_loop(const SigmoidChunk<T>& k, const Term& t, int64_t c, const T* weight, double coefficient) {
-  const T scale = static_cast<T>(coefficient);
-  if (t.kind != kFocal)
-    return pointwise_loop<kMode, kMasked>(
-        k, weight, scale,
-        BceElement<T>{static_cast<T>(t.kind == kBce ? t.vector_at(c, 1.0) : 1.0), static_cast<T>(t.label_smoothing)});
-  const T on = static_cast<T>(t.vector_at(c, 1.0)), off = t.vector ? T(1) - on : T(1), gamma = static_cast<T>(t.gamma);
+  const T scale = static_cast<T>(coefficient), on = static_cast<T>(t.kind == kTopk ? 1.0 : t.vector_at(c, 1.0));
+  const T smoothing = static_cast<T>(t.label_smoothing), gamma = static_cast<T>(t.gamma);
+  if (t.kind == kPoly)
+    return pointwise_loop<kMode, kMasked>(k, weight, scale, PolyElement<T>{on, smoothing, static_cast<T>(t.eps)});
+  if (t.kind == kLogPower) return pointwise_loop<kMode, kMasked>(k, weight, scale, LogPowerElement<T>{on, gamma});
+  if (t.kind == kBoundary) return pointwise_loop<kMode, kMasked>(k, weight, scale, LinearElement<T>{on});
+  if (t.kind != kFocal) return pointwise_loop<kMode, kMasked>(k, weight, scale, BceElement<T>{on, smoothing});
+  const T off = t.vector ? T(1) - on : T(1);
   if (t.gamma == 2.0) return focal_loop<kMode, kMasked, kPower2>(k, weight, scale, gamma, on, off, t.margin);
   if (t.gamma == 1.0) return focal_loop<kMode, kMasked, kPower1>(k, weight, scale, gamma, on, off, t.margin);
   if (t.gamma == 0.0) return focal_loop<kMode, kMasked, kPower0>(k, weight, scale, gamma, on, off, t.margin);

@@ -60,6 +60,17 @@ struct HardElement {
     return {h.p, h.slope, value, select_(y, grad_on, grad_off) * slope};
   }
 };
+// Poly-1 on hard labels: w (-log p_t + eps (1 - p_t)).
+struct HardPoly {
+  Vec eps, on, grad_on, grad_off;
+  HardPoly(float e, float w, float scale) : eps(e), on(w), grad_on(-scale * w), grad_off(scale) {}
+  FL_HD FastPixel at(Vec x, Mask y) const {
+    const HardSigmoid<Vec> h = hard_sigmoid<true>(x, y);
+    const Vec value = product(select_(y, on, Vec(1)), fma_(eps, h.miss, h.nll));
+    const Vec slope = h.miss * fma_(eps, Vec(1) - h.miss, Vec(1));
+    return {h.p, h.slope, value, select_(y, grad_on, grad_off) * slope};
+  }
+};
 // Top-k on hard labels: -x or x, the margin by which a pixel misses its label, orders the elements as their BCE does.
 FL_HD Vec topk_margin(Vec x, Mask y) { return select_(y, -x, x); }
 FL_HD Words topk_key(Vec value) {

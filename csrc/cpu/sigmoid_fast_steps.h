@@ -30,7 +30,8 @@ struct FastSteps {
     if (su.target.masked) path = kMaskedElements;
     if (su.weighted) path = kPixelWeights;
     if (su.spec.any_squared() || su.spec.any_l1()) path = kSquaredSums;
-    if (term && term->kind != kBce && !bits) path = kOtherTerm;
+    const bool rare = term && (term->kind == kLogPower || term->kind == kBoundary);
+    if (rare || (term && term->kind != kBce && !bits)) path = kOtherTerm;
     if (pointwise > 1) path = kSeveralTerms;
     works = path == kFastCall;
     from_bce = term && term->kind == kBce && bits && !term->vector;
@@ -160,6 +161,8 @@ struct FastSteps {
     } else if (term->kind == kTopk) {
       const double* aux = su.p.aux + index * kAuxColumns;
       f(HardTopk(static_cast<float>(aux[kThreshold]), static_cast<float>(aux[kTieWeight]), scale));
+    } else if (term->kind == kPoly) {
+      f(HardPoly(static_cast<float>(term->eps), on, scale));
     } else if (term->kind == kBce) {
       f(HardElement<kPower0>(0.0f, on, 1.0f, scale));
     } else {

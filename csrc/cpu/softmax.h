@@ -176,6 +176,8 @@ inline T target_loop(const SoftmaxChunk<T>& k, const T* __restrict weight, T sca
 template <int kMode, class T>
 inline T target_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient) {
   const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
+  if (t.kind == kPoly) return target_loop<kMode>(k, weight, scale, PolyTargetElement<T>{static_cast<T>(t.eps)});
+  if (t.kind == kLogPower) return target_loop<kMode>(k, weight, scale, LogPowerTargetElement<T>{gamma});
   if (t.kind != kFocal) return target_loop<kMode>(k, weight, scale, CeElement());
   if (t.gamma == 2.0) return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPower2, T>{gamma});
   if (t.gamma == 1.0) return target_loop<kMode>(k, weight, scale, FocalTargetElement<kPower1, T>{gamma});
@@ -212,10 +214,36 @@ inline void dense_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restr
   }
 }
 
+// Of class ids and a matrix of label rows, [C, C]: the element is the sum of matrix[id, c] p_c.
+template <int kMode, class T>
+inline void matrix_loop(const SoftmaxChunk<T>& k, const Term& t, const T* __restrict weight, T scale,
+                        T* __restrict total) {
+  const int32_t* __restrict id = k.s.id;
+  T* __restrict slope = k.s.slope;
+  for (int64_t c = 0; c < k.channels; ++c) {
+    const T* __restrict p = k.s.p + c * k.s.stride;
+    T* __restrict h = k.s.h + c * k.s.stride;
+    for (int64_t i = 0; i < k.n; ++i) {
+      if (id[i] < 0) continue;
+      const T value = static_cast<T>(t.vector[id[i] * k.channels + c]) * p[i] * weight[i];
+      if (kMode & (kValues | kStore)) total[i] += value;
+      if (kMode & kGrads) h[i] += value * scale, slope[i] += value * scale;
+    }
+  }
+}
+
 template <int kMode, class T>
 inline void dense_term(const SoftmaxChunk<T>& k, const Term& t, const T* weight, double coefficient, T* total) {
   const T scale = static_cast<T>(coefficient), gamma = static_cast<T>(t.gamma);
-  if (t.kind != kFocal)
+  if (t.kind == kWasserstein)
+    matrix_loop<kMode>(k, t, weight, scale, total);
+  else if (t.kind == kBoundary)
+    dense_loop<kMode>(k, t, weight, scale, LinearTargetElement(), total);
+  else if (t.kind == kPoly)
+    dense_loop<kMode>(k, t, weight, scale, PolyTargetElement<T>{static_cast<T>(t.eps)}, total);
+  else if (t.kind == kLogPower)
+    dense_loop<kMode>(k, t, weight, scale, LogPowerTargetElement<T>{gamma}, total);
+  else if (t.kind != kFocal)
     dense_loop<kMode>(k, t, weight, scale, CeElement(), total);
   else if (t.gamma == 2.0)
     dense_loop<kMode>(k, t, weight, scale, FocalTargetElement<kPower2, T>{gamma}, total);

@@ -13,9 +13,9 @@ struct SoftmaxIds {
   using Scratch = SoftmaxScratch<T>;
 
   Setup<T> su;
-  bool masked;  // pixels may be invalid: until they have been counted
-  const bool region, extra, pointwise, topk, focal;
-  bool dense, weighted_ce = false;  // every class has a label; some mean divides by class weights
+  bool masked;                                         // pixels may be invalid: until they have been counted
+  const bool region, extra, pointwise, topk, missing;  // missing: some term asks for 1 - p
+  bool dense, weighted_ce = false;                     // every class has a label; some mean divides by class weights
   const int64_t pixels;
   std::unique_ptr<T[]> slopes;  // one per pixel, between the two steps of a gradient
 
@@ -26,13 +26,13 @@ struct SoftmaxIds {
         extra(su.spec.any_squared() || su.spec.any_l1()),
         pointwise(su.spec.any_pointwise()),
         topk(su.spec.any(kTopk)),
-        focal(su.spec.any(kFocal)),
+        missing(su.spec.any(kFocal) || su.spec.any(kPoly)),
         dense(!p.ids),
         pixels(p.space[0] * p.space[1] * p.space[2]) {
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& t = su.spec.terms[i];
-      dense |= t.kind == kCe && t.label_smoothing != 0.0;
-      weighted_ce |= t.kind == kCe && t.vector && p.ids;
+      dense |= t.kind == kWasserstein || ((t.kind == kCe || t.kind == kPoly) && t.label_smoothing != 0.0);
+      weighted_ce |= t.weighted_mean() && p.ids;
     }
   }
 
@@ -57,7 +57,7 @@ struct SoftmaxIds {
       kind == kLinear ? run(std::integral_constant<RegionKind, kLinear>())
                       : run(std::integral_constant<RegionKind, kExtra>());
     });
-    if (focal) misses(k);
+    if (missing) misses(k);
     for (int64_t c = 0; kind && c < k.channels; ++c) {
       const T* from = s.sums + c * kStripSums * kWidth;
       double* to = sums + c * su.view.columns;

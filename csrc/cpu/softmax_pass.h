@@ -184,14 +184,14 @@ class SoftmaxPass {
     return total;
   }
 
-  // Means divide by the valid pixels; cross-entropy on ids with class weights by the weights of their classes.
+  // Means divide by the valid pixels; cross-entropies on ids with class weights by the weights of their classes.
   void denominators(const std::vector<double>& valid) {
     for (int i = 0; i < su.spec.n_terms; ++i) {
       const Term& t = su.spec.terms[i];
       if (t.kind == kTopk) continue;
       double& out = su.p.aux[i * kAuxColumns + kDenominator];
       out = valid[su.p.channels];
-      if (t.kind != kCe || !t.vector || !su.p.ids) continue;
+      if (!t.weighted_mean() || !su.p.ids) continue;
       out = 0.0;
       for (int64_t c = 0; c < su.p.channels; ++c) out += t.vector_at(c, 1.0) * valid[c];
     }

@@ -8,8 +8,8 @@ FL_NAMESPACE_BEGIN
 template <class T>
 struct SoftmaxSteps : SoftmaxIds<T> {
   using Base = SoftmaxIds<T>;
-  using Base::dense, Base::extra, Base::focal, Base::masked, Base::pixels, Base::region, Base::slopes, Base::su,
-      Base::leaves, Base::plain;
+  using Base::dense, Base::extra, Base::masked, Base::pixels, Base::region, Base::slopes, Base::su, Base::leaves,
+      Base::plain;
   using Key = typename KeyOf<T>::type;
   using Task = Blocks::Task;
   using Chunk = SoftmaxChunk<T>;

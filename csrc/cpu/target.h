@@ -69,11 +69,11 @@ inline uint64_t narrow_labels(const E* __restrict in, int64_t step, int64_t n, u
   return static_cast<uint64_t>(seen);
 }
 template <bool kIgnore, class E, class T>
-inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T* __restrict out,
+inline bool decode_soft(const E* __restrict in, int64_t step, int64_t n, T ignore, T tolerance, T* __restrict out,
                         T* __restrict valid) {
   int bad = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const T v = static_cast<T>(widen(in[i * step])), y = clamp_label(v, tolerance_of<E, T>);
+    const T v = static_cast<T>(widen(in[i * step])), y = clamp_label(v, tolerance);
     const bool use = !kIgnore || v != ignore;
     bad |= use & !(y >= T(0) && y <= T(1));
     out[i] = use ? y : T(0);
@@ -109,13 +109,15 @@ struct TargetPlanes {
   Runs runs, mask_runs;
   bool hard;    // labels are integers, so 0 or 1
   bool masked;  // elements can be invalid
-  TargetPlanes(CpuProblem& problem, IgnoreRule rule)
+  bool unbounded;
+  TargetPlanes(CpuProblem& problem, IgnoreRule rule, bool any_number)
       : p(problem),
         ignore(rule),
         runs(problem.y, problem.space),
         mask_runs(problem.mask, problem.space),
         hard(!is_float(problem.y.dtype)),
-        masked(rule.on || problem.mask.data) {}
+        masked(rule.on || problem.mask.data),
+        unbounded(any_number) {}
 
   // Integer labels, none of them invalid, as bits; `bytes` holds them where they are not bytes in a row.
   void label_bits(int64_t n, int64_t c, int64_t begin, int64_t count, uint8_t* bytes, uint8_t* bits) const {
@@ -155,13 +157,13 @@ struct TargetPlanes {
           if (ignore.on && !on)
             for (int64_t i = 0; i < length; ++i) valid[at + i] = T(1);
         } else {
-          const T value = static_cast<T>(ignore.index);
+          const T value = static_cast<T>(ignore.index), near = tolerance<E>();
           if (ignore.on)
-            good &= decode_soft<true>(data + offset, step, length, value, out + at, valid + at);
+            good &= decode_soft<true>(data + offset, step, length, value, near, out + at, valid + at);
           else if (step == 1)
-            good &= decode_soft<false>(data + offset, 1, length, value, out + at, valid + at);
+            good &= decode_soft<false>(data + offset, 1, length, value, near, out + at, valid + at);
           else
-            good &= decode_soft<false>(data + offset, step, length, value, out + at, valid + at);
+            good &= decode_soft<false>(data + offset, step, length, value, near, out + at, valid + at);
         }
       });
     });
@@ -209,7 +211,8 @@ struct TargetPlanes {
         runs.each(begin, count, [&](int64_t offset, int64_t step, int64_t length, int64_t at) {
           load_run(data + offset, step, length, out + at);
         });
-        for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? clamp_label(out[i], tolerance_of<E, T>) : T(0);
+        const T near = tolerance<E>();
+        for (int64_t i = 0; i < count; ++i) out[i] = valid[i] != T(0) ? clamp_label(out[i], near) : T(0);
       });
     }
   }
@@ -223,8 +226,13 @@ struct TargetPlanes {
   }
 
  private:
+  template <class E>
+  T tolerance() const {  // one below 0 clamps nothing
+    return unbounded ? T(-1) : tolerance_of<E, T>;
+  }
+
   void report(bool good, int64_t n, int64_t c, int64_t begin, int64_t count, const T* valid) const {
-    if (good) return;
+    if (good || unbounded) return;
     visit_target(p.y.dtype, p.y.data, [&](auto* data) {
       using E = std::decay_t<decltype(*data)>;
       data += n * p.y.sample + c * p.y.channel;

@@ -106,7 +106,7 @@ void set_slots(Work& w) {
       wanted[fl::kPredSq] |= t.squared, wanted[fl::kTargetSq] |= t.squared, wanted[fl::kAbsDiff] |= t.l1;
       wanted[fl::kPredSqTarget] |= t.crossed;
     }
-    wanted[fl::kTarget] |= t.kind == fl::kCe && t.vector_length && w.class_indices;
+    wanted[fl::kTarget] |= t.weighted_mean() && w.class_indices;
   }
   for (int8_t& at : s.column) at = -1;
   int next = 0;
@@ -129,7 +129,7 @@ bool is_at_once(const Work& w) {
   if (w.spec.any_region() || w.spec.any(fl::kTopk) || w.known_valid < 0.0) return false;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
-    if (t.kind == fl::kCe && t.vector_length && t.reduction == fl::kMean && w.class_indices) return false;
+    if (t.weighted_mean() && t.reduction == fl::kMean && w.class_indices) return false;
   }
   return true;
 }

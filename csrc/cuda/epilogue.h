@@ -69,7 +69,7 @@ __device__ __forceinline__ void set_denominators(const Work& w, const Team& team
   double valid = w.known_valid;
 #pragma unroll 1
   for (int i = valid < 0.0 ? -1 : 0; i < w.spec.n_terms; ++i) {
-    const bool weighted = i >= 0 && w.spec.terms[i].kind == fl::kCe && w.spec.terms[i].vector_length && w.class_indices;
+    const bool weighted = i >= 0 && w.spec.terms[i].weighted_mean() && w.class_indices;
     double denominator = valid;
     if (i < 0 || weighted) {
       double own = 0.0;

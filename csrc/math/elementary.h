@@ -182,4 +182,12 @@ FL_HD T pow_unit(T u, T gamma) {
   return select_(u > T(0), power, u);  // 0, or NaN
 }
 
+// n^gamma for n >= 0, and any gamma where n > 0 (0 at 0; what is near the largest float, or NaN, stays).
+template <class T>
+FL_HD T pow_positive(T n, T gamma) {
+  const T a = gamma * log_(at_least_tiny(n)), e = exp_minus(abs_(a));
+  const T power = select_(a > T(0), T(1) / e, e);
+  return select_(n > T(0), select_(n < T(1e38), power, n), n);
+}
+
 FL_NAMESPACE_END

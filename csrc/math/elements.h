@@ -45,6 +45,33 @@ struct MarginElement {
   }
 };
 
+template <class T>
+struct PolyElement {
+  T pos_weight, smoothing, eps;
+  FL_HD T value(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    return poly_binary(p, q, neg_log_p, neg_log_1mp, smooth_label(y, smoothing), pos_weight, eps);
+  }
+  FL_HD T slope(T p, T q, T, T, T y) const {
+    return poly_binary_grad(p, q, smooth_label(y, smoothing), pos_weight, eps);
+  }
+};
+template <class T>
+struct LogPowerElement {
+  T pos_weight, gamma;
+  FL_HD T value(T, T, T neg_log_p, T neg_log_1mp, T y) const {
+    return log_power_binary(neg_log_p, neg_log_1mp, y, pos_weight, gamma);
+  }
+  FL_HD T slope(T p, T q, T neg_log_p, T neg_log_1mp, T y) const {
+    return log_power_binary_grad(p, q, neg_log_p, neg_log_1mp, y, pos_weight, gamma);
+  }
+};
+template <class T>
+struct LinearElement {
+  T weight;
+  FL_HD T value(T p, T, T, T, T y) const { return linear_binary(p, y, weight); }
+  FL_HD T slope(T p, T q, T, T, T y) const { return linear_binary_grad(p, q, y, weight); }
+};
+
 // Pointwise terms on the target class: value, and h = p_t dL/dp_t (dL/dz_c = h (y_c - p_c)); w is its weight or alpha.
 struct CeElement {
   template <class T>
@@ -61,6 +88,28 @@ struct FocalTargetElement {
   T gamma;
   FL_HD T value(T nll, T u, T w) const { return focal_multiclass<kPower>(nll, u, w, gamma); }
   FL_HD T slope(T nll, T u, T w) const { return focal_multiclass_grad<kPower>(nll, u, w, gamma); }
+};
+template <class T>
+struct PolyTargetElement {
+  T eps;
+  FL_HD T value(T nll, T u, T w) const { return poly_multiclass(nll, u, w, eps); }
+  FL_HD T slope(T nll, T, T w) const { return poly_multiclass_grad(nll, w, eps); }
+};
+template <class T>
+struct LogPowerTargetElement {
+  T gamma;
+  FL_HD T value(T nll, T, T w) const { return log_power_multiclass(nll, w, gamma); }
+  FL_HD T slope(T nll, T, T w) const { return log_power_multiclass_grad(nll, w, gamma); }
+};
+struct LinearTargetElement {
+  template <class T>
+  FL_HD T value(T nll, T, T w) const {
+    return linear_multiclass(nll, w);
+  }
+  template <class T>
+  FL_HD T slope(T nll, T, T w) const {
+    return linear_multiclass_grad(nll, w);
+  }
 };
 
 // dL/dp_c of the region terms.

@@ -3,6 +3,10 @@
 //   focal  alpha_t (1 - p_t)^gamma (-log p_t)     Lin et al. 2017, eq. 5; binary: -log p_t = BCE, also for soft labels,
 //          where 1 - p_t = 1 - exp(-BCE) (smp), or with focal_margin sigmoid(-x (2y - 1)) (MONAI)
 //   ce     -w_y log p_y
+//   poly   CE or BCE + eps (1 - p_t)              Leng et al. 2022, Poly-1
+//   log_power  w (-log p_t)^gamma                 Wong et al. 2018, eq. 3
+//   linear     y p, for a label y of any size: a signed distance (boundary, Kervadec et al. 2019), or what it costs to
+//              take a class for another (wasserstein, Fidon et al. 2017)
 #pragma once
 #include "activation.h"
 
@@ -88,6 +92,40 @@ FL_HD T focal_margin_grad(T b, T u, T y, T alpha_on, T alpha_off, T gamma, T b_g
   return (alpha_on * y + alpha_off * (T(1) - y)) * focal_power<kPower>(u, gamma) * margin_slope(b, u, y, gamma, b_grad);
 }
 
+template <class T>
+FL_HD T poly_binary(T p, T q, T neg_log_p, T neg_log_1mp, T y, T pos_weight, T eps) {
+  return bce(fma_(eps, q, neg_log_p), fma_(eps, p, neg_log_1mp), y, pos_weight);
+}
+template <class T>
+FL_HD T poly_binary_grad(T p, T q, T y, T pos_weight, T eps) {
+  return fma_((T(1) - y) * p, fma_(eps, q, T(1)), -(pos_weight * y * q * fma_(eps, p, T(1))));
+}
+
+// gamma n^(gamma - 1), the derivative of n^gamma, with n from 1e-7 to 1e7. Below gamma = 1 it is infinite at n = 0,
+// where p_t is 1: there Wong et al.'s code clips p_t to 1 - 1e-7. The upper end keeps 0 * inf away.
+template <class T>
+FL_HD T log_rate(T n, T gamma) {
+  return gamma * pow_positive(at_most(T(1e7), at_least(T(1e-7), n)), gamma - T(1));
+}
+template <class T>
+FL_HD T log_power_binary(T neg_log_p, T neg_log_1mp, T y, T pos_weight, T gamma) {
+  return bce(pow_positive(neg_log_p, gamma), pow_positive(neg_log_1mp, gamma), y, pos_weight);
+}
+template <class T>
+FL_HD T log_power_binary_grad(T p, T q, T neg_log_p, T neg_log_1mp, T y, T pos_weight, T gamma) {
+  const T off = (T(1) - y) * p * log_rate(neg_log_1mp, gamma);
+  return off - pos_weight * y * q * log_rate(neg_log_p, gamma);
+}
+
+template <class T>
+FL_HD T linear_binary(T p, T y, T weight) {
+  return weight * y * p;
+}
+template <class T>
+FL_HD T linear_binary_grad(T p, T q, T y, T weight) {
+  return linear_binary(p, y, weight) * q;
+}
+
 // Softmax terms of the target class: nll = -log p_t, u = 1 - p_t. The gradient functions give h = p_t dL/dp_t, so that
 // dL/dz_c = h (y_c - p_c).
 template <class T>
@@ -105,6 +143,30 @@ FL_HD T focal_multiclass(T nll, T u, T alpha, T gamma) {
 template <FocalPower kPower, class T>
 FL_HD T focal_multiclass_grad(T nll, T u, T alpha, T gamma) {
   return -alpha * focal_slope<kPower>(nll, u, exp_minus(abs_(nll)), gamma);  // 1 - u would lose a small p_t
+}
+template <class T>
+FL_HD T poly_multiclass(T nll, T u, T weight, T eps) {
+  return product(weight, fma_(eps, u, nll));
+}
+template <class T>
+FL_HD T poly_multiclass_grad(T nll, T weight, T eps) {
+  return -weight * fma_(eps, exp_minus(abs_(nll)), T(1));
+}
+template <class T>
+FL_HD T linear_multiclass(T nll, T weight) {
+  return weight * exp_minus(abs_(nll));
+}
+template <class T>
+FL_HD T linear_multiclass_grad(T nll, T weight) {
+  return linear_multiclass(nll, weight);
+}
+template <class T>
+FL_HD T log_power_multiclass(T nll, T weight, T gamma) {
+  return product(weight, pow_positive(nll, gamma));
+}
+template <class T>
+FL_HD T log_power_multiclass_grad(T nll, T weight, T gamma) {
+  return -weight * log_rate(nll, gamma);
 }
 
 FL_NAMESPACE_END

@@ -8,7 +8,7 @@ constexpr int kEncodingVersion = 3;
 constexpr int kMaxTerms = 16;
 constexpr int kHeaderInts = 6, kTermInts = 13, kTermFloats = 8;
 
-enum TermKind { kBce, kCe, kFocal, kTopk, kTversky, kTermKinds };
+enum TermKind { kBce, kCe, kFocal, kTopk, kTversky, kPoly, kLogPower, kBoundary, kWasserstein, kTermKinds };
 enum Activation { kSigmoid, kSoftmax };
 enum Reduction { kMean, kSum, kNone };
 enum EmptyRule { kEmptyZero, kEmptySkip, kEmptyScore };
@@ -23,6 +23,8 @@ struct Term {
   int64_t vector_length;
 
   FL_HD bool region() const { return kind == kTversky; }  // a function of the sums of a class, not pointwise
+  // Of class indices the mean divides by the sum of the pixels' class weights.
+  FL_HD bool weighted_mean() const { return (kind == kCe || kind == kPoly) && vector_length > 0; }
   FL_HD double vector_at(int64_t c, double otherwise) const {
     return vector_length == 0 ? otherwise : vector[vector_length == 1 ? 0 : c];
   }
@@ -39,6 +41,7 @@ struct Spec {
       if (terms[i].kind == kind) return true;
     return false;
   }
+  FL_HD bool unbounded() const { return any(kBoundary); }  // whether a target is a distance, not a label
   FL_HD bool any_region() const {
     for (int i = 0; i < n_terms; ++i)
       if (terms[i].region()) return true;

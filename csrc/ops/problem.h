@@ -135,9 +135,15 @@ struct OpCall {
       : spec(parse(ints, floats)), shape(logits, spec.binary), layout(shape, spec), x(logits) {
     p.samples = shape.samples, p.channels = shape.channels;
     require(p.channels >= 1, "logits need a channel");
-    for (int i = 0; i < spec.n_terms; ++i)
-      require(spec.terms[i].vector_length <= 1 || spec.terms[i].vector_length == p.channels,
-              "a term has another number of class weights than there are channels");
+    for (int i = 0; i < spec.n_terms; ++i) {
+      const int64_t length = spec.terms[i].vector_length;
+      if (spec.terms[i].kind == fl::kWasserstein)
+        require(length == p.channels * p.channels && spec.activation == fl::kSoftmax && !fl::is_float(dtype_of(y)),
+                "a matrix of class distances needs class indices and a number for each pair of channels");
+      else
+        require(length <= 1 || length == p.channels,
+                "a term has another number of class weights than there are channels");
+    }
     for (int i = 0; i < 3; ++i) p.space[i] = shape.space[i];
     p.x = shape.array(x, true);
     require(fl::is_float(p.x.dtype), "logits must be floating point");

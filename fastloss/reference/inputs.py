@@ -77,7 +77,7 @@ def out_of_range(spec: Spec, y: Tensor, valid: Tensor, channels: int) -> Tensor:
             return torch.zeros((), dtype=torch.bool, device=y.device)
         indices = y.long()
         return (valid & ((indices < 0) | (indices >= channels))).any()
-    if y.dtype == torch.bool:
+    if y.dtype == torch.bool or spec.unbounded:
         return torch.zeros((), dtype=torch.bool, device=y.device)
     y = clamped(y)
     return (valid & ~((y >= 0) & (y <= 1))).any()
@@ -98,7 +98,7 @@ def prepare(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None, pixel_weight:
         channels = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1)
         y = ((indices == channels) & valid).to(dtype)
     else:
-        y = torch.where(valid, clamped(y), torch.zeros_like(y)).to(dtype)
+        y = torch.where(valid, y if spec.unbounded else clamped(y), torch.zeros_like(y)).to(dtype)
     if pixel_weight is not None:
         pixel_weight = torch.where(valid, pixel_weight, torch.zeros_like(pixel_weight)).to(dtype)
     if spec.softmax:

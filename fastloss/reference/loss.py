@@ -21,24 +21,37 @@ def accumulator(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def channel_vector(term: Term, x: Tensor) -> Tensor | None:
+def channel_vector(term: Term, x: Tensor, softmax: bool) -> Tensor | None:
     """The per-channel parameter of a pointwise term as [1, C or 1, 1]."""
-    return constants(term.vector, x).reshape(1, -1, 1) if term.vector else None
+    vector = term.per_class(x.shape[1], softmax)
+    return constants(vector, x).reshape(1, -1, 1) if vector else None
 
 
 def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
     """Unreduced values of a pointwise term with pixel weights, 0 where invalid: [N, C, P], or [N, 1, P] (softmax)."""
-    i, vector = inputs, channel_vector(term, inputs.x)
+    i, vector = inputs, channel_vector(term, inputs.x, spec.softmax)
     if spec.softmax:
         assert i.log_p is not None
         target = i.y if i.class_indices is None else i.class_indices
         if term.kind == "focal":
             value = pointwise.focal_multiclass(i.log_p, target, term.gamma, vector)
+        elif term.kind == "poly":
+            value = pointwise.poly_multiclass(i.log_p, target, term.eps, vector, term.label_smoothing)
+        elif term.kind == "log_power":
+            value = pointwise.log_power_multiclass(i.log_p, target, term.gamma, vector)
+        elif term.kind in ("boundary", "wasserstein"):
+            value = pointwise.linear_multiclass(i.p, target, vector)
         else:
             value = pointwise.ce(i.log_p, target, vector, term.label_smoothing)
     elif term.kind == "focal":
         focal = pointwise.focal_margin if term.margin else pointwise.focal_binary
         value = focal(i.x, i.y, term.gamma, vector)
+    elif term.kind == "poly":
+        value = pointwise.poly_binary(i.x, i.y, term.eps, vector, term.label_smoothing)
+    elif term.kind == "log_power":
+        value = pointwise.log_power_binary(i.x, i.y, term.gamma, vector)
+    elif term.kind == "boundary":
+        value = pointwise.linear_binary(i.p, i.y, vector)
     else:
         value = pointwise.bce(i.x, i.y, vector, term.label_smoothing)
     if i.weight is not None:
@@ -48,9 +61,9 @@ def elements(spec: Spec, term: Term, inputs: Inputs) -> Tensor:
 
 def denominator(term: Term, inputs: Inputs, n: Tensor) -> Tensor:
     """What the mean of a pointwise term divides by: the number n of valid elements, or the sum of their class weights
-    (cross-entropy on class indices, as torch); 0-d."""
-    vector = channel_vector(term, inputs.x)
-    if term.kind != "ce" or vector is None or inputs.class_indices is None:
+    (cross-entropies on class indices, as torch); 0-d."""
+    vector = channel_vector(term, inputs.x, inputs.log_p is not None)
+    if not term.weighted_mean or vector is None or inputs.class_indices is None:
         return n
     weights = vector.expand_as(inputs.y).gather(1, inputs.class_indices)
     return torch.where(inputs.valid, weights, torch.zeros_like(weights)).sum(dtype=n.dtype)

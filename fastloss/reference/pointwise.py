@@ -62,6 +62,74 @@ def focal_multiclass(log_p: Tensor, y: Tensor, gamma: float, alpha: Tensor | Non
     return torch.where(used, weight * _focal(b, gamma), torch.zeros_like(b)).sum(1, keepdim=True)
 
 
+def poly_binary(
+    x: Tensor, y: Tensor, eps: float, pos_weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """`bce` + eps [w y (1 - p) + (1 - y) p]."""
+    value = bce(x, y, pos_weight, label_smoothing)
+    if label_smoothing:
+        y = y * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    return value + eps * ((y if pos_weight is None else y * pos_weight) * q + (1.0 - y) * p)
+
+
+def poly_multiclass(
+    log_p: Tensor, y: Tensor, eps: float, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """`ce` + eps times the mean of w (1 - p) under the smoothed target: [N, 1, P]."""
+    miss = -torch.expm1(log_p)
+    if not y.is_floating_point():
+        y = _one_hot(y, log_p)
+    target = y * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1] if label_smoothing else y
+    target = target if class_weights is None else target * class_weights
+    return (_product(target, -log_p) + eps * target * miss).sum(1, keepdim=True)
+
+
+def log_power_binary(x: Tensor, y: Tensor, gamma: float, pos_weight: Tensor | None = None) -> Tensor:
+    """w y (-log p)^gamma + (1 - y) (-log(1 - p))^gamma."""
+    positive, negative = [_power(-F.logsigmoid(z), gamma) for z in (x, -x)]
+    return _product(y if pos_weight is None else y * pos_weight, positive) + _product(1.0 - y, negative)
+
+
+def log_power_multiclass(log_p: Tensor, y: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
+    """w_y (-log p_y)^gamma for class indices, or its mean under the probabilities y: [N, 1, P]."""
+    if y.is_floating_point():
+        target = y if class_weights is None else y * class_weights
+        return _product(target, _power(-log_p, gamma)).sum(1, keepdim=True)
+    value = _power(-log_p.gather(1, y), gamma)
+    return value if class_weights is None else _product(class_weights.expand_as(log_p).gather(1, y), value)
+
+
+def linear_binary(p: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """w y p for targets y of any size."""
+    return y * p if weight is None else weight * y * p
+
+
+def linear_multiclass(p: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The sum over classes of w_c y_c p_c for targets y of any size; of class indices, y is the row of the matrix w
+    [1, C C, 1] that the index names: [N, 1, P]."""
+    if y.is_floating_point():
+        return linear_binary(p, y, weight).sum(1, keepdim=True)
+    assert weight is not None
+    rows = weight.reshape(p.shape[1], p.shape[1])[y[:, 0]]  # [N, P, C]
+    return (rows.movedim(-1, 1) * p).sum(1, keepdim=True)
+
+
+def _one_hot(indices: Tensor, like: Tensor) -> Tensor:
+    channels = torch.arange(like.shape[1], device=like.device).reshape(1, -1, 1)
+    return (indices == channels).to(like.dtype)
+
+
+def _power(n: Tensor, gamma: float) -> Tensor:
+    """n^gamma for n >= 0; its derivative takes n from 1e-7 to 1e7, since for gamma < 1 it is infinite at 0."""
+    given = n.detach()
+    near = given.clamp(1e-7, 1e7)
+    inside = near == given
+    power = torch.where(inside, n, near).pow(gamma)
+    change = n - torch.where(torch.isinf(given), torch.zeros_like(given), given)  # 0, with the derivative of n
+    return torch.where(inside, power, given.pow(gamma) + gamma * near.pow(gamma - 1.0) * change)
+
+
 def _focal(b: Tensor, gamma: float) -> Tensor:
     """u^gamma b with u = 1 - exp(-b), as u^(gamma+1) (b/u): for gamma < 1 u^gamma has an infinite derivative at 0."""
     if gamma == 0:

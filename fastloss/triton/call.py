@@ -78,7 +78,7 @@ class KernelCall:
             constants |= {"INDICES": self.indices, "DENSE": self.dense, "TARGETS": spec.weighted and self.indices}
             constants["VALUES"] = sums or bool(spec.topk)
         else:
-            constants |= {"HARD": self.hard, "MARGIN": self.margin}
+            constants |= {"HARD": self.hard, "MARGIN": self.margin, "UNBOUNDED": spec.unbounded}
         kernel = softmax.softmax_pass if spec.softmax else sigmoid.sigmoid_pass
         numbers = spec.numbers(self.device)
 
@@ -163,7 +163,8 @@ class KernelCall:
             kernel, constants = softmax.softmax_elements, constants | {"INDICES": self.indices, "DENSE": dense}
             arguments = (*self.walk(), *tail)
         else:
-            kernel, constants = sigmoid.sigmoid_elements, constants | {"HARD": self.hard, "MARGIN": self.margin}
+            constants |= {"HARD": self.hard, "MARGIN": self.margin, "UNBOUNDED": spec.unbounded}
+            kernel = sigmoid.sigmoid_elements
             arguments = (*self.walk(), self.loops, *tail)
         launch(kernel, self.programs, self.device, arguments, constants)
 

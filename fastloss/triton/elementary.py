@@ -74,6 +74,15 @@ def pow_unit(u, gamma):
 
 
 @triton.jit
+def pow_positive(n, gamma):
+    """n^gamma for n >= 0, and any gamma where n > 0 (0 at 0; what is near the largest float, or NaN, stays)."""
+    tiny = 2.2250738585072014e-308 if n.dtype == tl.float64 else 1.1754943508222875e-38
+    a = gamma * log_(tl.where(n < tiny, tiny, n).to(n.dtype))
+    e = exp_minus(tl.abs(a))
+    return tl.where((n > 0) & (n < 1e38), tl.where(a > 0, 1.0 / e, e), n)
+
+
+@triton.jit
 def sigmoid(x):
     """(p, q, neg_log_p, neg_log_1mp): sigmoid(x), 1 - sigmoid(x), fully accurate, and minus their logarithms."""
     e = exp_minus(tl.abs(x))

@@ -76,13 +76,18 @@ def masked_in(mask, n, c, place, inside):
 
 
 @triton.jit
-def labels(y, mask, n, c, place, inside, ignore, IGNORE: tl.constexpr, T: tl.constexpr):
-    """(label, valid, bad) of one plane: labels in [0, 1], 0 where not valid; bad is valid, but no such label."""
+def labels(
+    y, mask, n, c, place, inside, ignore, IGNORE: tl.constexpr, T: tl.constexpr, UNBOUNDED: tl.constexpr = False
+):
+    """(label, valid, bad) of one plane: labels in [0, 1], 0 where not valid; bad is valid, but no such label (if not
+    any number is one)."""
     raw = tl.load(address(y, n, c, place), mask=inside, other=0)
     valid = masked_in(mask, n, c, place, inside)
     if IGNORE:
         valid = valid & not_ignored(raw, ignore, T)
     label = raw.to(T)
+    if UNBOUNDED:
+        return tl.where(valid, label, 0.0), valid, valid & (valid == 0)
     if raw.dtype.is_floating():
         label = clamp_label(label, label_tolerance(raw))
     good = (label >= 0) & (label <= 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,10 @@ class KernelTerm(NamedTuple):
 
     focal: int
     margin: int  # focal, and Term.margin
+    poly: int
+    log_power: int
+    boundary: int
+    matrix: int  # wasserstein: a row of the vector, which the class index names, is the label
     topk: int
     region: int
     power: int  # (1 - p_t)^gamma: 0, 1 and 2 are exponents that cost no logarithm, 3 is any other
@@ -113,7 +118,8 @@ class KernelSpec:
         self.terms: tuple[KernelTerm, ...] = ()
         self.topk: tuple[tuple[int, int, int], ...] = ()  # (index of the term, numerator and denominator of k)
         self.vector, self.weights = 0, 0  # channels and weight tensors that must be there
-        self.smoothing = False
+        self.smoothing = False  # under softmax: every class has a label also where class indices are given
+        self.unbounded = 0  # targets are distances: no label is out of range
         for i in range(self.count):
             a = ints[HEADER_INTS + i * TERM_INTS :][:TERM_INTS]
             f = floats[TERM_FLOATS * i :][:TERM_FLOATS]
@@ -121,7 +127,7 @@ class KernelSpec:
         regions = [t for t in self.terms if t.region]
         # How focal elements are computed does not matter to the kernel `finalize`.
         self.pixel_terms = tuple([t for t in self.terms if not t.region])
-        self.terms = tuple([t._replace(power=0, margin=0) for t in self.terms])
+        self.terms = tuple([t._replace(power=0, margin=0, matrix=0) for t in self.terms])
         if self.topk:  # what top-k selects from: BCE or cross-entropy as it is
             self.topk_elements = self.terms[self.topk[0][0]]._replace(topk=0, vector=0, weight_index=-1)
         self.region, self.extra = int(bool(regions)), int(any([t.squared or t.l1 for t in regions]))
@@ -144,8 +150,9 @@ class KernelSpec:
         name, gamma = KINDS[kind], f[TermFloat.GAMMA]
         require(name != "topk" or a[TermInt.K_DEN] >= 1, "top-k fraction with a denominator below 1")
         self.weights = max(self.weights, weight_index + 1)
-        self.vector = max(self.vector, length if length > 1 else 0)
-        self.smoothing |= name == "ce" and f[TermFloat.LABEL_SMOOTHING] != 0.0
+        self.vector = max(self.vector, math.isqrt(length) if name == "wasserstein" else length if length > 1 else 0)
+        self.smoothing |= name == "wasserstein" or f[TermFloat.LABEL_SMOOTHING] != 0.0
+        self.unbounded |= int(name == "boundary")
         if name == "topk":
             self.topk += ((i, k, a[TermInt.K_DEN]),)
         at, aux = TERM_FLOATS * i, AUX_COLUMNS * i
@@ -153,6 +160,10 @@ class KernelSpec:
             KernelTerm(
                 focal=int(name == "focal"),
                 margin=int(name == "focal" and f[TermFloat.MARGIN] != 0.0),
+                poly=int(name == "poly"),
+                log_power=int(name == "log_power"),
+                boundary=int(name == "boundary"),
+                matrix=int(name == "wasserstein"),
                 topk=int(name == "topk"),
                 region=int(name in REGION_KINDS),
                 power=int(gamma) if name == "focal" and gamma in (0.0, 1.0, 2.0) else 3,
@@ -166,7 +177,7 @@ class KernelSpec:
                 score=int(EMPTY[empty] == "score"),
                 batch=a[TermInt.BATCH],
                 vector=min(length, 2),
-                weighted_mean=int(name == "ce" and length > 0),
+                weighted_mean=int(self.softmax and name in ("ce", "poly") and length > 0),
                 weight_index=weight_index,
                 weight_at=at + TermFloat.WEIGHT,
                 gamma_at=at + TermFloat.GAMMA,

@@ -6,7 +6,7 @@ POWER says how (1 - p_t)^gamma is taken: 0, 1 and 2 are exponents that cost no l
 import triton
 import triton.language as tl
 
-from .elementary import exp_minus, pow_unit, relu, sigmoid
+from .elementary import exp_minus, pow_positive, pow_unit, relu, sigmoid
 
 
 @triton.jit
@@ -93,6 +93,73 @@ def focal_margin_grad(b, u, y, alpha_on, alpha_off, gamma, b_grad, POWER: tl.con
     pt = 1.0 - u
     pull = tl.where(pt > 0, gamma * (1.0 - (y + y)) * pt * b, 0.0)
     return (alpha_on * y + alpha_off * (1.0 - y)) * focal_power(u, gamma, POWER) * (b_grad + pull)
+
+
+@triton.jit
+def poly_binary(p, q, neg_log_p, neg_log_1mp, y, pos_weight, eps):
+    return bce(tl.fma(eps, q, neg_log_p), tl.fma(eps, p, neg_log_1mp), y, pos_weight)
+
+
+@triton.jit
+def poly_binary_grad(p, q, y, pos_weight, eps):
+    return tl.fma((1.0 - y) * p, tl.fma(eps, q, 1.0), -(pos_weight * y * q * tl.fma(eps, p, 1.0)))
+
+
+@triton.jit
+def log_rate(n, gamma):
+    """gamma n^(gamma - 1) with n from 1e-7 to 1e7: the derivative of n^gamma, which may be infinite at 0."""
+    low = tl.where(n < 1e-7, 1e-7, n)
+    return gamma * pow_positive(tl.where(low > 1e7, 1e7, low).to(n.dtype), gamma - 1.0)
+
+
+@triton.jit
+def log_power_binary(neg_log_p, neg_log_1mp, y, pos_weight, gamma):
+    return bce(pow_positive(neg_log_p, gamma), pow_positive(neg_log_1mp, gamma), y, pos_weight)
+
+
+@triton.jit
+def log_power_binary_grad(p, q, neg_log_p, neg_log_1mp, y, pos_weight, gamma):
+    return (1.0 - y) * p * log_rate(neg_log_1mp, gamma) - pos_weight * y * q * log_rate(neg_log_p, gamma)
+
+
+@triton.jit
+def linear_binary(p, y, weight):
+    return weight * y * p
+
+
+@triton.jit
+def linear_binary_grad(p, q, y, weight):
+    return linear_binary(p, y, weight) * q
+
+
+@triton.jit
+def poly_multiclass(nll, u, weight, eps):
+    return product(weight, tl.fma(eps, u, nll))
+
+
+@triton.jit
+def poly_multiclass_grad(nll, weight, eps):
+    return -weight * tl.fma(eps, exp_minus(tl.abs(nll)), 1.0)
+
+
+@triton.jit
+def log_power_multiclass(nll, weight, gamma):
+    return product(weight, pow_positive(nll, gamma))
+
+
+@triton.jit
+def log_power_multiclass_grad(nll, weight, gamma):
+    return -weight * log_rate(nll, gamma)
+
+
+@triton.jit
+def linear_multiclass(nll, weight):
+    return weight * exp_minus(tl.abs(nll))
+
+
+@triton.jit
+def linear_multiclass_grad(nll, weight):
+    return linear_multiclass(nll, weight)
 
 
 @triton.jit

@@ -17,7 +17,13 @@ from .pointwise import (
     focal_margin,
     focal_margin_grad,
     focal_miss,
+    linear_binary,
+    linear_binary_grad,
+    log_power_binary,
+    log_power_binary_grad,
     margin_miss,
+    poly_binary,
+    poly_binary_grad,
     smooth_label,
 )
 from .region import effective_weight
@@ -26,10 +32,10 @@ from .topk import add_digits, topk_key, topk_margin
 
 @triton.jit
 def sigmoid_settings(terms: tl.constexpr, t: tl.constexpr, numbers, c, aux, T: tl.constexpr):
-    """What a term needs in each tile: (on, off, gamma, smoothing, threshold key, weight of a tie)."""
+    """What a term needs in each tile: (on, off, gamma or eps, smoothing, threshold key, weight of a tie)."""
     on = vector_at(terms, t, numbers, c, T)
     off = on if terms[t].vector == 0 else 1.0 - on
-    gamma = tl.load(numbers + terms[t].gamma_at).to(T)
+    gamma = tl.load(numbers + (terms[t].eps_at if terms[t].poly else terms[t].gamma_at)).to(T)
     smoothing = tl.load(numbers + terms[t].smoothing_at).to(T)
     if terms[t].topk:
         key = topk_key(tl.load(aux + terms[t].threshold_at).to(T))
@@ -47,6 +53,12 @@ def sigmoid_value(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.conste
     elif terms[t].focal:
         b, u = sigmoid_cost(a, y, HARD)
         return focal_binary(b, u, y, s[0], s[1], s[2], terms[t].power)
+    elif terms[t].poly:
+        return poly_binary(a[0], a[1], a[2], a[3], smooth_label(y, s[3]), s[0], s[2])
+    elif terms[t].log_power:
+        return log_power_binary(a[2], a[3], y, s[0], s[2])
+    elif terms[t].boundary:
+        return linear_binary(a[0], y, s[0])
     else:
         return bce(a[2], a[3], smooth_label(y, s[3]), s[0])
 
@@ -60,6 +72,12 @@ def sigmoid_grad(terms: tl.constexpr, t: tl.constexpr, s, a, y, HARD: tl.constex
     elif terms[t].focal:
         b, u = sigmoid_cost(a, y, HARD)
         return focal_binary_grad(b, u, y, s[0], s[1], s[2], bce_grad(a[0], a[1], y, 1.0), terms[t].power)
+    elif terms[t].poly:
+        return poly_binary_grad(a[0], a[1], smooth_label(y, s[3]), s[0], s[2])
+    elif terms[t].log_power:
+        return log_power_binary_grad(a[0], a[1], a[2], a[3], y, s[0], s[2])
+    elif terms[t].boundary:
+        return linear_binary_grad(a[0], a[1], y, s[0])
     else:
         return bce_grad(a[0], a[1], smooth_label(y, s[3]), s[0])
 
@@ -109,7 +127,7 @@ def sigmoid_pass(
     grad_output, before, predicted, elements, partial,
     terms: tl.constexpr, columns: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr,
     EXTRA: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
-    COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    UNBOUNDED: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sums of the plane's tiles into `partial`, or the gradient into `out`, or (where the denominators are known) both.
 
@@ -151,7 +169,7 @@ def sigmoid_pass(
         pixel = start + i * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
         place = coordinates(pixel, space)
-        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
+        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T, UNBOUNDED)
         v = logits(x, n, c, place, (inside, valid), T)
         w = pixel_weights(weight, n, c, place, (inside, valid), T)
         a = sigmoid(v)
@@ -200,7 +218,7 @@ def sigmoid_pass(
 def sigmoid_elements(
     x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, keys, histogram,
     terms: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
-    BLOCK: tl.constexpr,
+    UNBOUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Each element of a term: its value into `out`, or its key for top-k into `keys`, the top digit counted."""
     n, c, block = sigmoid_plane(tl.num_programs(0), channels, blocks, False)
@@ -209,7 +227,7 @@ def sigmoid_elements(
         pixel = (block * loops + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
         place = coordinates(pixel, space)
-        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T)
+        label, valid, bad = labels(y, mask, n, c, place, inside, ignore, IGNORE, T, UNBOUNDED)
         v = logits(x, n, c, place, (inside, valid), T)
         w = pixel_weights(weight, n, c, place, (inside, valid), T)
         a = sigmoid(v)

@@ -19,7 +19,18 @@ from .inputs import (
     vector_at,
     with_column,
 )  # fmt: skip
-from .pointwise import ce, ce_grad, focal_multiclass, focal_multiclass_grad
+from .pointwise import (
+    ce,
+    ce_grad,
+    focal_multiclass,
+    focal_multiclass_grad,
+    linear_multiclass,
+    linear_multiclass_grad,
+    log_power_multiclass,
+    log_power_multiclass_grad,
+    poly_multiclass,
+    poly_multiclass_grad,
+)
 from .topk import topk_key
 
 
@@ -36,10 +47,15 @@ def softmax_labels(
 
 
 @triton.jit
-def label_of(y, label, n, c, place, keep, INDICES: tl.constexpr, T: tl.constexpr):
-    """The label of channel c: whether the class index is c, or the probability."""
+def label_of(terms: tl.constexpr, y, label, n, c, place, keep, INDICES: tl.constexpr, T: tl.constexpr):
+    """The label of channel c: whether the class index is c, the probability, or the distance."""
     if INDICES:
         return (label == c).to(T)
+    elif len(terms) > 0:
+        if terms[0].boundary:
+            return logits(y, n, c, place, keep, T)
+        else:
+            return probability(y, n, c, place, keep, T)
     else:
         return probability(y, n, c, place, keep, T)
 
@@ -74,6 +90,12 @@ def activation(x, n, place, keep, label, channels, T: tl.constexpr):
 def softmax_value(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
     if terms[t].focal:
         return focal_multiclass(nll, u, w, tl.load(numbers + terms[t].gamma_at).to(T), terms[t].power)
+    elif terms[t].poly:
+        return poly_multiclass(nll, u, w, tl.load(numbers + terms[t].eps_at).to(T))
+    elif terms[t].log_power:
+        return log_power_multiclass(nll, w, tl.load(numbers + terms[t].gamma_at).to(T))
+    elif terms[t].boundary or terms[t].matrix:
+        return linear_multiclass(nll, w)
     else:
         return ce(nll, w)
 
@@ -82,6 +104,12 @@ def softmax_value(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: t
 def softmax_grad(terms: tl.constexpr, t: tl.constexpr, numbers, nll, u, w, T: tl.constexpr):
     if terms[t].focal:
         return focal_multiclass_grad(nll, u, w, tl.load(numbers + terms[t].gamma_at).to(T), terms[t].power)
+    elif terms[t].poly:
+        return poly_multiclass_grad(nll, w, tl.load(numbers + terms[t].eps_at).to(T))
+    elif terms[t].log_power:
+        return log_power_multiclass_grad(nll, w, tl.load(numbers + terms[t].gamma_at).to(T))
+    elif terms[t].boundary or terms[t].matrix:
+        return linear_multiclass_grad(nll, w)
     else:
         return ce_grad(w)
 
@@ -93,9 +121,22 @@ def class_weight(terms: tl.constexpr, t: tl.constexpr, numbers, label, T: tl.con
 
 
 @triton.jit
-def smoothed(terms: tl.constexpr, t: tl.constexpr, numbers, y, channels, T: tl.constexpr):
-    e = tl.load(numbers + terms[t].smoothing_at)
-    return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
+def dense_label(terms: tl.constexpr, t: tl.constexpr, numbers, y, label, c, channels, T: tl.constexpr):
+    """The label of class c in a term: smoothed, or of the row of a matrix that the class index names."""
+    if terms[t].matrix:
+        row = tl.load(numbers + terms[t].vector_at + tl.maximum(label, 0) * channels + c).to(T)
+        return tl.where(label < 0, 0.0, row)
+    else:
+        e = tl.load(numbers + terms[t].smoothing_at)
+        return tl.fma(y, (1.0 - e).to(T), (e / channels).to(T))
+
+
+@triton.jit
+def dense_weight(terms: tl.constexpr, t: tl.constexpr, numbers, c, T: tl.constexpr):
+    if terms[t].matrix:
+        return tl.full([], 1.0, T)
+    else:
+        return vector_at(terms, t, numbers, c, T)
 
 
 @triton.jit
@@ -114,12 +155,13 @@ def element_values(
     if DENSE and len(terms) > 0:
         for c in range(channels):
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
-            yc = label_of(y, label, n, c, place, keep, INDICES, T)
+            yc = label_of(terms, y, label, n, c, place, keep, INDICES, T)
             u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
             more = ()
             for t in tl.static_range(len(terms)):
-                share = smoothed(terms, t, numbers, yc, channels, T)
-                value = share * softmax_value(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T) * w
+                share = dense_label(terms, t, numbers, yc, label, c, channels, T)
+                cw = dense_weight(terms, t, numbers, c, T)
+                value = share * softmax_value(terms, t, numbers, a[2] - z, u, cw, T) * w
                 more = more + (values[t] + tl.where(keep[1] & (share != 0), value, 0.0),)
             values = more
     return values
@@ -158,12 +200,12 @@ def dense_grads(
     T: tl.constexpr,
 ):  # fmt: skip
     """h_c = y_c p_c dL/dp_c of the pointwise terms; scales holds a tile for each."""
-    yc = label_of(y, label, n, c, place, keep, INDICES, T)
+    yc = label_of(terms, y, label, n, c, place, keep, INDICES, T)
     u = relu(1.0 - exp_minus(tl.abs(z)) * a[1])
     h = tl.zeros(keep[1].shape, T)
     for t in tl.static_range(len(terms)):
-        share = smoothed(terms, t, numbers, yc, channels, T)
-        grad = softmax_grad(terms, t, numbers, a[2] - z, u, vector_at(terms, t, numbers, c, T), T)
+        share = dense_label(terms, t, numbers, yc, label, c, channels, T)
+        grad = softmax_grad(terms, t, numbers, a[2] - z, u, dense_weight(terms, t, numbers, c, T), T)
         h += share * grad * scales[t]
     return h
 
@@ -185,14 +227,14 @@ def softmax_gradient(
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
             if REGION:
                 p = exp_minus(tl.abs(z)) * a[1]
-                yc = label_of(y, label, n, c, place, keep, INDICES, T)
+                yc = label_of(terms, y, label, n, c, place, keep, INDICES, T)
                 dot = tl.fma(p, region_grad(d, loss_grad, c, p, yc, columns, COLUMNS, EXTRA, T), dot)
             if DENSE:
                 total += dense_grads(terms, numbers, scales, y, n, c, place, keep, label, a, z, channels, INDICES, T)
     for c in range(channels):
         z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
         p = exp_minus(tl.abs(z)) * a[1]
-        yc = label_of(y, label, n, c, place, keep, INDICES, T)
+        yc = label_of(terms, y, label, n, c, place, keep, INDICES, T)
         inner = -total
         if REGION:
             by_p = region_grad(d, loss_grad, c, p, yc, columns, COLUMNS, EXTRA, T)
@@ -222,7 +264,7 @@ def softmax_sums(
         if REGION:
             z = softmax_shift(logits(x, n, c, place, keep, T), a[0])
             p = tl.where(keep[1], exp_minus(tl.abs(z)) * a[1], 0.0)
-            yc = label_of(y, label, n, c, place, keep, INDICES, T)
+            yc = label_of(terms, y, label, n, c, place, keep, INDICES, T)
             row = with_column(row, columns.inter, tl.sum(p * yc) + poison)
             row = with_column(row, columns.pred, tl.sum(p))
             row = with_column(row, columns.target, tl.sum(yc) + poison)

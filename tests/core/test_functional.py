@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from cases import FORMS, NEEDED, default_mode
+from cases import FORMS, NEEDED, default_mode, target_of
 
 import fastloss as fl
 from fastloss import _types, backends, deep, functional, spec
@@ -67,7 +67,7 @@ def test_the_mode_has_the_same_default_in_both(name):
     owner, form = FORMS[name], getattr(functional, name)
     classes, needed = default_mode(owner) == "multiclass", NEEDED.get(owner, {})
     x = torch.randn(2, 3 if classes else 1, 4, 5)
-    y = torch.randint(0, 2, (2, 4, 5) if classes else x.shape)
+    y = target_of(owner, "multiclass" if classes else "binary", x.shape)
     assert torch.equal(owner(**needed)(x, y), form(x, y, **needed))
 
 

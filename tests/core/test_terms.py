@@ -185,3 +185,72 @@ def test_curves_at_the_ends_of_the_score(curve, gamma):
         assert all(map(math.isfinite, slopes)), score
     loss, *slopes = region([9.0, math.nan, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0], **given)
     assert math.isnan(loss) and math.isnan(slopes[0])
+
+
+def poly(x, y, w, eps):
+    p = 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
+    q = 1.0 / (1.0 + math.exp(x)) if x < 700 else 0.0
+    return bce(x, y, w) + eps * (w * y * q + (1 - y) * p)
+
+
+@pytest.mark.parametrize("y", YS)
+@pytest.mark.parametrize("x", XS)
+def test_poly_binary(x, y):
+    for settings in ((1.0, 1.0), (2.5, -1.0), (1.0, 0.0)):
+        value, grad = terms.poly_binary_f64(x, y, *settings)
+        close(value, poly(x, y, *settings), 1e-12, 1e-15 if settings[1] < 0 else TINY)  # with eps = -1 halves cancel
+        close(grad, slope(lambda t, s=settings: poly(t, y, *s), x), 1e-6, 1e-9)
+        for got, exact in zip(terms.poly_binary_f32(x, y, *settings), (value, grad)):
+            close(got, exact, 2e-6, 1e-7 if settings[1] < 0 else 1e-30)
+
+
+@pytest.mark.parametrize("gamma", (0.3, 1.0, 1.5, 3.0))
+@pytest.mark.parametrize("y", YS)
+@pytest.mark.parametrize("x", XS)
+def test_log_power_binary(x, y, gamma):
+    def f(t):
+        return (2.5 * y * softplus(-t) ** gamma if y else 0.0) + ((1 - y) * softplus(t) ** gamma if y < 1 else 0.0)
+
+    value, grad = terms.log_power_binary_f64(x, y, 2.5, gamma)
+    close(value, f(x), 1e-12, 1e-30)
+    if all(1e-7 < softplus(t) < 1e7 for t in (x, -x)):
+        close(grad, slope(f, x), 1e-6, 1e-8 * max(1.0, abs(value)))
+    for got, exact in zip(terms.log_power_binary_f32(x, y, 2.5, gamma), (value, grad)):
+        close(got, exact, 2e-5, 1e-11)  # -log p below the smallest normal float counts as 0, and so does its root
+
+
+@pytest.mark.parametrize("nll", (1e-6, 1e-3, 0.1, 1.0, 5.0, 88.0, 1e4))
+def test_softmax_terms_beside_focal(nll):
+    """The second number is h = p dL/dp = -dL/d(nll)."""
+    cases = {
+        "poly_multiclass": ((nll, -math.expm1(-nll)), (2.0, 0.7), lambda t: 2.0 * (t - 0.7 * math.expm1(-t))),
+        "log_power_multiclass": ((nll,), (2.0, 0.3), lambda t: 2.0 * t**0.3),
+        "linear_multiclass": ((nll,), (-3.0,), lambda t: -3.0 * math.exp(-t)),
+    }
+    for name, (at, settings, f) in cases.items():
+        value, h = getattr(terms, f"{name}_f64")(*at, *settings)
+        step = nll * 1e-4
+        close(value, f(nll), 1e-12, TINY)
+        close(h, -(f(nll + step) - f(nll - step)) / (2 * step), 1e-6, TINY)
+        for got, exact in zip(getattr(terms, f"{name}_f32")(*at, *settings), (value, h)):
+            close(got, exact, 2e-5, TINY)
+
+
+@pytest.mark.parametrize("suffix", ("f32", "f64"))
+@pytest.mark.parametrize("gamma", (0.3, 1.0, 2.0, 5.0))
+def test_a_power_of_the_logarithm_where_p_is_0_or_1(gamma, suffix):
+    """The slope is taken at -log p_t = 1e-7 and 1e7: finite, and nothing where it meets p_t = 1."""
+    binary, multiclass = [getattr(terms, f"log_power_{name}_{suffix}") for name in ("binary", "multiclass")]
+    value, grad = binary(math.inf, 1.0, 1.0, gamma)
+    assert value == 0.0 and grad == 0.0
+    value, grad = binary(-math.inf, 1.0, 1.0, gamma)
+    assert value == math.inf and grad == pytest.approx(-gamma * 1e7 ** (gamma - 1), rel=1e-5)
+    value, h = multiclass(0.0, 1.0, gamma)
+    assert value == 0.0 and h == pytest.approx(-gamma * 1e-7 ** (gamma - 1), rel=1e-5)
+    assert multiclass(math.inf, 0.0, gamma)[0] == 0.0
+
+
+def test_a_distance_has_any_size():
+    value, grad = terms.linear_binary_f64(0.0, -40.0, 0.5)
+    assert (value, grad) == (-10.0, -5.0)
+    assert terms.linear_binary_f32(math.inf, 40.0, 1.0) == (40.0, 0.0)

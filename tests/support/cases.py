@@ -45,6 +45,14 @@ ROWS = [
     ("focal-alpha", MODES, fl.FocalLoss, {"alpha": 0.25}),
     ("focal-alphas", MANY, fl.FocalLoss, {"alpha": [0.25, 0.5, 0.9], "gamma": 1.0}),
     ("focal-sum", MODES, fl.FocalLoss, {"reduction": "sum"}),
+    ("poly", MODES, fl.PolyLoss, {}),
+    ("poly-smoothing", MODES, fl.PolyLoss, {"eps": -0.7, "label_smoothing": 0.2, "reduction": "sum"}),
+    ("poly-pos_weight", SIGMOID, fl.PolyLoss, {"eps": 2.0, "pos_weight": 2.5}),
+    ("poly-weights", CLASSES, fl.PolyLoss, {"eps": 0.5, "class_weights": VECTOR}),
+    ("explog", MODES, fl.ExpLogCrossEntropyLoss, {"gamma": 1.5}),
+    ("explog-2", MODES, fl.ExpLogCrossEntropyLoss, {"gamma": 2.0}),
+    ("explog-pos_weight", SIGMOID, fl.ExpLogCrossEntropyLoss, {"gamma": 0.3, "pos_weight": 2.5}),
+    ("explog-weights", CLASSES, fl.ExpLogCrossEntropyLoss, {"gamma": 1.2, "class_weights": VECTOR, "reduction": "sum"}),
     ("topk", MODES, fl.TopKLoss, {}),
     ("topk-0.6", MODES, fl.TopKLoss, {"k": 0.6}),
     ("topk-all", MODES, fl.TopKLoss, {"k": 1.0}),
@@ -193,13 +201,16 @@ def oracle(loss, x, y, mask=None, pixel_weight=None, upstream=1.0):
 FORMS = {
     "bce_with_logits_loss": fl.BCEWithLogitsLoss,
     "boundary_dou_loss": fl.BoundaryDoULoss,
+    "boundary_loss": fl.BoundaryLoss,
     "cross_entropy_loss": fl.CrossEntropyLoss,
     "dice_loss": fl.DiceLoss,
+    "exp_log_cross_entropy_loss": fl.ExpLogCrossEntropyLoss,
     "focal_loss": fl.FocalLoss,
     "generalized_dice_loss": fl.GeneralizedDiceLoss,
     "iou_loss": fl.IoULoss,
     "jaccard_loss": fl.JaccardLoss,
     "mcc_loss": fl.MCCLoss,
+    "poly_loss": fl.PolyLoss,
     "sensitivity_specificity_loss": fl.SensitivitySpecificityLoss,
     "topk_loss": fl.TopKLoss,
     "tversky_loss": fl.TverskyLoss,
@@ -208,6 +219,11 @@ FORMS = {
     "weighted_soft_dice_loss": fl.WeightedSoftDiceLoss,
 }
 NEEDED = {fl.UnifiedFocalLoss: {"num_classes": 3}}  # settings without which three channels do not fit
+
+
+def target_of(owner, mode, shape):
+    """Labels, or distances for a boundary loss."""
+    return torch.randn(shape) * 5 if owner is fl.BoundaryLoss else target(mode, shape)
 
 
 def default_mode(owner):

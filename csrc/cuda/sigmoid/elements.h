@@ -62,7 +62,7 @@ __device__ __forceinline__ void load_labels(const Work& w, const Walk& k, const 
     for (int i = 0; i < kPack; ++i) {
       if (w.spec.has_ignore && y[i] == ignored) valid &= ~(1u << i);
       y[i] = fl::clamp_label(y[i], tolerance);
-      bad |= uint32_t(!(y[i] >= T(0) && y[i] <= T(1))) << i;
+      bad |= uint32_t(tolerance >= T(0) && !(y[i] >= T(0) && y[i] <= T(1))) << i;  // below 0: any number is a target
     }
   } else {
     const auto integers = [&](auto type) {

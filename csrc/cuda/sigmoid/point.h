@@ -14,6 +14,21 @@ struct Four {  // elements: what is read, and the sigmoid of each
 template <class T>
 __device__ __forceinline__ void pointwise(const Walk& k, const fl::Term& t, bool slope, const Four<T>& e, T on,
                                           T (&to)[kPack]) {
+  if (t.kind == fl::kPoly || t.kind == fl::kLogPower || t.kind == fl::kBoundary) {
+    const fl::PolyElement<T> poly{on, static_cast<T>(t.label_smoothing), static_cast<T>(t.eps)};
+    const fl::LogPowerElement<T> power{on, static_cast<T>(t.gamma)};
+    const auto take = [&](const auto& element) {
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) {
+        if (slope)
+          to[i] = element.slope(e.p[i], e.q[i], e.neg_log_p[i], e.neg_log_1mp[i], e.y[i]);
+        else
+          to[i] = element.value(e.p[i], e.q[i], e.neg_log_p[i], e.neg_log_1mp[i], e.y[i]);
+      }
+    };
+    if (t.kind == fl::kBoundary) return take(fl::LinearElement<T>{on});
+    return t.kind == fl::kPoly ? take(poly) : take(power);
+  }
   if (t.kind != fl::kFocal) {
     const T smoothing = static_cast<T>(t.label_smoothing);
 #pragma unroll

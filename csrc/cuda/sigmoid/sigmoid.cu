@@ -157,8 +157,8 @@ Plan plan_of(const Work& w, bool values = false) {
   k.columns = columns_of(w), k.partials = partials_of(w);
   k.label_dtype = w.y.dtype, k.label_bytes = fl::bytes_of(w.y.dtype);
   k.ignores = can_ignore(w, k.ignore_index);
-  k.tolerance = static_cast<float>(
-      fl::label_tolerance(w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0)));
+  const double step = w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0);
+  k.tolerance = w.spec.unbounded() ? -1.0f : static_cast<float>(fl::label_tolerance(step));
   FastTerm term;
   FastInput input;
   if (!values && path_of(w, term, input, k.point) == fl::kFastCall) {

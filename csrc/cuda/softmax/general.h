@@ -52,8 +52,10 @@ struct General {
     if (p.dense) {
       load_numbers<T, kV>(w, p, w.y, p.y, unit, s.first + k, y);
       const double eps = w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0);
+      const bool distances = p.terms && terms[0].form == kLinearForm;  // any number
+      const T near = distances ? T(-1) : T(fl::label_tolerance(eps));
 #pragma unroll
-      for (int i = 0; i < kV; ++i) y[i] = valid[i] ? fl::clamp_label(y[i], T(fl::label_tolerance(eps))) : T(0);
+      for (int i = 0; i < kV; ++i) y[i] = valid[i] ? fl::clamp_label(y[i], near) : T(0);
     } else {
 #pragma unroll
       for (int i = 0; i < kV; ++i) y[i] = id[i] == s.first + k ? T(1) : T(0);
@@ -149,6 +151,12 @@ struct General {
     for (int i = 0; i < kV; ++i) inv[i] = valid[i] ? T(1) / found[i] : T(0), log_sum[i] = fl::log_(found[i]);
   }
 
+  // The label of a class in a term: smoothed, or from the row of a matrix that the pixel's class names.
+  __device__ __forceinline__ T label_in(const PointTerm<T>& t, int k, int i, T y) const {
+    if (t.form != kMatrixForm) return fl::fma_(y, t.keep, t.spread);
+    return id[i] < 0 ? T(0) : static_cast<T>(vector_at(w, t.index, id[i] * w.channels + s.first + k, 0.0));
+  }
+
   // The pointwise terms: their values, and what their gradient needs of all classes.
   __device__ __forceinline__ void add_terms(bool values, bool slopes, const Points<T>& points, T (&value_of)[kV],
                                             T (&slope)[kV]) {
@@ -159,15 +167,15 @@ struct General {
     for (int j = 0; j < p.terms; ++j) {
       const PointTerm<T>& t = terms[j];
       T found[2 * kV] = {};
-      t.visit([&](const auto& element) {
+      t.visit_any([&](const auto& element) {
 #pragma unroll 1
         for (int k = 0; k < s.count; ++k) {
           T x[kV], y[kV], q[kV];
           labels(k, y), probabilities(k, x, q);
-          const T class_weight = tables.weights(j)[s.first + k];
+          const T class_weight = t.form == kMatrixForm ? T(1) : tables.weights(j)[s.first + k];
 #pragma unroll
           for (int i = 0; i < kV; ++i) {
-            const T own = fl::fma_(y[i], t.keep, t.spread), cost = log_sum[i] - x[i], miss = fl::relu(T(1) - q[i]);
+            const T own = label_in(t, k, i, y[i]), cost = log_sum[i] - x[i], miss = fl::relu(T(1) - q[i]);
             if (own != T(0)) found[i] += own * element.value(cost, miss, class_weight);
             if (slopes) found[kV + i] += own * element.slope(cost, miss, class_weight);
           }
@@ -242,12 +250,12 @@ struct General {
 #pragma unroll 1
       for (int j = 0; j < p.terms; ++j) {
         const PointTerm<T>& t = terms[j];
-        const T class_weight = tables.weights(j)[s.first + k];
-        t.visit([&](const auto& element) {
+        const T class_weight = t.form == kMatrixForm ? T(1) : tables.weights(j)[s.first + k];
+        t.visit_any([&](const auto& element) {
 #pragma unroll
           for (int i = 0; i < kV; ++i)
-            g[i] += factor(j, i) * (fl::fma_(y[i], t.keep, t.spread) *
-                                    element.slope(log_sum[i] - x[i], fl::relu(T(1) - q[i]), class_weight));
+            g[i] += factor(j, i) *
+                    (label_in(t, k, i, y[i]) * element.slope(log_sum[i] - x[i], fl::relu(T(1) - q[i]), class_weight));
         });
       }
 #pragma unroll

@@ -37,6 +37,7 @@ fl::CallPath path_of(const Work& w) {
   if (w.wide) return fl::kWideLogits;
   if (!w.class_indices) return fl::kDenseTarget;
   if (w.spec.any_squared()) return fl::kSquaredSums;
+  if (w.spec.any(fl::kPoly) || w.spec.any(fl::kLogPower) || w.spec.any(fl::kWasserstein)) return fl::kOtherTerm;
   if (smoothed > 1) return fl::kSeveralTerms;
   const int64_t most = w.counting || w.spec.n_terms > 4 ? kMostClasses / 2 : kMostClasses;
   return w.channels <= most ? fl::kFastCall : fl::kManyClasses;

@@ -6,12 +6,15 @@
 
 namespace fl_cuda {
 
+// Terms that only the general kernels know.
+enum RareForm { kPolyForm = 8, kLogPowerForm, kLinearForm, kMatrixForm };
+
 template <class T>
 struct PointTerm {
   using Key = typename fl::KeyOf<T>::type;
-  int index, form;      // form: 0 for cross-entropy, else 1 + FocalPower
+  int index, form;      // form: 0 for cross-entropy, 1 + FocalPower, or one of RareForm
   bool picks;           // top-k
-  T gamma, scale, tie;  // scale: of the gradient
+  T gamma, scale, tie;  // gamma: eps of kPolyForm; scale: of the gradient
   T keep, spread;       // label smoothing
   T all;                // sum of the classes' weights, where labels are smoothed
   Key threshold;
@@ -30,6 +33,13 @@ struct PointTerm {
         return f(fl::FocalTargetElement<fl::kPowerAny, T>{gamma});
     }
   }
+  template <class F>
+  __device__ __forceinline__ void visit_any(const F& f) const {
+    if (form == kPolyForm) return f(fl::PolyTargetElement<T>{gamma});
+    if (form == kLinearForm || form == kMatrixForm) return f(fl::LinearTargetElement());
+    if (form == kLogPowerForm) return f(fl::LogPowerTargetElement<T>{gamma});
+    visit(f);
+  }
   // What an element of this value counts in the term.
   __device__ __forceinline__ T share(T value) const {
     if (!picks) return T(1);
@@ -44,6 +54,9 @@ struct PointTerms {
 };
 
 __device__ __forceinline__ int form_of(const fl::Term& t) {
+  if (t.kind == fl::kPoly) return kPolyForm;
+  if (t.kind == fl::kLogPower) return kLogPowerForm;
+  if (t.kind == fl::kBoundary || t.kind == fl::kWasserstein) return t.kind == fl::kBoundary ? kLinearForm : kMatrixForm;
   if (t.kind != fl::kFocal || t.gamma == 0.0) return 0;  // with gamma 0 it is weighted cross-entropy
   return 1 + (t.gamma == 2.0 ? fl::kPower2 : (t.gamma == 1.0 ? fl::kPower1 : fl::kPowerAny));
 }
@@ -56,7 +69,7 @@ __device__ inline void fill_terms(const Work& w, PointTerm<T>* out) {
     const fl::Term& t = w.spec.terms[i];
     if (t.region()) continue;
     out->index = i, out->form = form_of(t), out->picks = t.kind == fl::kTopk;
-    out->gamma = static_cast<T>(t.gamma), out->scale = T(0);
+    out->gamma = static_cast<T>(t.kind == fl::kPoly ? t.eps : t.gamma), out->scale = T(0);
     out->keep = static_cast<T>(1.0 - t.label_smoothing);
     out->spread = static_cast<T>(t.label_smoothing / static_cast<double>(w.channels));
     out->threshold = 0, out->tie = T(1), out->all = T(0);

@@ -19,6 +19,7 @@ from .squared import SensitivitySpecificityLoss, WeightedSoftDiceLoss
 from .stats import Stats
 from .unified import UnifiedFocalLoss
 from .upsampled import UpsampledLoss
+from .wasserstein import GeneralizedWassersteinDiceLoss
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -32,6 +33,7 @@ __all__ = [
     "ExpLogCrossEntropyLoss",
     "FocalLoss",
     "GeneralizedDiceLoss",
+    "GeneralizedWassersteinDiceLoss",
     "HeadLoss",
     "IoULoss",
     "JaccardLoss",

@@ -95,10 +95,10 @@ def signed_distance(labels: Any, classes: int | None = None, *, spacing: Sequenc
             raise ValueError(f"labels must hold class ids from 0 to {count - 1}, got {wrong}.")
         masks = [given == c for c in range(count)]
     maps = np.zeros((len(masks), *given.shape), dtype=np.float32)
-    for inside, out in zip(masks, maps):
+    for c, inside in enumerate(masks):
         if inside.any() and not inside.all():
-            away, depth = distance(~inside, sampling=steps), distance(inside, sampling=steps)
-            out[...] = np.where(inside, 1.0 - depth, away)
+            away = np.asarray(distance(~inside, sampling=steps))
+            maps[c] = np.where(inside, 1.0 - np.asarray(distance(inside, sampling=steps)), away)
     return torch.from_numpy(maps) if isinstance(labels, Tensor) else maps
 
 

@@ -23,6 +23,9 @@ def why_not(job: Any, x: Tensor) -> str | None:
         return "float64 logits"
     if any([term.kind == "topk" for term in spec.terms]):
         return "top-k, which selects among the elements of all tiles"
+    rare = [term.kind for term in spec.terms if not term.region and term.kind not in ("bce", "ce", "focal")]
+    if rare:
+        return f"a term of the kind {rare[0]!r}"
     if spec.softmax and x.shape[1] > _CLASSES:
         return f"more than {_CLASSES} classes"
     if any([b > _RATIO * a for a, b in zip(x.shape[2:], job.how[3:])]):

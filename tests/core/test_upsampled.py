@@ -15,6 +15,7 @@ from fastloss._sources import UPSAMPLED, Upsampled, cut
 RATIOS = (2, 3, 4, 7.3, 1, 0.5)
 NAMES = [*CORE, *[f"{m}:{n}" for m in MODES for n in ("focal-1.5", "topk", "dice-sample-skip", "tensors")]]
 NAMES += ["multiclass:ce", "multiclass:ce-weights-smoothing", "binary:bce-pos_weight", "multilabel:bce-smoothing"]
+NAMES += ["multiclass:poly-smoothing", "multiclass:poly-weights", "binary:poly-pos_weight", "multilabel:explog"]
 
 
 @pytest.mark.parametrize("name", NAMES)

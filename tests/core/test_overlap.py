@@ -235,6 +235,19 @@ def test_no_input_gives_nan(name, mode, dtype, settings, backend):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", LOSSES)
+def test_the_best_and_the_worst_prediction(name, mode, backend):
+    """A loss is 0 where every pixel is right, and never larger than where every pixel is wrong."""
+    y = target(mode, SHAPES[mode])
+    y[..., :3] = 1
+    right = torch.nn.functional.one_hot(y, 3).movedim(-1, 1) if mode == "multiclass" else y
+    wrong = right.roll(1, 1) if mode == "multiclass" else 1 - right
+    loss = LOSSES[name](mode)
+    best, middle, worst = [run(loss, x, y, backend)[0] for x in (60.0 * right - 30, 0.0 * right, 60.0 * wrong - 30)]
+    assert best.abs() < 1e-5 and 0.05 < middle < worst, (best, middle, worst)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_ignored_elements_are_left_out(name, mode, backend):
     """As if they were not there; what they hold does not matter."""
     x, y = logits(SHAPES[mode], torch.float64), target(mode, SHAPES[mode])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from dataclasses import dataclass, field, replace
 
@@ -73,9 +74,28 @@ def region(r: random.Random, mode: str, channels: int) -> dict:
     return found
 
 
+SUMMED = (
+    fl.BoundaryDoULoss,
+    fl.GeneralizedDiceLoss,
+    fl.MCCLoss,
+    fl.SensitivitySpecificityLoss,
+    fl.TvMFDiceLoss,
+    fl.WeightedSoftDiceLoss,
+)
+
+
+def summed(r: random.Random, mode: str, settings: dict) -> fl.compound.Criterion:
+    """A loss that PyTorch finishes, of those of the settings of a region loss that it has."""
+    owner = r.choice(SUMMED)
+    found = settings | {"smooth": r.choice((1e-3, 1.0))}
+    if owner is fl.TvMFDiceLoss and found["empty"] == "score":
+        found["empty"] = "zero"
+    return owner(mode, **{name: found[name] for name in inspect.signature(owner).parameters if name in found})
+
+
 def term(r: random.Random, mode: str, channels: int, ignore: int | None) -> fl.compound.Criterion:
     softmax = mode == "multiclass"
-    kind = r.choice(("pointwise", "focal", "topk", "dice", "jaccard", "tversky"))
+    kind = r.choice(("pointwise", "focal", "topk", "dice", "jaccard", "tversky", "summed"))
     common = {"ignore_index": ignore}
     if kind == "pointwise":
         common |= {"reduction": r.choice(("mean", "sum")), "label_smoothing": r.choice((0.0, 0.0, 0.1, 1.0))}
@@ -90,6 +110,8 @@ def term(r: random.Random, mode: str, channels: int, ignore: int | None) -> fl.c
     if kind == "topk":
         return fl.TopKLoss(mode, k=r.choice((1e-6, 0.1, 0.29, 0.5, 1.0)), reduction=r.choice(("mean", "sum")), **common)
     settings = region(r, mode, channels) | common
+    if kind == "summed":
+        return summed(r, mode, settings)
     if kind == "tversky":
         settings |= {"alpha": r.choice((0.0, 0.3, 1.5)), "beta": r.choice((0.0, 0.7, 1.0))}
     if settings["curve"] != "log_cosh":

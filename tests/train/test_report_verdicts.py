@@ -111,6 +111,9 @@ def test_the_summary_sorts_what_agrees_what_does_not_and_what_cannot_be_said():
     *_, agrees, differs, unclear = summary.blocks([made_up(scores=swapped, phantom=True, preset="smoke")])
     assert agrees.paragraphs == ["Nothing."] and "2 of 2" in differs.paragraphs[0]
     assert unclear.paragraphs[0].startswith("Anything for or against the paper. No reproduction of accuracy (phantom")
+    tie = {"iou-to-bce": [0.5] * 5, "iou+bce": [0.5] * 5}
+    *_, agrees, differs, unclear = summary.blocks([made_up(scores=tie)])
+    assert agrees.paragraphs == differs.paragraphs == ["Nothing."] and "2 of 2 differences" in unclear.paragraphs[0]
     *_, unclear = summary.blocks([made_up(scores={})])
     assert "none of 8 comparisons has finished" in unclear.paragraphs[0]
 

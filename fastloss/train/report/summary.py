@@ -147,8 +147,8 @@ def _of_group(where: str, made: list[Comparison]) -> list[tuple[str, str]]:
     if not there:
         return [(OPEN, f"{where}: none of {len(made)} comparisons has finished.")]
     points = []
-    for kind, same in ((AGREES, True), (DIFFERS, False)):
-        mine = [each for each in there if (each.difference * (each.paper or 0) > 0) == same]
+    for kind, sign in ((AGREES, 1), (DIFFERS, -1)):  # a tie is neither
+        mine = [each for each in there if sign * each.difference * (each.paper or 0) > 0]
         if mine:
             certain = [f"{each.name}, {each.metric} (p = {p_value(each.holm)})" for each in mine if each.significant]
             beyond = f"{len(certain)} beyond chance: {'; '.join(certain)}" if certain else "none of them beyond chance"

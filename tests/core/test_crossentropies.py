@@ -77,6 +77,19 @@ def test_explog_is_the_papers_formula(gamma):
             agree(loss, elements, logits(SHAPES[mode]), target(mode, SHAPES[mode]))
 
 
+def test_with_a_logarithm_of_dice_it_is_the_papers_whole_loss():
+    def formula(x, y):
+        p, t = torch.softmax(x, 1), smoothed(y, 0.0)
+        inter, pred, truth = [s.sum((0, 2, 3)) for s in (p * t, p, t)]
+        dice = (-torch.log((2 * inter + 2) / (pred + truth + 2))) ** 0.3
+        return 0.8 * dice.mean() + 0.2 * (WEIGHTS[y] * F.cross_entropy(x, y, reduction="none") ** 0.3).mean()
+
+    loss = 0.8 * fl.DiceLoss("multiclass", curve="log", gamma=0.3, smooth=1.0)
+    loss = loss + 0.2 * fl.ExpLogCrossEntropyLoss(gamma=0.3, class_weights=WEIGHTS)
+    with fl.backends.use("reference"):
+        agree(loss, formula, logits(MULTI), target("multiclass", MULTI))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_root_of_the_logarithm_on_the_backends(mode, backend):
     """Below gamma = 1 float32 loses what is nearly right: -log p_t of a softmax has no digits below 6e-8, and the slope

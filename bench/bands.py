@@ -1,7 +1,7 @@
 """Time and memory of `UpsampledLoss` and `HeadLoss` against whole logits.
 
 python bench/bands.py [--rounds 5] [--cases NAME,…] [--ways NAME;…] [--threads 1,2] [--no-compile] [--out FILE.json]
-python bench/bands.py --draw FILE.json    the charts of a record, beside it
+python bench/bands.py --draw FILE.json    the chart of a record, beside it
 
 Forward and backward of Dice + cross-entropy, to the gradient of the low-resolution logits, or of features, weight and
 bias. Time is CPU time of all threads, the ways in turn, so that a ratio is taken within a round; the table has medians.
@@ -156,7 +156,7 @@ def main() -> None:
         print(peak(*given.peak))
         return
     if given.draw:
-        print(*chart.bands(json.loads(given.draw.read_text()), given.draw.with_suffix("")), sep="\n")
+        print(chart.bands(json.loads(given.draw.read_text()), given.draw.with_suffix(".svg")))
         return
     chosen = given.ways.split(";") if given.ways else None
     found: dict = {"machine": record.machine(), "torch": torch.__version__, "fastloss": fastloss.__version__}

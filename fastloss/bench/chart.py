@@ -135,22 +135,23 @@ def many_classes(data: dict, path: Path) -> Path | None:
 
 
 HEADLINE = "up4-150x512"  # of bench/bands.py
-INKS = {"light": "#1f2328", "dark": "#e6edf3"}
+INK, DARK_INK = "#1f2328", "#e6edf3"  # of a light page and of a dark one
+DARK = f"""<style>@media (prefers-color-scheme: dark) {{
+ text {{ fill: {DARK_INK} !important }}
+ [style*="stroke: {INK}"] {{ stroke: {DARK_INK} !important }}
+}}</style>"""
 
 
-def bands(data: dict, stem: Path) -> list[Path]:
-    """Draw time and memory of the headline case of a record of bench/bands.py, one thread, for light and dark pages."""
-    rows = {way: row for way, row in data["cases"][HEADLINE]["1"].items() if "peak" in row}
-    order = sorted(rows, key=lambda way: rows[way]["ratio"])
-    return [_bands(rows, order, ink, stem.with_name(f"{stem.name}--{name}.svg")) for name, ink in INKS.items()]
-
-
-def _bands(rows: dict, order: list[str], ink: str, path: Path) -> Path:
+def bands(data: dict, path: Path) -> Path:
+    """Draw time and memory of the headline case of a record of bench/bands.py, one thread: an SVG file that suits light
+    and dark pages."""
     import matplotlib
     import matplotlib.pyplot as plt
 
+    rows = {way: row for way, row in data["cases"][HEADLINE]["1"].items() if "peak" in row}
+    order = sorted(rows, key=lambda way: rows[way]["ratio"])
     settings = {"svg.hashsalt": "fastloss", "svg.fonttype": "none", "font.family": "sans-serif"}
-    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context(settings):
         figure, axes = _axes(9, 0.8 + 0.32 * len(order), 2)
         for i, way in enumerate(order):
@@ -173,4 +174,5 @@ def _bands(rows: dict, order: list[str], ink: str, path: Path) -> Path:
         axes[1].set_yticks([])
         figure.savefig(path, transparent=True, metadata={"Date": None})
         plt.close(figure)
+    path.write_text(path.read_text(encoding="utf-8").replace("<defs>", f"{DARK}\n <defs>", 1), encoding="utf-8")
     return path

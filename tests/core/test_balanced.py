@@ -101,3 +101,10 @@ def test_two_processes_see_the_batch_of_both(tmp_path):
                 value, grad = results[owner.__name__, rank]
                 assert value == pytest.approx(expected.item(), rel=1e-12)
                 torch.testing.assert_close(grad, whole.grad[rank::2])
+
+
+def test_recall_counts_one_missed_pixel_where_there_is_none(backend):
+    y = target("multiclass", MULTI)
+    x = 2.0 * F.one_hot(y, 3).movedim(-1, 1)  # all is right: each class has the weight 1 / its pixels
+    value = fl.RecallCrossEntropyLoss(backend=backend)(x, y)
+    torch.testing.assert_close(value, 3 * F.cross_entropy(x, y) / y.numel(), rtol=1e-5, atol=0.0)

@@ -1,10 +1,11 @@
-"""A Lightning module whose loss changes during training, moved by a callback: python examples/lightning_schedule.py"""
+"""A Lightning module whose loss changes during training, by a callback: python examples/lightning_schedule.py"""
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastloss
+from fastloss.integrations.lightning import LossScheduleCallback
 
 
 class Segmenter(pl.LightningModule):
@@ -22,16 +23,11 @@ class Segmenter(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
-class StepLoss(pl.Callback):
-    def on_train_epoch_start(self, trainer, module):
-        if module.criterion.step(trainer.current_epoch):
-            print(f"epoch {trainer.current_epoch}: {module.criterion.active}")
-
-
 def main(epochs: int = 4, **settings) -> Segmenter:
     images, module = torch.randn(16, 1, 32, 32), Segmenter()
+    settings = {"accelerator": "cpu", "logger": False, **settings}
     data = DataLoader(TensorDataset(images, (images > 0.5).to(torch.uint8)), batch_size=4)
-    pl.Trainer(max_epochs=epochs, callbacks=[StepLoss()], accelerator="cpu", logger=False, **settings).fit(module, data)
+    pl.Trainer(max_epochs=epochs, callbacks=[LossScheduleCallback()], **settings).fit(module, data)
     return module
 
 

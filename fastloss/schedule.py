@@ -110,6 +110,11 @@ class LossSchedule(Explained, nn.Module):
         losses: Any = self.losses
         return list(zip(self._settings.get("starts", ()), losses))
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What each loss counts now, in the order given: the two weights of a blend, else 1 and 0."""
+        return tuple([float(number == self._index) for number in range(len(self.losses))])
+
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """The active loss; see `Criterion.forward`."""
         return self.losses[self._index](x, y, mask, pixel_weight)
@@ -174,6 +179,10 @@ class _Blend(LossSchedule):
         self._begin([CompoundLoss([(weights[0], a), (weights[1], b)])], start=start, end=end, **settings)
         self._share = -1.0
         self._apply_share(0.0)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return (1.0 - self._share, self._share)
 
     def _move(self, epoch: int, metric: float | Tensor | None) -> bool:
         start, end = self._settings["start"], self._settings["end"]

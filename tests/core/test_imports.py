@@ -2,6 +2,8 @@
 count, but not those for type checkers."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,11 @@ def test_the_core_imports_neither_bench_nor_train(name):
     assert not outer, f"{name} imports {sorted(outer)}"
     if not part(name) and name != "fastloss":  # whose `fuse` and `compat` are public
         assert not any([part(module) == "compat" for module in GRAPH[name]]), f"{name} imports a drop-in"
+
+
+def test_importing_fastloss_loads_no_library_of_others():
+    """Neither the trainers that its callbacks are for, nor the loggers of its own."""
+    others = "lightning pytorch_lightning lightning_fabric ignite monai tensorboardX wandb mlflow nibabel".split()
+    code = f"import sys, fastloss, fastloss.cli, fastloss.integrations; print(*sys.modules.keys() & {set(others)})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr

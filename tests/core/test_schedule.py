@@ -148,3 +148,14 @@ def test_a_captured_weight_tensor_is_filled_in_place():
     buffers = {name: b.data_ptr() for name, b in schedule.named_buffers()}
     run(schedule, range(12))
     assert {name: b.data_ptr() for name, b in schedule.named_buffers()} == buffers and len(buffers) == 2
+
+
+def test_weights():
+    schedule = fl.LossSchedule([(0, A), (2, B), (5, C)])
+    schedule.step(3)
+    assert schedule.weights == (0.0, 1.0, 0.0)
+    blend = fl.LossSchedule.linear(A, B, 0, 4)
+    blend.step(1)
+    assert blend.weights == (0.75, 0.25) == tuple([blend.active._tensor(f"weight_{at}").item() for at in (0, 1)])
+    with pytest.raises(AttributeError, match="weights"):
+        blend.weights = (1.0, 0.0)

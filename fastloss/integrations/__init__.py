@@ -1,0 +1,1 @@
+"""What moves a `fastloss.LossSchedule` inside the trainers of others. `import fastloss` imports nothing of this."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": Command("fastloss.train.demo", "demo", "losses on 3D logits, then a small network trained on MRI slices"),
     "reproduce": Command("fastloss.train.reproduce", "papers", "train the rows of two papers' tables"),
     "report": Command("fastloss.train.report.cli", "papers", "put reproduced rows beside the papers' numbers"),
+    "predict": Command("fastloss.train.predict", "papers", "write what a trained network finds in NIfTI volumes"),
     "doctor": Command("fastloss.doctor", None, "say how fastloss was built and which backends run here"),
 }
 
@@ -51,13 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     # Everything after the command's name belongs to the command.
     chosen = top.parse_args(words[:1]).command
-    if argv is None and chosen in ("demo", "reproduce"):
+    if argv is None and chosen in ("demo", "reproduce", "predict"):
         _wait_passively()
     return _run(chosen, words[1:])
 
 
 def _wait_passively() -> None:
-    """Starts a training command again with OpenMP threads that sleep while they wait, unless the environment says how.
+    """Starts a command that runs networks again with OpenMP threads that sleep while they wait, unless the environment
+    says how.
 
     On a busy machine threads that spin take the cores from each other: the demo trained on 22 images a second in place
     of 72. The policy is read when torch is loaded, which is before this line.

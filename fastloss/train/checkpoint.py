@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"the folder {path} could not be made: {error.strerror or error}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write into a folder, which need not exist, and leave nothing behind; CommandError if that fails."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CommandError(f"the folder {folder} cannot be written to: {error.strerror or error}") from error
+    finally:
+        for path in made:
+            path.rmdir()
 
 
 def write_json(path: Path, data: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastloss.cli import CommandError
 from . import checkpoint
 from .checkpoint import Log, read_json, restore
 from .learner import Learner
+from .loggers import Loggers
 
 CHECKPOINT = "checkpoint.pt"
 SAVE_SECONDS = 5.0  # between two checkpoints of one run, if writing one takes no more than
@@ -83,10 +85,11 @@ class Journal(AbstractContextManager):
     """Logs and checkpoints of one run, written by the first process alone; `step`, `look` and `epoch` are for all."""
 
     def __init__(
-        self, folder: Path, place: Place, learner: Learner, schedule: LossSchedule, columns: tuple[str, ...] = ()
-    ) -> None:
+        self, folder: Path, place: Place, learner: Learner, schedule: LossSchedule, columns: tuple[str, ...] = (),
+        loggers: Loggers | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.place, self.learner, self.schedule = folder, place, learner, schedule
-        self.fabric, self.waiting = learner.fabric, []
+        self.fabric, self.waiting, self.loggers = learner.fabric, [], loggers
         self.loss: float | None = None  # the last one that was read
         self.clock = self.saved = time.monotonic()
         self.save_seconds = 0.0  # what the last checkpoint took
@@ -95,31 +98,52 @@ class Journal(AbstractContextManager):
             names = (("steps.csv", STEP_COLUMNS + columns), ("epochs.csv", EPOCH_COLUMNS))
             self.logs = [Log(folder / name, columns, at) for (name, columns), at in zip(names, place.positions)]
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         for log in self.logs:
             log.close()
+        if self.loggers:
+            self.loggers.close("failed" if kind else "success")
 
-    def step(self, epoch: int, loss: Tensor, cells: tuple[float, ...] = ()) -> None:
-        self.waiting.append(((self.place.step, epoch, self.learner.rate), loss.detach(), cells))
+    def step(
+        self, epoch: int, loss: Tensor, cells: tuple[float, ...] = (), terms: Mapping[str, Tensor] | None = None
+    ) -> None:  # fmt: skip
+        """Note a step: its loss, what a measurement adds, and for the loggers the values of its terms if there are
+        some."""
+        self.waiting.append(((self.place.step, epoch, self.learner.rate), loss.detach(), cells, terms or {}))
 
     def look(self, checkpoint: bool = False) -> None:
         """Read the waiting losses, the mean over processes, into the log; and save if asked to and it is time."""
         if self.waiting:
-            losses = torch.stack([loss.double() for _, loss, _ in self.waiting])
+            losses = torch.stack([loss.double() for _, loss, _, _ in self.waiting])
+            terms = [self._mean(terms) for *_, terms in self.waiting]
             if self.fabric.world_size > 1:
                 dist.all_reduce(losses)
                 losses /= self.fabric.world_size
-            for (where, _, cells), loss in zip(self.waiting, losses.tolist()):
+            for (where, _, cells, _), loss, values in zip(self.waiting, losses.tolist(), terms):
                 self.place.total += loss
                 self.loss = loss
                 for log in self.logs[:1]:
                     log.add(*where, loss, *cells)
+                if self.loggers:
+                    step, epoch, rate = where
+                    named = {f"train/{name}": value for name, value in values.items()}
+                    self.loggers.log({"epoch": epoch, "rate": rate, "train/loss": loss, **named}, step)
             self.waiting = []
         now = time.monotonic()
         self.place.seconds, self.clock = self.place.seconds + now - self.clock, now
         if checkpoint and self._due():
             self._save()
             self.clock = time.monotonic()
+
+    def _mean(self, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """Read values, the mean over processes."""
+        if not terms:
+            return {}
+        values = torch.stack([value.double() for value in terms.values()])
+        if self.fabric.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.fabric.world_size
+        return dict(zip(terms, values.tolist()))
 
     def epoch(self, epoch: int, steps: int, found: list[float], save: bool) -> None:
         """Write, after validation, one row, the weights if they are the best so far, and a checkpoint if asked for or
@@ -128,6 +152,12 @@ class Journal(AbstractContextManager):
         images = steps * self.learner.settings.batch
         for log in self.logs[1:]:
             log.add(epoch, int(place.altered), self.learner.rate, images, place.seconds, place.total / steps, *found)
+        if self.loggers:
+            scores = dict(zip([f"valid/{name.removeprefix('valid_')}" for name in SCORE_COLUMNS], found))
+            weights_now = {f"loss_weight_{at}": weight for at, weight in enumerate(self.schedule.weights)}
+            self.loggers.log(
+                {"epoch": epoch, "train/epoch_loss": place.total / steps, **scores, **weights_now}, place.step
+            )
         better = place.best is None or place.score > place.best or (math.isnan(place.best) > math.isnan(place.score))
         if better:
             place.best, place.best_epoch = place.score, epoch
@@ -143,6 +173,8 @@ class Journal(AbstractContextManager):
         self.saved = start = time.monotonic()
         if not self.logs:
             return
+        if self.loggers:
+            self.loggers.save()  # a resumed run keeps what they have up to its checkpoint
         self.place.positions = tuple([log.position() for log in self.logs])
         state = {"place": asdict(self.place), "learner": self.learner.state_dict()}
         checkpoint.save(self.folder / CHECKPOINT, state | {"schedule": self.schedule.state_dict()})

@@ -17,8 +17,8 @@ import torch
 
 from fastloss.cli import CommandError, user_path
 
-from . import plan, session, settings
-from .checkpoint import read_json, write_json
+from . import loggers, plan, session, settings
+from .checkpoint import check_writable, read_json, write_json
 from .datasets import Store, open_dataset
 from .datasets.cli import SETTINGS, parse_setting
 from .datasets.prepare import MEMORY
@@ -44,11 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rows", metavar="NAMES", help="tables or rows, by commas; all: the optional ones too")
     add("--seeds", type=int, metavar="N", help="trainings of each row (default 1)")
     add("--preset", choices=PRESETS, help="paper (default), short, or smoke: minutes on two cores")
+    add("--config", type=user_path, metavar="FILE", help=f"settings, and from {FILE} also data, rows and seeds, of the "
+        "run that wrote it (or of its config.json); what else is named here counts more")  # fmt: skip
     add("--plan", action="store_true", help="say what would be trained, how long and how much disk, and stop; "
         "without --data from the published numbers of slices")  # fmt: skip
     add("--resume", action="store_true", help="continue in --out, with its settings, data, rows and seeds; other rows "
         "or seeds are added")  # fmt: skip
     add("--out", type=user_path, metavar="DIR", help="folder of the results (default runs/PAPER-DATASET)")
+    add("--logger", action="append", choices=loggers.NAMES, help="losses, terms, rate and scores by step in DIR/csv, "
+        "DIR/tensorboard, or in W&B or MLflow where they are installed; can be repeated")  # fmt: skip
     add("--compare", metavar="PEERS", help=f"time other losses in the same steps: {','.join(PEERS)}")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     add("--jobs", type=int, metavar="N", help="threads that prepare the data (default: all cores)")
@@ -64,7 +68,11 @@ def main(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes reports its own doings otherwise
     _check(args)
     chosen, out = _resumed(args) if args.resume else _new(args)
+    if not args.plan and os.environ.get("RANK", "0") == "0":
+        check_writable(out)
     compare = _peers(args)
+    wanted = list(dict.fromkeys(args.logger or []))
+    loggers.check(wanted)
     names = args.rows.split(",") if args.rows else None
     seeds = args.seeds or 1
     rows = select_rows(chosen, names)
@@ -83,12 +91,12 @@ def main(args: argparse.Namespace) -> int:
         say(plan.describe(chosen, rows, todo, counts, seeds, fabric))
         return 0
     if fabric.is_global_zero:
-        command = {name: getattr(args, name) for name in ("set", "patients", "rows", "seeds")}
-        session.start(out, chosen, store, {"data": _place(args.data), **command}, fabric, say)
+        command = {name: getattr(args, name) for name in settings.COMMAND} | {"data": _place(args.data)}
+        session.start(out, chosen, store, command, fabric, say)
     fabric.barrier()
     workers = args.workers if args.workers is not None else (2 if fabric.device.type == "cuda" else 0)
     with session.resumable(say):
-        session.train_missing(chosen, splits, todo, seeds, out, fabric, workers)
+        session.train_missing(chosen, splits, todo, seeds, out, fabric, workers, loggers=wanted)
         if compare:
             from . import throughput
 
@@ -114,6 +122,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _new(args: argparse.Namespace) -> tuple[Settings, Path]:
+    configured = _configured(args) if args.config else {}
     if args.paper is None:
         raise CommandError(f"name the paper, {' or '.join(PAPERS)}")
     preset = args.preset or "paper"
@@ -126,15 +135,30 @@ def _new(args: argparse.Namespace) -> tuple[Settings, Path]:
     if dataset not in known or (args.data == "demo") != (dataset == "demo"):
         raise CommandError(f"--dataset of {args.paper} with --data {args.data} must be one of "
                            f"{', '.join([n for n in known if n != 'demo'])}, got {dataset}")  # fmt: skip
-    chosen = settings.resolve(args.paper, preset, dataset, settings.read_options(args))
+    chosen = settings.resolve(args.paper, preset, dataset, configured | settings.read_options(args))
     out = _default_out(args, dataset)
     if not args.plan and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CommandError(f"--out must name a new or empty folder, got {out}; --resume continues a reproduction")
     return chosen, out
 
 
+def _configured(args: argparse.Namespace) -> dict[str, Any]:
+    """Read --config: return its settings, and fill in the rest of what the command line leaves out."""
+    found, command = settings.read_config(args.config)
+    named = {name: found.pop(name) for name in settings.IDENTITY}
+    if named["paper"] not in PAPERS:
+        raise CommandError(f"--config: {args.config} is of `fastloss {named['paper']}`")
+    for name in ("paper", "preset"):
+        if getattr(args, name) not in (None, named[name]):
+            raise CommandError(f"--config: {args.config} is of {name} {named[name]}, got {getattr(args, name)}")
+    _fill_in(args, named | command)
+    return found
+
+
 def _resumed(args: argparse.Namespace) -> tuple[Settings, Path]:
     """Fill in what the command line leaves out from what the folder was begun with."""
+    if args.config:
+        raise CommandError("--config cannot be named with --resume, which reads the settings of its folder")
     if args.out is None and args.paper is None:
         raise CommandError("--resume: name the folder with --out, or the paper")
     out = _default_out(args, args.dataset or ("demo" if args.data == "demo" else trained_by(args.paper or "paper1")[0]))
@@ -142,12 +166,16 @@ def _resumed(args: argparse.Namespace) -> tuple[Settings, Path]:
     chosen, record = session.resume(out, named | settings.read_options(args))
     if chosen.paper not in PAPERS:
         raise CommandError(f"--resume: {out} is of `fastloss {chosen.paper}`")
-    for name, value in record.get("command", {}).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    _fill_in(args, record.get("command", {}))
     if args.data is None:
         raise CommandError(f"--data must name the data again: {out / FILE} does not say where they are")
     return chosen, out
+
+
+def _fill_in(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _default_out(args: argparse.Namespace, dataset: str) -> Path:

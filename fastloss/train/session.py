@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from . import settings
 from .checkpoint import make_folder, restore, write_json
 from .datasets import Store
 from .journal import CHECKPOINT, read_result
+from .loggers import Loggers
 from .progress import Lines, watch
 from .runs import Run, make_runs, select_rows
 from .settings import FILE, Settings
@@ -117,9 +118,14 @@ def _plain(values: dict) -> dict:
 
 def train_missing(
     chosen: Settings, splits: dict[int | None, Slices], todo: list[Run], seeds: int, out: Path, fabric: Fabric,
-    workers: int, steps: Steps | None = None, keep: bool = False,
+    workers: int, steps: Steps | None = None, keep: bool = False, loggers: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Train every run that is not finished; `keep` the last state of each, not only of those that others begin from."""
+    """Train every run that is not finished; `keep` the last state of each, not only of those that others begin from;
+    `loggers` by their names."""
+
+    def connect(run: str, chosen: Settings, step: int) -> Loggers:
+        return Loggers(loggers, out, run, chosen, step)
+
     folder = {run.name: out / "runs" / run.name for run in todo}
     of_epoch = {fold: slices.steps(chosen) * chosen.batch for fold, slices in splits.items()}
     total = sum([run.stage_epochs * of_epoch[run.fold] for run in todo])
@@ -138,7 +144,8 @@ def train_missing(
                 make_folder(folder[run.name])
                 write_json(folder[run.name] / "config.json", {"run": run.described, "settings": asdict(chosen)})
             continued = keep or run.name in parents
-            train(run, chosen, splits[run.fold], folder[run.name], parent, fabric, workers, view, continued, steps)
+            train(run, chosen, splits[run.fold], folder[run.name], parent, fabric, workers, view, continued, steps,
+                  connect if loggers else None)  # fmt: skip
             if fabric.is_global_zero and not continued:
                 (folder[run.name] / CHECKPOINT).unlink(missing_ok=True)
     if fabric.is_global_zero and not chosen.keep_weights:

@@ -6,7 +6,7 @@ Each field that the papers leave open, or print wrongly, is a setting here with 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from .datasets.specs import get
 from .metrics import EMPTY
 
 FILE = "reproduction.json"  # in the folder of a reproduction: what its runs depend on
+IDENTITY = ("paper", "preset", "dataset")  # which defaults the others have
+# what else of the command line a folder records
+COMMAND = {"data": str, "set": list, "patients": int, "rows": str, "seeds": int, "logger": list}
 PRESETS = ("paper", "short", "smoke")  # of the papers
 
 
@@ -163,6 +166,42 @@ def read(folder: Path) -> tuple[Settings, dict[str, Any]]:
     if not {"settings", "data", "machine"} <= set(found) or set(found["settings"]) != names:
         raise CommandError(f"{path} was not written by this version of fastloss")
     return Settings(**found["settings"]), found
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read (settings, command) from the JSON of a run; settings that an older version did not have are left out.
+
+    Raises:
+        CommandError: the file is none, or holds a key or a value that this version does not know.
+    """
+    found = read_json(path, ("settings",))
+    _refuse_unknown(path, found, ("settings", "command", "data", "machine", "machines", "run"))
+    given, command = found["settings"], found.get("command", {})
+    items = {item.name: item for item in fields(Settings)}
+    for words, part, names in (("settings", given, items), ("command", command, COMMAND)):
+        if not isinstance(part, dict):
+            raise CommandError(f"{path} must hold an object {words!r}, got {type(part).__name__}")
+        _refuse_unknown(path, part, names)
+    for name in IDENTITY:
+        if name not in given:
+            raise CommandError(f"{path} must name its {name} among the settings")
+    for name, value in given.items():
+        kind, choices = type(items[name].default) if name not in IDENTITY else str, items[name].metadata.get("choices")
+        fits = type(value) is kind or (kind, type(value)) == (float, int)
+        if not fits or (choices and value not in choices):
+            expected = ", ".join(map(str, choices)) if choices else kind.__name__
+            raise CommandError(f"{path}: {name} must be {expected}, got {value!r}")
+    for name, value in command.items():
+        if value is not None and type(value) is not COMMAND[name]:
+            raise CommandError(f"{path}: {name} must be {COMMAND[name].__name__}, got {value!r}")
+    return dict(given), dict(command)
+
+
+def _refuse_unknown(path: Path, found: Mapping[str, Any], known: Collection[str]) -> None:
+    for key in found:
+        if key not in known:
+            raise CommandError(f"{path} holds {key!r}, which this version of fastloss does not know; it knows "
+                               f" {', '.join(known)}")  # fmt: skip
 
 
 def _flag(name: str) -> str:

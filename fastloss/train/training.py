@@ -9,9 +9,10 @@ parent's last state, with its logs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from .evaluation import evaluate
 from .final import finish
 from .journal import Journal, begin
 from .learner import Learner
+from .loggers import Loggers
 from .progress import Watch
 from .runs import Run
 from .settings import Settings
@@ -52,11 +54,13 @@ class Steps:
 def train(
     run: Run, settings: Settings, slices: Slices, folder: Path, parent: Path | None, fabric: Fabric, workers: int,
     view: Watch, continued: bool = True, steps: Steps | None = None,
+    connect: Callable[[str, Settings, int], Loggers] | None = None,
 ) -> None:  # fmt: skip
     """Train, or continue from the checkpoint in `folder`; `parent` is the finished folder that the run begins from.
 
     Writes steps.csv, epochs.csv, checkpoint.pt, the best epoch's weights, and at the end example.npz and result.json;
-    the last state too if other runs are to be `continued` from it.
+    the last state too if other runs are to be `continued` from it. `connect` makes the loggers of a run, with its name,
+    its settings and the steps that are done.
     Raises CommandError for a damaged checkpoint.
     """
     steps = steps or Steps()
@@ -67,7 +71,8 @@ def train(
     place = begin(folder, parent, learner, schedule, val_criterion)
     batches = TrainingBatches(slices, settings, run.seed, fabric, workers)
     validation = ValidationBatches(slices, settings, fabric, workers)
-    with Journal(folder, place, learner, schedule, steps.columns) as journal:
+    loggers = connect(run.name, settings, place.step) if connect and fabric.is_global_zero else None
+    with Journal(folder, place, learner, schedule, steps.columns, loggers) as journal:
         for epoch in range(place.step // per_epoch, run.epochs):
             if place.step % per_epoch == 0:
                 altered = _alter(schedule, val_criterion, epoch, place.score, learner)
@@ -83,8 +88,14 @@ def train(
                 learner.optimizer.step()
                 learner.optimizer.zero_grad()
                 place.step += 1
-                journal.step(epoch, loss, steps.cells())
-                if place.step % LOOK_STEPS == 0 or journal.loss is None:
+                looks = place.step % LOOK_STEPS == 0
+                terms = (
+                    _terms(schedule, logits, target)
+                    if connect and (looks or place.step % per_epoch == 1 % per_epoch)
+                    else {}
+                )
+                journal.step(epoch, loss, steps.cells(), terms)
+                if looks or journal.loss is None:
                     journal.look(checkpoint=place.step % per_epoch != 0)
                 view.step(run, epoch, journal.loss, settings.batch)
             journal.look()
@@ -98,6 +109,12 @@ def train(
     if fabric.is_global_zero:
         finish(run, settings, slices, folder, place, learner, val_criterion, workers)
     fabric.barrier()
+
+
+@torch.no_grad()
+def _terms(schedule: LossSchedule, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Compute the values of the loss's terms once more and apart: loggers must not change a bit of the training."""
+    return schedule.with_stats(logits.detach(), target)[1].terms
 
 
 def _alter(

@@ -49,6 +49,8 @@ class Module(pl.LightningModule):
 
     def training_step(self, batch, index):
         self.seen.append((self.current_epoch, index, self.schedule.weights))
+        if self.scores and not self.trainer.enable_validation:
+            self.log("dice", self.scores[self.current_epoch], on_step=False, on_epoch=True)
         losses = [self.schedule(layer(batch[0]), batch[1]) for layer in self.layers]
         if self.automatic_optimization:
             return sum(losses)
@@ -107,14 +109,17 @@ def test_a_resumed_training_continues(every, submodule, tmp_path):
     assert len(set(whole.seen)) == 3 * BATCHES
 
 
-def test_a_plateau_reads_the_metric_also_after_a_resume(tmp_path):
+@pytest.mark.parametrize("valid,at_epoch_end", [(True, True), (True, False), (False, True)])
+def test_a_plateau_reads_the_metric_also_after_a_resume(valid, at_epoch_end, tmp_path):
+    """Of validation or of training; a checkpoint is written when the epoch ends, or when validation does."""
     scores = (0.5, 0.4, 0.3, 0.2, 0.1)
 
     def run(epochs, folder, path=None):
         schedule = fl.LossSchedule.on_plateau(fl.BCEWithLogitsLoss(), fl.DiceLoss("binary"), patience=2)
         module = Module(schedule, scores)
-        callback = LossScheduleCallback(monitor="dice")
-        fit(module, [callback], folder, path, True, enable_checkpointing=True, max_epochs=epochs)
+        saving = pl.callbacks.ModelCheckpoint(folder, save_on_train_epoch_end=at_epoch_end)
+        callbacks = [LossScheduleCallback(monitor="dice"), saving]
+        fit(module, callbacks, folder, path, valid, enable_checkpointing=True, max_epochs=epochs)
         return [weights[1] for epoch, at, weights in module.seen if at == 0], *folder.rglob("*.ckpt")
 
     assert run(5, tmp_path / "whole")[0] == [0, 0, 0, 1, 1]

@@ -73,8 +73,8 @@ def nifti_pair(image: Path, label: Path) -> tuple[tuple[int, int, int], list[str
         CommandError: they are not of one 3D shape, or their affines turn or scale them differently: a label whose
             header was lost lies elsewhere than its object.
     """
-    shape, affine = _header(image)
-    other, theirs = _header(label)
+    shape, affine = voxel_axes(image)
+    other, theirs = voxel_axes(label)
     if len(shape) != 3 or shape != other:
         also = f"{label} the shape {list(other)}; both must be one 3D shape"
         raise CommandError(f"{image} has the shape {list(shape)} and {also}")
@@ -86,7 +86,8 @@ def nifti_pair(image: Path, label: Path) -> tuple[tuple[int, int, int], list[str
     return shape, []
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+def voxel_axes(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Read (shape, affine) from a header; CommandError if the affine maps no voxels to millimetres."""
     import nibabel
 
     with reading(path):

@@ -33,6 +33,8 @@ class DatasetSpec:
         patients, slices: as published; the slices of what is split, and of a test part apart from it (about, if the
             settings leave some out).
         experiments: which are trained on it; of the datasets of an experiment the first is its default.
+        volumes: which files `fastloss predict` takes: "upright" (NIfTI, axial slices by its affine, the front at the
+            top), "stored" (NIfTI, slices along the last axis as it is stored), "transunet" (its HDF5), "" (none).
         phantom: the layout that `fastloss data phantom` generates for it, "" if there is none.
         packaged: whether a package brings the data, so that no folder is asked for.
         training: settings of a training that go with the data.
@@ -52,6 +54,7 @@ class DatasetSpec:
     patients: int
     slices: tuple[int, int]
     experiments: tuple[str, ...]
+    volumes: str = ""
     phantom: str = ""
     packaged: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +87,7 @@ DATASETS = {
         licence="CC-BY-SA 4.0",
         patients=126,
         slices=(13_486, 0),
+        volumes="upright",
         phantom="decathlon",
         experiments=("paper2",),
         label_maps={"foreground": FOREGROUND},
@@ -100,6 +104,7 @@ DATASETS = {
         licence="the terms of the BTCV challenge on synapse.org; registration is needed",
         patients=30,
         slices=(2_211, 1_567),
+        volumes="transunet",
         phantom="synapse",
         experiments=("paper1",),
         training=_TRANSUNET,
@@ -119,6 +124,7 @@ DATASETS = {
         licence="CC-BY-NC-SA 4.0, with the citation of Bernard et al. 2018",
         patients=150,
         slices=(1_902, 1_076),
+        volumes="stored",
         phantom="acdc",
         experiments=("paper1",),
         training=_TRANSUNET,
@@ -159,6 +165,7 @@ DATASETS = {
         patients=7,
         slices=(112, 0),
         experiments=("paper1", "paper2", "demo"),
+        volumes="upright",
         packaged=True,
         training={"augment": "flip"},
     ),

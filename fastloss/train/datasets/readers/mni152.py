@@ -135,8 +135,13 @@ def _deep(brain: np.ndarray) -> np.ndarray:
 
 
 def _resized(volume: np.ndarray, size: int) -> np.ndarray:
-    """Turn [x, y, z] into [z, size, size], padded to a square first and upright (front at the top)."""
-    slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1])).float()[:, None]
+    """Turn [x, y, z] into [z, size, size], upright (front at the top)."""
+    return squared(volume.transpose(2, 1, 0)[:, ::-1], size)
+
+
+def squared(images: np.ndarray, size: int) -> np.ndarray:
+    """Pad slices [D, H, W] to squares and resize them to [D, size, size]."""
+    slices = torch.from_numpy(np.ascontiguousarray(images)).float()[:, None]
     height, width = slices.shape[-2:]
     side = max(height, width)
     above, left = (side - height) // 2, (side - width) // 2

@@ -4,6 +4,7 @@ does not fit."""
 import json
 import shutil
 import struct
+from dataclasses import asdict
 
 import nibabel
 import numpy as np
@@ -13,9 +14,11 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from paper_runs import cache, run  # noqa: F401
 
 from fastloss.cli import main
-from fastloss.train.datasets import grids, open_dataset, readers
+from fastloss.train import settings
+from fastloss.train.datasets import SliceDataset, grids, open_dataset, readers
 from fastloss.train.datasets.files import nifti
 from fastloss.train.datasets.prepare import original_label
+from fastloss.train.learner import Learner, launch
 from fastloss.train.predict import Predictor, predict
 from fastloss.train.slices import load
 from fastloss.train.volumes import measure
@@ -104,6 +107,11 @@ def test_it_finds_what_the_trainer_measures(kind, trained, marked, tmp_path):
     files = [store.cases[volume].files[0] for volume in volumes]
     shares = []
     for volume, found in zip(volumes, predict(out, files, tmp_path / "labels", overlay=True)):
+        rows_of = [row for row, record in enumerate(store.slices) if record.volume == volume]
+        trained_on = SliceDataset(store, rows_of, size=32, augment="none", seed=0)
+        seen = grids.prepare(grids.read(store.cases[volume].files[0], kind).slices, kind, store.settings, 32, False)
+        for at, row in enumerate(rows_of):
+            assert np.array_equal(seen[store.slices[row].z], trained_on[at][0][0])
         guess = nifti(found.labels, canonical=kind == "msd-colon")
         truth = original_label(kind, store.settings, store.cases[volume])
         for number, row in enumerate([row for row in rows if row["volume"] == volume]):
@@ -173,6 +181,24 @@ def test_the_demo_sees_what_it_was_trained_on():
     assert back.shape == nibabel.load(path).shape and np.all(back.dataobj)
     with pytest.raises(ValueError, match="intensities must be from 0 to 255"):
         grids.prepare(volume.slices * 2, "demo", {}, 64, True)
+
+
+def test_a_network_of_the_demo_looks_at_a_whole_brain(tmp_path):
+    """A folder as the demo leaves it, with an untrained network."""
+    chosen = settings.resolve("demo", "quick", "demo", {})
+    training = tmp_path / "demo" / "runs" / "split" / "focal-2-seed0"
+    training.mkdir(parents=True)
+    record = {"settings": asdict(chosen), "data": {"kind": "demo", "size": chosen.size}, "machine": {}}
+    (tmp_path / "demo" / settings.FILE).write_text(json.dumps(record))
+    (training / "config.json").write_text(json.dumps({"run": {}, "settings": record["settings"]}))
+    net = Learner(chosen, 1, 0, 1, launch(chosen, "cpu")).net
+    torch.save({"learner": {"net": net.state_dict()}}, training / "checkpoint.pt")
+    torch.save({"net": {}}, training / "best-0001.pt")  # the demo's tables show the last epoch
+    path = readers.of("demo").packaged() / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    (found,) = predict(tmp_path / "demo", [path], tmp_path / "masks")
+    given, labels = nibabel.load(path), written(found)
+    assert labels.shape == given.shape and np.array_equal(labels.affine, given.affine)
+    assert set(np.unique(labels.dataobj)) <= {0, 1} and list(found.voxels) == ["deep grey matter"]
 
 
 def fails(capfd, *words):

@@ -37,11 +37,19 @@ def available(backend: str) -> str | None:
     return triton.reason()
 
 
-def is_early(backend: str, x: Tensor) -> bool:
+_LOSS, _BACKWARD, _RESCALE = [
+    table | {"triton": triton.direct(name, table["triton"])}
+    for name, table in (("loss", LOSS), ("backward", BACKWARD), ("rescale_grad", RESCALE))
+]
+
+
+def is_early(backend: str, x: Tensor, mask: Tensor | None, ints: list[int]) -> bool:
     """Whether forward writes the gradient too, where it is called for one: not if that must be scaled before it is
-    rounded."""
+    rounded, nor if Triton would need a launch more."""
     dtype = x.dtype
-    return dtype is torch.float32 or dtype is torch.float64 or (dtype is torch.bfloat16 and backend != "cpu")
+    if dtype is torch.float16 or (dtype is torch.bfloat16 and backend == "cpu"):
+        return False
+    return backend != "triton" or (mask is None and triton.one_pass(tuple(ints)))
 
 
 def _saved(ctx, want, value, state, *inputs):
@@ -62,7 +70,7 @@ class _Loss(torch.autograd.Function):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
         ctx.call = call = (id(ints), x.shape)
         ctx.scale = scale = _expected.get(call, 1.0)
-        early = is_early("cpu", x)
+        early = is_early("cpu", x, mask, ints)
         flags = want | WANT_GRAD if early else want
         with _below_autograd():
             value, state, grad = LOSS[backend](
@@ -96,11 +104,11 @@ class _DeviceLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, mask, pixel_weight, weights, ints, floats, backend, want, threshold):
         ctx.ints, ctx.floats, ctx.backend = ints, floats, backend
-        early = is_early(backend, x)
+        early = is_early(backend, x, mask, ints)
         flags = want | WANT_GRAD if early else want
         ctx.predicted = _prediction(ints, x) if early else None
         with _below_autograd():
-            value, state, grad = LOSS[backend](
+            value, state, grad = _LOSS[backend](
                 x, y, mask, pixel_weight, weights, ints, floats, flags, threshold, 1.0, ctx.predicted
             )
         ctx.grad = grad if early else None
@@ -117,9 +125,9 @@ class _DeviceLoss(torch.autograd.Function):
         else:
             with _below_autograd():
                 if grad is None:
-                    grad = BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats)
+                    grad = _BACKWARD[ctx.backend](grad_output, state, *inputs, ctx.ints, ctx.floats)
                 else:
-                    RESCALE[ctx.backend](grad_output, grad, ctx.predicted, state, *inputs, ctx.ints, ctx.floats)
+                    _RESCALE[ctx.backend](grad_output, grad, ctx.predicted, state, *inputs, ctx.ints, ctx.floats)
         return grad, None, None, None, None, None, None, None, None, None
 
 
@@ -184,7 +192,9 @@ def loss(
         value, state = found
     else:
         with _below_autograd():
-            value, state, _ = LOSS[backend](x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None)
+            value, state, _ = _LOSS[backend](
+                x, y, mask, pixel_weight, weights, ints, floats, want, threshold, 1.0, None
+            )
     if not want_stats:
         return value, None, None
     return value, state[: ints[Header.TERMS]], _counts(x, ints, state)

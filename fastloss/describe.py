@@ -84,10 +84,10 @@ def describe(
         reasons.append(why)
     gradient = "none"
     if learns:
-        early = way == "loss" and not hidden(x) and _ops.is_early(route.backend, x)
+        early = way == "loss" and not hidden(x) and _ops.is_early(route.backend, x, inputs[2], route.ints)
         gradient = "early" if early else "late"
         if not early:
-            reasons.append(_why_late(way, x))
+            reasons.append(_why_late(route.backend, way, x))
     return Explanation(what, route.backend, path, gradient, tuple(reasons))
 
 
@@ -106,11 +106,13 @@ def _kernels(route: Route, way: str, inputs: tuple, counts: bool) -> tuple[str, 
     return ("fast", None) if why is None else ("general", why)
 
 
-def _why_late(way: str, x: Tensor) -> str:
+def _why_late(backend: str, way: str, x: Tensor) -> str:
     if way != "loss":
         return "the gradient waits for what becomes of the sums or elements"
     if hidden(x):
         return "batched, fake and traced inputs take the ops with their registered gradients"
+    if backend == "triton" and x.dtype is not torch.float16:
+        return "the gradient needs the sums of the whole batch, after which Triton would need a launch more"
     return f"gradients of {_name(x.dtype)} logits are scaled before they are rounded"
 
 

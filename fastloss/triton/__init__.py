@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ..spec import HEADER_INTS, KINDS, REGION_KINDS, TERM_INTS, Header, TermInt
+
 OLDEST_TRITON, OLDEST_GPU = (3, 6), (8, 0)
 
 
@@ -46,6 +48,26 @@ def implement(library: torch.library.Library, names: list[str]) -> None:
     """Gives each op of the library its implementation, imported when it is first called."""
     for name in names:
         library.impl(name, functools.partial(_call, name), "CPU" if interpreted() else "CUDA")
+
+
+def direct(name: str, op: Any) -> Any:
+    """The op for eager calls below autograd, without the dispatcher, which costs more than the rest of a launch; a
+    profiler sees the op itself. Not for tensors or modes that watch what runs on them."""
+
+    def call(*arguments: Any) -> Any:
+        return op(*arguments) if torch.autograd._profiler_enabled() else _call(name, *arguments)
+
+    return call
+
+
+@functools.lru_cache(maxsize=1024)
+def one_pass(ints: tuple[int, ...]) -> bool:
+    """Whether a kernel can make sums and gradient at once where nothing is masked: its terms divide by the number of
+    elements. Other gradients wait for the sums, so that they are made in backward, for the right grad_output."""
+    terms = [ints[at : at + TERM_INTS] for at in range(HEADER_INTS, len(ints), TERM_INTS)]
+    kinds = [KINDS[term[TermInt.KIND]] for term in terms]
+    counted = [kind in ("ce", "poly") and term[TermInt.VECTOR_LENGTH] > 0 for kind, term in zip(kinds, terms)]
+    return not (ints[Header.HAS_IGNORE] or "topk" in kinds or any(counted) or set(kinds) & set(REGION_KINDS))
 
 
 def _call(name: str, *arguments: Any) -> Any:

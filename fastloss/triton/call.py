@@ -1,46 +1,84 @@
-"""One call of an op as the kernels see it: its inputs, its partition, and the kernels that run on them."""
+"""What a call of an op needs besides its tensors: how they are walked, the partition, and the kernels that run."""
 
 from __future__ import annotations
 
-import math
+import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..spec import AUX_COLUMNS, COUNTS, layout_of
-from . import finalize, sigmoid, softmax, topk, tune
-from .kernel_spec import AUX, SUM_COLUMNS, KernelTerm, kernel_spec_of
-from .launch import launch, value_type
+from ..spec import layout_of
+from . import finalize, sigmoid, softmax, tune
+from .kernel_spec import SUM_COLUMNS, KernelSpec, KernelTerm
+from .launch import Launch, value_type
 from .layout import FLOATS, INTEGERS, MOST_LOOPS, geometry_of, require
 
-KEY_BLOCK = 2048
-COMBINE_TILE = 64
+COMBINE_TILE, FINISH_WARPS = 256, 8  # rows that one program loads at a time: what it waits for is their latency
 FINALIZE_TILE = 512  # groups x classes
 
 
-class KernelCall:
-    """The inputs of an op."""
+class Array(NamedTuple):
+    """All that kernels are compiled for in an input, and its device."""
 
-    def __init__(self, x, y, mask, pixel_weight, ints, floats, out=None, merge=True, out_channels=True):
-        self.spec = spec = kernel_spec_of(tuple(ints), tuple(floats))
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    aligned: bool  # to 16 bytes
+    device: torch.device
+
+
+class Cut(NamedTuple):
+    """How the walk over pixels is cut: pixels of a tile, programs of a plane, tiles that each walks over, programs."""
+
+    block: int
+    blocks: int
+    loops: int
+    programs: int
+
+
+def call_of(
+    spec: KernelSpec, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None,
+    out: Tensor | None = None, merge: bool = True, out_channels: bool = True,
+) -> KernelCall:  # fmt: skip
+    """The call of that spec on inputs like these, looked up by all that its kernels are compiled for."""
+    return _calls(
+        spec, array_of(x), array_of(y), None if mask is None else array_of(mask),
+        None if pixel_weight is None else array_of(pixel_weight), None if out is None else array_of(out),
+        merge, out_channels,
+    )  # fmt: skip
+
+
+def array_of(t: Tensor) -> tuple:
+    return t.shape, t.stride(), t.dtype, t.data_ptr() % 16 == 0, t.device
+
+
+class KernelCall:
+    """One spec on inputs of one kind. Tensors come with each use; what they share is worked out once."""
+
+    def __init__(self, spec: KernelSpec, *rest) -> None:
+        *given, merge, out_channels = rest
+        arrays = [None if a is None else Array(*a) for a in given]
+        x, y, mask, pixel_weight, _ = arrays
         require(x.dtype in FLOATS, "logits must be floating point")
         require(y.dtype in FLOATS or y.dtype in INTEGERS, "a tensor has a dtype that the kernels do not read")
         require(mask is None or mask.dtype is torch.bool, "mask must be bool")
         require(pixel_weight is None or pixel_weight.dtype in FLOATS, "pixel_weight must be floating point")
+        require(all([a is None or a.device == x.device for a in arrays]), "the inputs are on different devices")
+        self.spec, self.device = spec, x.device
         self.indices = spec.softmax and y.dtype in INTEGERS
-        tensors = (x, y, mask, pixel_weight, out)
         needs = (True, not self.indices, False, False, out_channels)
-        arrays = tuple(
-            [(None, (), False) if t is None else (t.shape, t.stride(), need) for t, need in zip(tensors, needs)]
+        walked = tuple(
+            [(None, (), False) if a is None else (a.shape, a.stride, need) for a, need in zip(arrays, needs)]
         )
-        self.geometry = geometry_of(x.shape, spec.binary, arrays, merge and not spec.per_sample)
-        self.arrays = [(t, *strides) for t, strides in zip(tensors, self.geometry.strides)]
-        shape = geometry_of(x.shape, spec.binary, arrays, False)
+        self.geometry = geometry_of(x.shape, spec.binary, walked, merge and not spec.per_sample)
+        self.strides, self.space = self.geometry.strides, self.geometry.space
+        shape = geometry_of(x.shape, spec.binary, walked, False)
         self.samples, self.channels = shape.samples, shape.channels
         require(spec.vector in (0, self.channels), "a term's vector has another length than the logits have channels")
         self.elements = self.samples * shape.pixels * (1 if spec.softmax else self.channels)
-        self.layout = layout_of(x.shape, ints)
-        self.device, self.wide, self.hard = x.device, x.dtype is torch.float64, y.dtype in INTEGERS
+        self.layout = layout_of(x.shape, spec.ints)
+        self.wide, self.hard = x.dtype is torch.float64, y.dtype in INTEGERS
         self.ignore = spec.has_ignore and not (spec.softmax and not self.indices) and _holds(y.dtype, spec.ignore_index)
         self.masked = self.ignore or mask is not None
         self.margin = self.hard and pixel_weight is None
@@ -48,31 +86,68 @@ class KernelCall:
         self.type = value_type(self.wide)
         self.planes = 1 if spec.softmax else self.channels  # of one sample, each walked by programs of its own
         self.candidates = tune.SOFTMAX if spec.softmax else tune.SIGMOID
-        self.cut(self.candidates[0][0])
+        self.types = tuple([a and a.dtype for a in arrays])
+        self.cut = self.cut_by(self.candidates[0][0])  # of all kernels but that of the gradient alone
+        self.rows = self.cut.programs * (self.channels if spec.softmax else 1)  # of sums that the programs leave
+        # Without masks, region terms and top-k the denominators are known: one kernel makes sums and gradient.
+        self.known = not (spec.region or spec.topk or self.masked or (spec.weighted and self.indices))
+        self._launches: dict[tuple, Launch] = {}
+        self._passes: dict[tuple, tuple[Launch, Cut]] = {}
 
-    def cut(self, pixels: int) -> None:
+    def cut_by(self, pixels: int) -> Cut:
         """Into programs that walk over tiles of so many pixels."""
         g = self.geometry
-        self.block = pixels // (2 if self.wide else 1)
-        self.blocks, self.loops = g.blocks(g.samples * self.planes, self.block, 1 if self.spec.softmax else MOST_LOOPS)
-        self.programs = g.samples * self.planes * self.blocks
+        block = pixels // (2 if self.wide else 1)
+        blocks, loops = g.blocks(g.samples * self.planes, block, 1 if self.spec.softmax else MOST_LOOPS)
+        return Cut(block, blocks, loops, g.samples * self.planes * blocks)
 
     def doubles(self, *sizes: int) -> Tensor:
         return torch.empty(sizes, dtype=torch.float64, device=self.device)
 
-    def walk(self) -> tuple:
+    def numbers(self) -> Tensor:
+        return self.spec.numbers(self.device)
+
+    def walk(self, x, y, mask, pixel_weight, out=None) -> tuple:
         """What every kernel over pixels starts with."""
-        return (*self.arrays, self.geometry.space, self.channels, self.blocks)
+        a, b, c, d, e = self.strides
+        return (x, *a), (y, *b), (mask, *c), (pixel_weight, *d), (out, *e), self.space, self.channels
+
+    def launch(self, key: tuple, make, *arguments) -> Launch:
+        """The launch of that name and specialisation, made by `make(*arguments)` when it is first asked for."""
+        found = self._launches.get(key)
+        if found is None:
+            found = self._launches[key] = make(*arguments)
+        return found
 
     def run_pass(
-        self, state, aux_at, grad_sums_at, weights=(), grad_output=None, before=None, predicted=None, partial=None
-    ):
-        """sigmoid_pass or softmax_pass; sums into `partial` if given, the gradient if there is an `out`."""
-        spec, sums = self.spec, partial is not None
+        self, stream, inputs, state, at, numbers, weights=(), grad_output=None, before=None, predicted=None, out=None,
+        partial=None,
+    ) -> None:  # fmt: skip
+        """sigmoid_pass or softmax_pass; sums into `partial` if given, the gradient into `out` if given. `at`: where
+        aux and the gradients of the sums begin in `state`."""
+        sums, grad = partial is not None, out is not None
+        given = before is None, predicted is None
+        key = sums, grad, None if grad_output is None else grad_output.dtype, *given, *specialised(weights)
+        walk, spec, turn = self.walk(*inputs, out), self.spec, self.rows * self.spec.columns
+
+        def run(launch: Launch, cut: Cut) -> None:
+            launch(
+                stream, *walk, cut.blocks, cut.loops, spec.ignore_index, numbers, weights, state, *at, grad_output,
+                before, predicted, self.elements, partial, turn,
+            )  # fmt: skip
+
+        found = self._passes.get(key)
+        if found is None:
+            found = self._pass(key, sums, grad, run if before is None else None)
+        run(*found)
+
+    def _pass(self, key: tuple, sums: bool, grad: bool, run) -> tuple[Launch, Cut]:
+        """The launch of a pass and its cut; that of a gradient alone is the fastest of a few, which `run` measures."""
+        spec = self.spec
         constants = {
-            "terms": spec.pixel_terms, "columns": SUM_COLUMNS, "SUMS": sums, "GRAD": self.arrays[4][0] is not None,
-            "REGION": spec.region, "EXTRA": spec.extra, "IGNORE": self.ignore, "PER_SAMPLE": spec.per_sample,
-            "COLUMNS": spec.columns, "WIDTH": spec.width, "T": self.type,
+            "terms": spec.pixel_terms, "columns": SUM_COLUMNS, "SUMS": sums, "GRAD": grad, "REGION": spec.region,
+            "EXTRA": spec.extra, "IGNORE": self.ignore, "PER_SAMPLE": spec.per_sample, "COLUMNS": spec.columns,
+            "WIDTH": spec.width, "T": self.type,
         }  # fmt: skip
         if spec.softmax:
             constants |= {"INDICES": self.indices, "DENSE": self.dense, "TARGETS": spec.weighted and self.indices}
@@ -80,107 +155,77 @@ class KernelCall:
         else:
             constants |= {"HARD": self.hard, "MARGIN": self.margin, "UNBOUNDED": spec.unbounded}
         kernel = softmax.softmax_pass if spec.softmax else sigmoid.sigmoid_pass
-        numbers = spec.numbers(self.device)
 
-        def run(candidate: tuple[int, int]) -> None:
-            self.cut(candidate[0])
-            launch(
-                kernel, self.programs, self.device,
-                (*self.walk(), self.loops, spec.ignore_index, numbers, weights, state, aux_at, grad_sums_at,
-                 grad_output, before, predicted, self.elements, partial),
-                constants | {"BLOCK": self.block}, candidate[1],
-            )  # fmt: skip
+        def made(candidate: tuple[int, int]) -> tuple[Launch, Cut]:
+            cut = self.cut_by(candidate[0])
+            return Launch(kernel, cut.programs, constants | {"BLOCK": cut.block}, candidate[1]), cut
 
-        if sums:
-            return run(self.candidates[0])
-        types = tuple([None if array[0] is None else array[0].dtype for array in self.arrays])
-        sizes = (self.channels, self.elements.bit_length(), len(self.geometry.space))
-        key = (kernel.__name__, *constants.values(), *types, *sizes)
-        return run(tune.choose(self.candidates, key, self.device, run if before is None else None))
+        best: tuple[int, int] | None = self.candidates[0]
+        if not sums:
+            sizes = (self.channels, self.elements.bit_length(), len(self.space))
+            kind = (kernel.__name__, *constants.values(), *self.types, *sizes)
+            measured = None if run is None else lambda candidate: run(*made(candidate))
+            best = tune.choose(self.candidates, kind, self.device, measured)
+        found = made(best or self.candidates[0])
+        if best is not None:  # else it could not be measured yet
+            self._passes[key] = found
+        return found
 
-    def combine(self, partial: Tensor, out: Tensor, out_at: int, columns: int, groups: int) -> None:
-        """Rows of programs to rows of groups and channels."""
-        g = self.geometry
-        rows = self.channels if self.spec.softmax else 1
-        steps = (self.planes * self.blocks * rows * columns, (1 if self.spec.softmax else self.blocks) * columns)
-        launch(
-            finalize.combine, groups * self.channels, self.device,
-            (partial, out, out_at, g.samples // groups, self.channels, self.blocks, *steps, rows * columns),
-            {"COLUMNS": columns, "WIDTH": COUNTS if columns == COUNTS else self.spec.width, "TILE": COMBINE_TILE},
+    def finish(
+        self, stream, partial, sums, sums_at, numbers, state, aux, aux_at, loss=None, weights=(), grad_output=None
+    ) -> None:
+        """From the sums that a pass left in `partial` to those of groups and channels, the loss and its derivatives."""
+        g, spec, layout = self.geometry, self.spec, self.layout
+        key = ("finish", loss is None, None if grad_output is None else grad_output.dtype, *specialised(weights))
+        steps = self.steps(spec.columns)
+        self.launch(key, self._finish)(
+            stream, partial, sums, sums_at, numbers, weights, state, aux, aux_at, layout.grad_sums_at,
+            0 if state is None else state.numel() - 1, loss, grad_output, g.samples // layout.groups, layout.groups,
+            self.channels, self.cut.blocks, *steps, self.rows * spec.columns,
         )  # fmt: skip
 
-    def finalize(self, sums, state, aux, aux_at, loss=None, weights=(), grad_output=None) -> None:
+    def _finish(self) -> Launch:
+        spec, groups = self.spec, self.layout.groups
         channels = _power_of_two(self.channels)
-        spec, layout = self.spec, self.layout
-        groups = min(_power_of_two(layout.groups), max(1, FINALIZE_TILE // channels))
-        size = 0 if state is None else state.numel()
-        launch(
-            finalize.finalize, 1, self.device,
-            (sums, spec.numbers(self.device), weights, state, aux, aux_at, layout.grad_sums_at, size - 1,
-             loss, grad_output, layout.groups, self.channels),
+        return Launch(
+            finalize.finish, groups * self.channels,
             {"terms": spec.terms, "columns": SUM_COLUMNS, "WEIGHTED": spec.weighted and self.indices,
-             "SOFTMAX": spec.softmax, "COLUMNS": spec.columns, "CHANNELS": channels, "GROUPS": groups},
+             "SOFTMAX": spec.softmax, "COLUMNS": spec.columns, "WIDTH": spec.width, "TILE": COMBINE_TILE,
+             "ALONE": groups * self.channels == 1, "CHANNELS": channels,
+             "GROUPS": min(_power_of_two(groups), max(1, FINALIZE_TILE // channels))},
+            FINISH_WARPS,
         )  # fmt: skip
 
-    def select(self, aux: Tensor, aux_at: int) -> None:
-        """Threshold, tie weight and count of every top-k term, into its row of aux."""
-        spec = self.spec
-        if not spec.topk:
-            return
-        digits = 8 if self.wide else 4
-        keys = torch.empty(self.elements, dtype=torch.int64 if self.wide else torch.int32, device=self.device)
-        room = 1 + len(spec.topk) * (digits - 1)
-        work = torch.zeros((room + 1, 256), dtype=torch.int64, device=self.device)  # histograms, then cursors
-        self.keys(keys, work[0])
-        free = iter(work[1:room])
-        constants = {"aux": AUX, "T": self.type}
-        for position, (i, k_num, k_den) in enumerate(spec.topk):
-            cursor, row, histogram = work[room, 2 * position :], aux[aux_at + AUX_COLUMNS * i :], work[0]
-            for digit in range(digits):
-                if digit:
-                    histogram = next(free)
-                    tiles = -(-self.elements // KEY_BLOCK)
-                    loops = min(max(1, tiles // 1024), 64)
-                    launch(
-                        topk.topk_histogram, -(-tiles // loops), self.device,
-                        (keys, cursor, histogram, self.elements, loops),
-                        {"SHIFT": 8 * (digits - 1 - digit), "BLOCK": KEY_BLOCK},
-                    )  # fmt: skip
-                launch(
-                    topk.topk_select, 1, self.device, (histogram, cursor, row, k_num, k_den),
-                    constants | {"FIRST": digit == 0, "LAST": digit == digits - 1},
-                )  # fmt: skip
+    def steps(self, columns: int) -> tuple[int, int, int]:
+        """From one row of `partial` to that of the next sample, channel and block."""
+        rows = self.channels if self.spec.softmax else 1
+        sample = self.planes * self.cut.blocks * rows * columns
+        return sample, (1 if self.spec.softmax else self.cut.blocks) * columns, rows * columns
 
-    def keys(self, keys: Tensor, histogram: Tensor) -> None:
-        self.elements_into(keys, histogram, self.spec.topk_elements)
+    def elements_into(self, stream, inputs, out, keys, histogram, numbers, term: KernelTerm) -> None:
+        """Each element of a term into `out`, or its key for top-k into `keys`."""
+        key = ("elements", keys is None or keys.data_ptr() % 16)
+        arguments = (self.spec.ignore_index, numbers, keys, histogram)
+        loops = () if self.spec.softmax else (self.cut.loops,)
+        launch = self.launch(key, self._elements, term, keys is None)
+        launch(stream, *self.walk(*inputs, out), self.cut.blocks, *loops, *arguments)
 
-    def elements_into(self, keys: Tensor | None, histogram: Tensor | None, term: KernelTerm) -> None:
-        spec = self.spec
-        constants = {"terms": (term,), "IGNORE": self.ignore, "T": self.type, "BLOCK": self.block}
-        tail = (spec.ignore_index, spec.numbers(self.device), keys, histogram)
-        if spec.softmax:
-            dense = not self.indices or (keys is None and spec.smoothing)
-            kernel, constants = softmax.softmax_elements, constants | {"INDICES": self.indices, "DENSE": dense}
-            arguments = (*self.walk(), *tail)
-        else:
-            constants |= {"HARD": self.hard, "MARGIN": self.margin, "UNBOUNDED": spec.unbounded}
-            kernel = sigmoid.sigmoid_elements
-            arguments = (*self.walk(), self.loops, *tail)
-        launch(kernel, self.programs, self.device, arguments, constants)
-
-    def counts(self, state: Tensor, at: int, threshold: float) -> None:
-        partial = self.doubles(self.programs * (self.channels if self.spec.softmax else 1) * COUNTS)
-        x, y, mask, *_ = self.arrays
-        walk = (x, y, mask, self.geometry.space, self.channels, self.blocks)
-        constants = {"IGNORE": self.ignore, "T": self.type, "BLOCK": self.block}
+    def _elements(self, term: KernelTerm, values: bool) -> Launch:
+        constants = {"terms": (term,), "IGNORE": self.ignore, "T": self.type, "BLOCK": self.cut.block}
         if self.spec.softmax:
-            arguments = (*walk, self.spec.ignore_index, partial)
-            launch(softmax.softmax_counts, self.programs, self.device, arguments, constants | {"INDICES": self.indices})
-        else:
-            smallest = torch.full((), _logit_threshold(threshold, self.wide), dtype=torch.float64, device=self.device)
-            arguments = (*walk, self.loops, self.spec.ignore_index, smallest, partial)
-            launch(sigmoid.sigmoid_counts, self.programs, self.device, arguments, constants)
-        self.combine(partial, state, at, COUNTS, self.samples)
+            dense = not self.indices or (values and self.spec.smoothing)
+            constants |= {"INDICES": self.indices, "DENSE": dense}
+            return Launch(softmax.softmax_elements, self.cut.programs, constants)
+        constants |= {"HARD": self.hard, "MARGIN": self.margin, "UNBOUNDED": self.spec.unbounded}
+        return Launch(sigmoid.sigmoid_elements, self.cut.programs, constants)
+
+
+_calls = functools.lru_cache(maxsize=1024)(KernelCall)
+
+
+def specialised(weights: tuple[Tensor, ...]) -> tuple:
+    """What kernels are compiled for in weight tensors: inside a tuple Triton looks at alignment whatever is asked."""
+    return tuple([(w.dtype, w.data_ptr() % 16 == 0) for w in weights])
 
 
 def _power_of_two(n: int) -> int:
@@ -193,15 +238,3 @@ def _holds(dtype: torch.dtype, value: int) -> bool:
         return True
     low, high = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return low <= value <= high
-
-
-def _logit_threshold(threshold: float, wide: bool) -> float:
-    """The smallest logit, in the type of the computation, whose sigmoid reaches the threshold."""
-    if not 0.0 < threshold < 1.0:
-        return math.copysign(math.inf, threshold - 0.5)
-    exact = math.log(threshold / (1.0 - threshold))
-    if wide:
-        return exact
-    rounded = torch.tensor(exact, dtype=torch.float32)
-    above = torch.nextafter(rounded, torch.tensor(math.inf))
-    return (above if rounded.double() < exact else rounded).item()

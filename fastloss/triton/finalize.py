@@ -1,12 +1,13 @@
 """From the sums to the loss, the value of each term, and the gradients of the sums: mirrors csrc/math/finalize.h.
 
-Programs leave one row of sums each; `combine` adds them in the order of the partition, `finalize`, a single program,
-puts the terms together, groups and classes side by side.
+Programs leave one row of sums each; `finish` adds them in the order of the partition, a program for each group and
+channel, and the last of these to be done puts the terms together, groups and classes side by side.
 """
 
 import triton
 import triton.language as tl
 
+from .inputs import ANYWHERE
 from .region import counted_weight, effective_weight, region_group
 
 
@@ -25,7 +26,7 @@ def combine_row(
     return tl.sum(total, 0)
 
 
-@triton.jit(do_not_specialize=["samples", "blocks", "out_at"])
+@triton.jit(do_not_specialize=["samples", "blocks", "out_at"], do_not_specialize_on_alignment=[*ANYWHERE, "out"])
 def combine(
     partial, out, out_at, samples, channels, blocks, step_sample, step_channel, step_block,
     COLUMNS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
@@ -101,7 +102,43 @@ def pointwise_denominator(
         return tl.sum(total[columns.valid])
 
 
-@triton.jit(do_not_specialize=["groups", "aux_at", "grad_sums_at", "scale_at"])
+@triton.jit(
+    do_not_specialize=["sums_at", "aux_at", "grad_sums_at", "scale_at", "samples", "groups", "blocks", "turn_at"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
+def finish(
+    partial, sums, sums_at, numbers, weights, state, aux, aux_at, grad_sums_at, scale_at, loss, grad_output, samples,
+    groups, channels, blocks, step_sample, step_channel, step_block, turn_at,
+    terms: tl.constexpr, columns: tl.constexpr, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr, TILE: tl.constexpr, ALONE: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """`combine`, and by the program that is done last `finalize`: how many are done is counted in partial[turn_at],
+    which the pass before has set to 0."""
+    sums += sums_at
+    row = tl.program_id(0)
+    group, c = (row // channels).to(tl.int64), (row % channels).to(tl.int64)
+    rows = combine_row(
+        partial + c * step_channel, group * samples, samples * blocks, blocks, step_sample, step_block,
+        COLUMNS, WIDTH, TILE,
+    )  # fmt: skip
+    lane = tl.arange(0, WIDTH)
+    tl.store(sums + row.to(tl.int64) * COLUMNS + lane, rows, mask=lane < COLUMNS)
+    tl.debug_barrier()  # the whole program has stored, before one of its threads says so
+    if ALONE:
+        finalize(
+            sums, numbers, weights, state, aux, aux_at, grad_sums_at, scale_at, loss, grad_output, groups, channels,
+            terms, columns, WEIGHTED, SOFTMAX, COLUMNS, CHANNELS, GROUPS,
+        )  # fmt: skip
+    else:
+        done = tl.atomic_add(partial + turn_at, 1.0, sem="acq_rel", scope="gpu")
+        if done == tl.num_programs(0) - 1:
+            finalize(
+                sums, numbers, weights, state, aux, aux_at, grad_sums_at, scale_at, loss, grad_output, groups, channels,
+                terms, columns, WEIGHTED, SOFTMAX, COLUMNS, CHANNELS, GROUPS,
+            )  # fmt: skip
+
+
+@triton.jit
 def finalize(
     sums, numbers, weights, state, aux, aux_at, grad_sums_at, scale_at, loss, grad_output, groups, channels,
     terms: tl.constexpr, columns: tl.constexpr, WEIGHTED: tl.constexpr, SOFTMAX: tl.constexpr, COLUMNS: tl.constexpr,

@@ -7,6 +7,9 @@ An array is a tuple (pointer or None, sample stride, channel stride, one stride 
 import triton
 import triton.language as tl
 
+# Pointers for which kernels are not compiled by alignment: numbers of the caller, and places within a buffer.
+ANYWHERE = ["partial", "sums", "numbers", "state", "aux", "loss", "grad_output", "before", "predicted", "histogram"]
+ANYWHERE += ["cursor", "row", "logit_threshold"]
 # The interpreter cuts bits off where a GPU rounds to the nearest bfloat16.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 

@@ -135,7 +135,7 @@ class KernelSpec:
         self.weighted = any([t.weighted_mean for t in self.terms])
         self.columns = FIXED_SUMS + self.count
         self.width = 16 if self.columns <= 16 else 32
-        self.floats = floats
+        self.ints, self.floats = ints, floats
         self._numbers: dict[tuple, Tensor] = {}
 
     def _add(self, i: int, a: tuple[int, ...], f: tuple[float, ...], pool: int, room: int) -> None:

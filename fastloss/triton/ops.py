@@ -6,13 +6,33 @@ what runs depends on shapes and the spec alone; so a call can be captured in a C
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..spec import AUX_COLUMNS, COUNTS, WANT_COUNTS, WANT_GRAD
-from .call import KernelCall
+from .call import call_of
+from .counting import count
 from .kernel_spec import kernel_spec_of
+from .launch import elsewhere, stream_of
 from .layout import require
+from .selection import select
+
+
+def _at_home(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The op, with the device of its inputs as the current one."""
+
+    @functools.wraps(op)
+    def on_its_device(x, *rest):
+        if elsewhere(x.device):
+            with torch.cuda.device(x.device):
+                return op(x, *rest)
+        return op(x, *rest)
+
+    return on_its_device
 
 
 def _checked_weights(spec, weights: list[Tensor]) -> tuple[Tensor, ...]:
@@ -28,42 +48,41 @@ def _scalar(t: Tensor) -> Tensor:
     return t
 
 
+@_at_home
 def loss(x, y, mask, pixel_weight, weights, ints, floats, want, threshold, grad_output, predicted=None):
-    grad = torch.empty_like(x) if want & WANT_GRAD else x.new_empty((0,))
-    call = KernelCall(x, y, mask, pixel_weight, ints, floats, grad if want & WANT_GRAD else None)
-    spec, layout = call.spec, call.layout
+    spec = kernel_spec_of(tuple(ints), tuple(floats))
+    grad = torch.empty_like(x) if want & WANT_GRAD else None
+    call = call_of(spec, x, y, mask, pixel_weight, grad)
+    layout, device = call.layout, x.device
     counts = call.samples * call.channels * COUNTS if want & WANT_COUNTS else 0
-    weights = _checked_weights(spec, weights)
+    weights = _checked_weights(spec, weights) if weights or spec.weights else ()
     state = call.doubles(layout.counts_at + counts + 1)
-    value = torch.empty((), dtype=torch.float64 if call.wide else torch.float32, device=x.device)
+    value = torch.empty((), dtype=torch.float64 if call.wide else torch.float32, device=device)
     scale = predicted if predicted is None else _scalar(predicted)
     if scale is None and grad_output != 1.0:
-        scale = torch.full((), grad_output, dtype=torch.float64, device=x.device)
-    if not call.elements:
+        scale = torch.full((), grad_output, dtype=torch.float64, device=device)
+    if call.elements:
+        stream, inputs, numbers = stream_of(device), (x, y, mask, pixel_weight), call.numbers()
+        at = layout.aux_at, layout.grad_sums_at
+        select(call, stream, inputs, numbers, state, layout.aux_at)
+        rows = call.rows * spec.columns
+        partial = call.doubles(rows + 1 + layout.counts_at - layout.grad_sums_at)
+        early = {"weights": weights, "grad_output": scale, "out": grad} if grad is not None and call.known else {}
+        call.run_pass(stream, inputs, state, at, numbers, partial=partial, **early)
+        call.finish(stream, partial, partial, rows + 1, numbers, state, state, layout.aux_at, value, weights, scale)
+        if grad is not None and not call.known:
+            call.run_pass(stream, inputs, state, at, numbers, grad_output=scale, out=grad)
+        if counts:
+            count(call_of(spec, x, y, mask, merge=False), stream, inputs, state, layout.counts_at, threshold)
+    else:
         state.zero_()
-        return value.zero_(), state, grad
-    at = layout.aux_at, layout.grad_sums_at
-    call.select(state, layout.aux_at)
-    # Without masks, region terms and top-k the denominators are known: one kernel does it all.
-    known = not (spec.region or spec.topk or call.masked or (spec.weighted and call.indices))
-    partial = call.doubles(call.programs * (call.channels if spec.softmax else 1) * spec.columns)
-    sums = call.doubles(layout.groups * layout.channels * layout.columns)
-    out, call.arrays[4] = call.arrays[4], call.arrays[4] if known else (None, *call.arrays[4][1:])
-    call.run_pass(state, *at, weights, grad_output=scale, partial=partial)
-    call.arrays[4] = out
-    call.combine(partial, sums, 0, spec.columns, layout.groups)
-    call.finalize(sums, state, state, layout.aux_at, value, weights, scale)
-    if want & WANT_GRAD and not known:
-        call.run_pass(state, *at, grad_output=scale)
-    if counts:
-        counting = KernelCall(x, y, mask, None, ints, floats, merge=False)
-        counting.counts(state, layout.counts_at, threshold)
-    return value, state, grad
+        value.zero_()
+    return value, state, x.new_empty((0,)) if grad is None else grad
 
 
 def backward(grad_output, state, x, y, mask, pixel_weight, ints, floats):
     grad = torch.empty_like(x)
-    _gradient(grad_output, grad, None, None, state, x, y, mask, pixel_weight, ints, floats)
+    _gradient(x, y, mask, pixel_weight, ints, floats, state, grad_output, grad, None, None)
     return grad
 
 
@@ -71,43 +90,48 @@ def rescale_grad(grad_output, grad, predicted, state, x, y, mask, pixel_weight, 
     require(grad.dtype is x.dtype, "rescale_grad got a gradient that is not of these logits")
     good = predicted is None or (predicted.numel() == 1 and predicted.dtype is torch.float64)
     require(good, "predicted must be a 0-d float64 tensor beside the logits")
-    _gradient(grad_output, grad, state[-1:], predicted, state, x, y, mask, pixel_weight, ints, floats)
+    _gradient(x, y, mask, pixel_weight, ints, floats, state, grad_output, grad, state[-1:], predicted)
 
 
-def _gradient(grad_output, grad, before, predicted, state, x, y, mask, pixel_weight, ints, floats):
-    call = KernelCall(x, y, mask, pixel_weight, ints, floats, grad)
+@_at_home
+def _gradient(x, y, mask, pixel_weight, ints, floats, state, grad_output, grad, before, predicted):
+    call = call_of(kernel_spec_of(tuple(ints), tuple(floats)), x, y, mask, pixel_weight, grad)
     layout = call.layout
     good = state.dtype is torch.float64 and state.is_contiguous() and state.numel() >= layout.counts_at
     require(good, "backward got a state that is not of this loss")
     if call.elements:
         call.run_pass(
-            state, layout.aux_at, layout.grad_sums_at,
-            grad_output=_scalar(grad_output), before=before, predicted=predicted,
+            stream_of(x.device), (x, y, mask, pixel_weight), state, (layout.aux_at, layout.grad_sums_at),
+            call.numbers(), grad_output=_scalar(grad_output), before=before, predicted=predicted, out=grad,
         )  # fmt: skip
 
 
+@_at_home
 def sums(x, y, mask, pixel_weight, ints, floats):
-    call = KernelCall(x, y, mask, pixel_weight, ints, floats)
-    spec, layout = call.spec, call.layout
+    spec = kernel_spec_of(tuple(ints), tuple(floats))
+    call = call_of(spec, x, y, mask, pixel_weight)
+    layout, inputs, stream = call.layout, (x, y, mask, pixel_weight), stream_of(x.device)
     out = call.doubles(layout.groups, layout.channels, layout.columns)
     aux = call.doubles(layout.terms, AUX_COLUMNS)
     if not call.elements:
         return out.zero_(), aux.zero_()
-    call.select(aux.view(-1), 0)
-    partial = call.doubles(call.programs * (call.channels if spec.softmax else 1) * spec.columns)
-    call.run_pass(aux, 0, 0, partial=partial)
-    call.combine(partial, out, 0, spec.columns, layout.groups)
-    call.finalize(out, None, aux, 0)
+    numbers = call.numbers()
+    select(call, stream, inputs, numbers, aux.view(-1), 0)
+    partial = call.doubles(call.rows * spec.columns + 1)
+    call.run_pass(stream, inputs, aux, (0, 0), numbers, partial=partial)
+    call.finish(stream, partial, out, 0, numbers, None, aux, 0)
     return out, aux
 
 
+@_at_home
 def elementwise(x, y, mask, pixel_weight, ints, floats):
     spec = kernel_spec_of(tuple(ints), tuple(floats))
     good = spec.count == 1 and len(spec.pixel_terms) == 1 and not spec.topk
     require(good, "elementwise takes a single pointwise term")
     shape = (x.shape[0], *x.shape[2:]) if spec.softmax else x.shape
     out = torch.empty(shape, dtype=torch.float64 if x.dtype is torch.float64 else torch.float32, device=x.device)
-    call = KernelCall(x, y, mask, pixel_weight, ints, floats, out, out_channels=not spec.softmax)
+    call = call_of(spec, x, y, mask, pixel_weight, out, out_channels=not spec.softmax)
     if call.elements:
-        call.elements_into(None, None, spec.pixel_terms[0])
+        inputs = x, y, mask, pixel_weight
+        call.elements_into(stream_of(x.device), inputs, out, None, None, call.numbers(), spec.pixel_terms[0])
     return out

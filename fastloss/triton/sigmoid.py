@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .elementary import sigmoid, sign_
-from .inputs import coordinates, labels, logits, pixel_weights, store_rounded, vector_at, with_column
+from .inputs import ANYWHERE, coordinates, labels, logits, pixel_weights, store_rounded, vector_at, with_column
 from .pointwise import (
     bce,
     bce_grad,
@@ -121,15 +121,19 @@ def sigmoid_plane(programs, channels, blocks, REVERSED: tl.constexpr):
     return (row // channels).to(tl.int64), (row % channels).to(tl.int64), (task % blocks).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements"])
+@triton.jit(
+    do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements", "turn_at"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
 def sigmoid_pass(
     x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, grad_sums_at,
-    grad_output, before, predicted, elements, partial,
+    grad_output, before, predicted, elements, partial, turn_at,
     terms: tl.constexpr, columns: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr,
     EXTRA: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     UNBOUNDED: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sums of the plane's tiles into `partial`, or the gradient into `out`, or (where the denominators are known) both.
+    """Sums of the tiles into `partial` (and 0 into partial[turn_at], for `finish`), or the gradient into `out`, or
+    (where the denominators are known) both.
 
     The gradient is times `grad_output`. With `before` nothing is done if that has the same value; `predicted` then
     takes the value over.
@@ -201,6 +205,8 @@ def sigmoid_pass(
             new = new + (sums[region + len(terms)] + valid.to(T),)
         sums = new
     if SUMS:
+        if tl.program_id(0) == 0:
+            tl.store(partial + turn_at, 0.0)
         row = tl.zeros([WIDTH], tl.float64)
         if counted:
             row = with_column(row, columns.valid, tl.sum(sums[region + len(terms)]))
@@ -214,7 +220,7 @@ def sigmoid_pass(
         tl.store(partial + tl.program_id(0).to(tl.int64) * COLUMNS + lane, row, mask=lane < COLUMNS)
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore"], do_not_specialize_on_alignment=ANYWHERE)
 def sigmoid_elements(
     x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, keys, histogram,
     terms: tl.constexpr, HARD: tl.constexpr, MARGIN: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
@@ -242,7 +248,7 @@ def sigmoid_elements(
             add_digits(histogram, key, valid, 8 * (key.dtype.primitive_bitwidth // 8 - 1))
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore"])
+@triton.jit(do_not_specialize=["blocks", "loops", "ignore"], do_not_specialize_on_alignment=ANYWHERE)
 def sigmoid_counts(
     x, y, mask, space, channels, blocks, loops, ignore, logit_threshold, partial,
     IGNORE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,

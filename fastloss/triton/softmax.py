@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .inputs import coordinates, pixel_weights, store_rounded, with_column
+from .inputs import ANYWHERE, coordinates, pixel_weights, store_rounded, with_column
 from .region import effective_weight
 from .softmax_steps import (
     activation,
@@ -26,10 +26,13 @@ def softmax_tile(blocks, REVERSED: tl.constexpr):
     return (task // blocks).to(tl.int64), (task % blocks).to(tl.int64), task.to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements"])
+@triton.jit(
+    do_not_specialize=["blocks", "loops", "ignore", "aux_at", "grad_sums_at", "elements", "turn_at"],
+    do_not_specialize_on_alignment=ANYWHERE,
+)
 def softmax_pass(
     x, y, mask, weight, out, space, channels, blocks, loops, ignore, numbers, weights, state, aux_at, grad_sums_at,
-    grad_output, before, predicted, elements, partial,
+    grad_output, before, predicted, elements, partial, turn_at,
     terms: tl.constexpr, columns: tl.constexpr, SUMS: tl.constexpr, GRAD: tl.constexpr, REGION: tl.constexpr,
     EXTRA: tl.constexpr, INDICES: tl.constexpr, DENSE: tl.constexpr, TARGETS: tl.constexpr, VALUES: tl.constexpr,
     IGNORE: tl.constexpr, PER_SAMPLE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, T: tl.constexpr,
@@ -45,6 +48,8 @@ def softmax_pass(
         loops = tl.where(loss_grad == tl.load(before), 0, loops)
         if predicted is not None:
             tl.store(predicted, loss_grad)
+    if SUMS and task == 0:
+        tl.store(partial + turn_at, 0.0)
     for i in range(loops):
         pixel = (block + i) * BLOCK + tl.arange(0, BLOCK)
         inside = pixel < space[0]
@@ -85,7 +90,7 @@ def softmax_pass(
             )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["blocks", "ignore"])
+@triton.jit(do_not_specialize=["blocks", "ignore"], do_not_specialize_on_alignment=ANYWHERE)
 def softmax_elements(
     x, y, mask, weight, out, space, channels, blocks, ignore, numbers, keys, histogram,
     terms: tl.constexpr, INDICES: tl.constexpr, DENSE: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
@@ -111,7 +116,7 @@ def softmax_elements(
         add_digits(histogram, key, valid, key.dtype.primitive_bitwidth - 8)
 
 
-@triton.jit(do_not_specialize=["blocks", "ignore"])
+@triton.jit(do_not_specialize=["blocks", "ignore"], do_not_specialize_on_alignment=ANYWHERE)
 def softmax_counts(
     x, y, mask, space, channels, blocks, ignore, partial, INDICES: tl.constexpr, IGNORE: tl.constexpr, T: tl.constexpr,
     BLOCK: tl.constexpr,

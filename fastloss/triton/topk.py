@@ -8,6 +8,8 @@ Counts are added as integers, in whatever order.
 import triton
 import triton.language as tl
 
+from .inputs import ANYWHERE
+
 BINS = tl.constexpr(256)
 
 
@@ -51,7 +53,7 @@ def add_digits(histogram, key, counted, SHIFT: tl.constexpr):
     tl.atomic_add(histogram + bins, found.to(tl.int64), mask=found > 0, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["size", "loops"])
+@triton.jit(do_not_specialize=["size", "loops"], do_not_specialize_on_alignment=ANYWHERE)
 def topk_histogram(keys, cursor, histogram, size, loops, SHIFT: tl.constexpr, BLOCK: tl.constexpr):
     """The digit at SHIFT of the keys whose higher digits are cursor[0]."""
     prefix = tl.load(cursor)
@@ -82,7 +84,7 @@ def topk_count(n, k_num, k_den):
     return tl.minimum(tl.maximum(quotient, 1), n)
 
 
-@triton.jit(do_not_specialize=["k_num", "k_den"])
+@triton.jit(do_not_specialize=["k_num", "k_den"], do_not_specialize_on_alignment=["histogram", "cursor", "row"])
 def topk_select(
     histogram, cursor, row, k_num, k_den, aux: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, T: tl.constexpr
 ):

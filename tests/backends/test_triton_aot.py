@@ -103,4 +103,4 @@ def test_a_schedule_compiles_nothing_new(monkeypatch):
     for weight, gamma, alpha, smooth in ((0.5, 1.3, 0.3, 0.0), (0.25, 2.7, 0.6, 1.0)):
         criterion = weight * fl.FocalLoss("binary", gamma=gamma) + fl.TverskyLoss("binary", alpha=alpha, smooth=smooth)
         made.append(compiled(monkeypatch, 90, criterion, F32, 1, "contiguous"))
-    assert len(made[0]) == 7 and all([a is b for a, b in zip(*made)])
+    assert len(made[0]) == 6 and all([a is b for a, b in zip(*made)])

@@ -8,6 +8,7 @@
 
 #include "../math/elements.h"
 #include "epilogue.h"
+#include "topk.h"
 
 namespace fl_cuda {
 namespace {
@@ -24,26 +25,19 @@ __global__ void __launch_bounds__(kFinishThreads)
 // Many sums: a warp for each, then one block for the loss.
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_sums(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l) {
-  const int64_t warps = blockDim.x / kWarp, step = gridDim.x * warps;
-  const int columns = columns_of(w), channels = static_cast<int>(w.channels);
-  for (int64_t k = blockIdx.x * warps + threadIdx.x / kWarp; k < sums_size(w); k += step) {
-    const int row = static_cast<int>(k / columns);
-    const double sum = add_column(w, l, row / channels, row % channels, static_cast<int>(k % columns));
-    if (threadIdx.x % kWarp == 0) w.sums[k] = sum;
-  }
-  if (blockIdx.x == 0 && threadIdx.x < kWarp) {
-    const double bad = count_bad(w, l);
-    if (threadIdx.x == 0) *w.bad = bad;
+  const int warps = blockDim.x / kWarp, size = static_cast<int>(sums_size(w));
+#pragma unroll 1
+  for (int k = blockIdx.x * warps + threadIdx.x / kWarp; k < size + kTermTotals + w.spec.n_terms;
+       k += gridDim.x * warps) {
+    const double sum = add_sum(w, l, k);
+    if (threadIdx.x % kWarp == 0) (k < size ? w.sums : w.totals - size)[k] = sum;
   }
   if (w.counts) store_counts(w, l);
 }
 __global__ void __launch_bounds__(kFinishThreads) finalize_sums(const FL_GRID_CONSTANT Work w) {
-  __shared__ double values[fl::kMaxTerms], weights[fl::kMaxTerms], aux[fl::kMaxTerms * fl::kAuxColumns],
-      scratch[2 * kMaxWarps + 1];
-  const BlockTeam team{scratch};
-  set_denominators(w, team, w.sums, aux);
-  const double loss = finalize(w, team, w.sums, aux, weights, values, w.grad_sums);
-  store_results(w, loss, *w.bad != 0.0, w.sums, w.grad_sums, aux, values);
+  __shared__ double scratch[kMaxWarps];
+  const double loss = finalize(w, BlockTeam{scratch}, w.sums, w.totals, w.grad_sums);
+  store_results(w, loss, w.totals[kBadTotal] != 0.0, w.sums, w.grad_sums);
 }
 
 struct PoolPart {
@@ -53,12 +47,8 @@ __global__ void store_pool(const FL_GRID_CONSTANT PoolPart part, double* to, int
   for (int i = threadIdx.x; i < n; i += blockDim.x) to[i] = part.numbers[i];
 }
 
-// One histogram for the first digit, which all terms of top-k share, then one for each further digit of each of them.
-int histograms_of(const Work& w) {
-  const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
-  int n = 1;
-  for (int i = 0; i < w.spec.n_terms; ++i) n += w.spec.terms[i].kind == fl::kTopk ? levels - 1 : 0;
-  return n;
+int64_t histogram_bytes(const Work& w, int terms) {
+  return (w.wide ? histograms_of<double>(terms) : histograms_of<float>(terms)) * fl::kRadixBins * sizeof(*w.histogram);
 }
 
 int64_t most_blocks(const Work& w) {
@@ -69,7 +59,7 @@ int64_t most_blocks(const Work& w) {
 
 // The workspace, in this order, each piece 256-byte aligned.
 struct Layout {
-  int64_t partials, bad, sums, grad_sums, aux, histogram, pool, keys, end;
+  int64_t partials, totals, sums, grad_sums, aux, histogram, pool, keys, end;
 };
 Layout layout_of(const Work& w, int64_t pool) {
   Layout at{};
@@ -79,13 +69,14 @@ Layout layout_of(const Work& w, int64_t pool) {
     next += (bytes + 255) / 256 * 256;
     return here;
   };
-  const bool topk = w.spec.any(fl::kTopk);
+  int topk = 0;
+  for (int i = 0; i < w.spec.n_terms; ++i) topk += w.spec.terms[i].kind == fl::kTopk;
   at.partials = take(most_blocks(w) * partials_of(w) * 8);
-  at.bad = take(8);
+  at.totals = take(kTotals * 8);
   at.sums = take(sums_size(w) * 8);
   at.grad_sums = take(sums_size(w) * 8);
   at.aux = take(fl::kMaxTerms * fl::kAuxColumns * 8);
-  at.histogram = take(topk ? histograms_of(w) * fl::kRadixBins * 8 : 0);
+  at.histogram = take(topk ? histogram_bytes(w, topk) : 0);
   at.pool = take(pool > kPool ? pool * 8 : 0);
   at.keys = take(topk && is_softmax(w) && !keys_in_gradient(w) ? w.samples * w.pixels * (w.wide ? 8 : 4) : 0);
   at.end = next;
@@ -160,6 +151,8 @@ const char* prepare(const CudaProblem& q, Work& w) {
   w.parts = (w.by_sample ? w.samples : 1) * (softmax ? 1 : w.channels);
   w.planes = w.by_sample ? 1 : w.samples;
   w.at_once = is_at_once(w);
+  w.by_columns = FastDivisor(static_cast<uint32_t>(columns_of(w)));
+  w.by_channels = FastDivisor(static_cast<uint32_t>(w.channels > 0 ? w.channels : 1));
   set_slots(w);
   w.loss = q.loss, w.values = q.values, w.sums = q.sums, w.grad_sums = q.grad_sums, w.aux = q.aux, w.counts = q.counts;
   w.scale = q.scale, w.predicted = q.predicted;
@@ -184,7 +177,7 @@ const char* begin(const CudaProblem& q, CudaCall& c) {
   const Layout at = layout_of(w, pool);
   unsigned char* memory = static_cast<unsigned char*>(q.workspace);
   const auto doubles = [&](int64_t offset) { return reinterpret_cast<double*>(memory + offset); };
-  w.partials = doubles(at.partials), w.bad = doubles(at.bad);
+  w.partials = doubles(at.partials), w.totals = doubles(at.totals);
   if (!w.sums) w.sums = doubles(at.sums);
   if (!w.grad_sums) w.grad_sums = doubles(at.grad_sums);
   if (!w.aux) w.aux = doubles(at.aux);
@@ -265,6 +258,10 @@ Launch divide(const Work& w, Phase phase, int64_t tile, int64_t limit) {
   const int64_t fair = w.parts > 0 ? whole / w.parts : 1, most = l.tiles > 0 ? l.tiles : 1;
   l.blocks = static_cast<uint32_t>(fair < 1 ? 1 : (fair > most ? most : fair));
   return l;
+}
+
+cudaError_t empty_histograms(const Work& w, int terms, cudaStream_t stream) {
+  return cudaMemsetAsync(w.histogram, 0, histogram_bytes(w, terms), stream);
 }
 
 cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream) {

@@ -49,6 +49,9 @@ inline bool can_meet(const Work& w, const Launch& l, int64_t resident_blocks) {
   return finishes_in_block(w) && (grid == 1 || (device().cooperative && grid <= resident_blocks));
 }
 
+// Clears the histograms of so many terms of top-k where blocks cannot meet after it.
+cudaError_t empty_histograms(const Work& w, int terms, cudaStream_t stream);
+
 // The end of the sums where the blocks did not meet: one launch of one block, or two where there are many sums.
 cudaError_t launch_epilogue(const Work& w, const Launch& l, cudaStream_t stream);
 

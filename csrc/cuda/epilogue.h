@@ -2,7 +2,7 @@
 //
 // After a barrier of the grid every block does this for itself, in the same order and so to the same bits: a warp for
 // each number that it adds up, then one warp for the rest, whose lanes share groups and classes. Block 0 writes what
-// the call returns.
+// the call returns. Its instructions are fetched cold: loops are rolled, and sums over lanes are one function.
 #pragma once
 #include "reduce.h"
 #include "work.h"
@@ -11,110 +11,97 @@ namespace fl_cuda {
 
 // In shared memory.
 struct Epilogue {
-  double sums[kOwnSums], grad_sums[kOwnSums];
-  double values[fl::kMaxTerms], weights[fl::kMaxTerms], aux[fl::kMaxTerms * fl::kAuxColumns];
+  double sums[kOwnSums], grad_sums[kOwnSums], totals[kTotals];
 };
 
-// Adds up `parts` runs of `blocks` numbers at distance `step`, from `from` on. By a warp; all lanes get the sum.
-__device__ __noinline__ inline double add_partials(const double* from, int blocks, int parts, int64_t step) {
+// Adds up `n` neighbouring numbers. By a warp; all lanes get the sum.
+__device__ __forceinline__ double add_partials(const double* from, int n) {
+  constexpr int kFlying = 8;  // loads under way at once
   double sum = 0.0;
 #pragma unroll 1
-  for (int k = 0; k < parts; ++k, from += step) {
-#pragma unroll 4
-    for (int b = threadIdx.x % kWarp; b < blocks; b += kWarp) sum += __ldcg(from + b);
+  for (int i = threadIdx.x % kWarp; i < n; i += kFlying * kWarp) {
+    double v[kFlying];
+#pragma unroll
+    for (int k = 0; k < kFlying; ++k) v[k] = i + k * kWarp < n ? __ldcg(from + i + k * kWarp) : 0.0;
+#pragma unroll
+    for (int k = 0; k < kFlying; ++k) sum += v[k];
   }
-  return warp_sum(sum);
+  return lanes_sum(sum);
 }
-// One number of `parts` parts at distance `step`, from part `first` on.
-__device__ __forceinline__ double add_slot(const Work& w, const Launch& l, int slot, int c, int first, int parts,
-                                           int step) {
-  const int blocks = static_cast<int>(l.blocks), at = w.slots.at(slot, is_softmax(w) ? w.channels : 1, c);
-  const int64_t size = static_cast<int64_t>(partials_of(w)) * blocks;
-  return add_partials(w.partials + first * size + static_cast<int64_t>(at) * blocks, blocks, parts, step * size);
+// A number of so many parts that follow each other.
+__device__ __forceinline__ double add_slot(const Work& w, const Launch& l, int slot, int first, int parts) {
+  const int blocks = static_cast<int>(l.blocks);
+  return add_partials(w.partials + static_cast<int64_t>(slot * static_cast<int>(w.parts) + first) * blocks,
+                      parts * blocks);
 }
 
-// Column `column` of class c and group `group`.
-__device__ __forceinline__ double add_column(const Work& w, const Launch& l, int group, int c, int column) {
-  const int slot = w.slots.column[column], channels = static_cast<int>(w.channels);
+// Sum number k, of those that sums_size counts; behind them the totals (TotalIndex). By a warp.
+__device__ __forceinline__ double add_sum(const Work& w, const Launch& l, int k) {
+  const int size = static_cast<int>(sums_size(w)), run = part_run(w);
   const bool softmax = is_softmax(w);
-  // What is of a pixel, not of a class, counts once.
-  if (slot < 0 || (softmax && c > 0 && column >= fl::kFixedSums)) return 0.0;
-  const int step = softmax ? 1 : channels;
-  const int first = (w.groups > 1 ? group * step : 0) + (softmax ? 0 : c);
-  const bool pooled = w.by_sample && w.groups == 1;
-  return add_slot(w, l, slot, softmax ? c : 0, first, pooled ? static_cast<int>(w.samples) : 1, step);
+  int slot, c = 0, first = 0, parts = static_cast<int>(w.parts);
+  if (k < size) {
+    const uint32_t row = w.by_columns.divide(k), group = w.by_channels.divide(row);
+    const int column = k - row * w.by_columns.d;
+    slot = w.slots.column[column], c = row - group * w.by_channels.d;
+    first = softmax ? 0 : c * run, parts = run;
+    if (w.groups > 1) first += group, parts = 1;
+    if (softmax && c > 0 && column >= fl::kFixedSums) slot = -1;  // what is of a pixel, not of a class, counts once
+  } else {
+    slot = k - size == kBadTotal ? w.slots.bad
+                                 : w.slots.column[k - size == kValidTotal ? fl::kValid : k - size + kToColumn];
+  }
+  if (slot < 0) return 0.0;
+  return add_slot(w, l, softmax ? w.slots.at(slot, w.channels, c) : slot, first, parts);
 }
 
 // Those who share the rows of the sums: the lanes of a warp, which need no barrier, or all threads of a block.
 struct WarpTeam {
   static __device__ __forceinline__ int rank() { return threadIdx.x % kWarp; }
   static __device__ __forceinline__ int size() { return kWarp; }
-  __device__ __forceinline__ double sum(double v) const { return warp_sum(v); }
+  __device__ __forceinline__ double sum(double v) const { return lanes_sum(v); }
   __device__ __forceinline__ void sync() const { __syncwarp(); }
 };
 struct BlockTeam {
-  double* scratch;  // kMaxWarps + 1, shared
+  double* scratch;  // kMaxWarps, shared
   static __device__ __forceinline__ int rank() { return threadIdx.x; }
   static __device__ __forceinline__ int size() { return blockDim.x; }
   __device__ __forceinline__ double sum(double v) const { return block_sum(v, scratch); }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
 };
 
-// What each term divides by: the number of valid elements; for weighted cross-entropy on class indices, their weights.
-// Top-k terms have theirs, in `aux` of the call, from the selection.
-template <class Team>
-__device__ __forceinline__ void set_denominators(const Work& w, const Team& team, const double* sums, double* aux) {
-  const int columns = columns_of(w), channels = static_cast<int>(w.channels);
-  const int rows = static_cast<int>(w.groups) * channels;
-  double valid = w.known_valid;
-#pragma unroll 1
-  for (int i = valid < 0.0 ? -1 : 0; i < w.spec.n_terms; ++i) {
-    const bool weighted = i >= 0 && w.spec.terms[i].weighted_mean() && w.class_indices;
-    double denominator = valid;
-    if (i < 0 || weighted) {
-      double own = 0.0;
-#pragma unroll 1
-      for (int r = team.rank(); r < rows; r += team.size()) {
-        const int c = static_cast<unsigned>(r) % static_cast<unsigned>(channels);
-        const double each = weighted ? vector_at(w, i, c, 1.0) : (is_softmax(w) && c > 0 ? 0.0 : 1.0);
-        own += each * sums[r * columns + (weighted ? fl::kTarget : fl::kValid)];
-      }
-      denominator = team.sum(own);
-    }
-    if (i < 0) valid = denominator;
-    if (i < 0 || team.rank() >= fl::kAuxColumns) continue;
-    const int k = i * fl::kAuxColumns + team.rank();
-    const bool topk = w.spec.terms[i].kind == fl::kTopk;
-    aux[k] = topk ? __ldcg(w.aux + k) : (team.rank() == fl::kDenominator ? denominator : 0.0);
-  }
-  team.sync();
-}
-
 // fl::region_term, a run of lanes for each group and a lane for each class.
 template <class Team>
 __device__ __forceinline__ double region_term(const Work& w, const Team& team, int i, const fl::SumsView& v,
                                               const double* sums, double weight, double* grad_sums) {
   const fl::Term& t = w.spec.terms[i];
-  int run = 1;  // lanes of a group
-  while (run < kWarp && run < v.channels) run *= 2;
-  const int groups = t.batch ? 1 : v.groups, lane = team.rank() % run, step = team.size() / run;
+  int shift = 0;
+  while (1 << shift < kWarp && 1 << shift < v.channels) ++shift;
+  const int run = 1 << shift, lane = team.rank() & (run - 1), first = team.rank() >> shift;  // run: lanes of a group
+  const int groups = t.batch ? 1 : v.groups, step = team.size() >> shift;
   double share = 1.0, value = 0.0;  // share: of a group that has a class that counts
 #pragma unroll 1
   for (int pass = t.batch ? 1 : 0; pass < 2; ++pass) {  // first, how many such groups there are
     double own = 0.0;
 #pragma unroll 1
-    for (int g = team.rank() / run; g - team.rank() / run < groups; g += step) {  // all lanes take part in each turn
+    for (int g = first; g - first < groups; g += step) {  // all lanes take part in each turn
       const int group = t.batch ? -1 : g;
-      double total = 0.0;
+      double total = 0.0, inverse = 0.0;
 #pragma unroll 1
-      for (int c = lane; c < v.channels && g < groups; c += run)
-        total += fl::class_weight(t, vector_at(w, i, c, 1.0), v, sums, group, c);
-      for (int d = run / 2; d > 0; d /= 2) total += __shfl_xor_sync(kAllLanes, total, d);
-      if (!(total > 0.0)) continue;
-      if (pass == 0) own += lane == 0;
+      for (int sweep = 0; sweep <= pass; ++sweep) {  // first, what its classes weigh
 #pragma unroll 1
-      for (int c = lane; c < v.channels && pass == 1; c += run)
-        own += fl::region_class(t, vector_at(w, i, c, 1.0) / total, v, sums, group, c, weight * share, grad_sums);
+        for (int c = lane; c < v.channels && g < groups; c += run) {
+          double s[fl::kFixedSums];
+          fl::gather_sums(v, sums, group, c, s);
+          const double each = vector_at(w, i, c, 1.0);
+          if (sweep == 0)
+            total += fl::class_weight(t, each, s);
+          else if (total > 0.0)
+            own += fl::region_class(t, each * inverse, v, s, group, c, weight * share, grad_sums);
+        }
+        if (sweep == 0) total = lanes_sum(total, run), inverse = 1.0 / total;
+      }
+      if (pass == 0) own += lane == 0 && total > 0.0;
     }
     value = team.sum(own);
     if (pass == 0) share = value > 0.0 ? 1.0 / value : 0.0;
@@ -122,52 +109,63 @@ __device__ __forceinline__ double region_term(const Work& w, const Team& team, i
   return value * share;
 }
 
+// What a pointwise term divides by: the number of valid elements; for weighted cross-entropy on class indices, their
+// weights; for top-k what the selection has left.
 template <class Team>
-__device__ __forceinline__ double pointwise_term(const Work& w, const Team& team, int i, const fl::SumsView& v,
-                                                 const double* sums, double denominator, double weight,
-                                                 double* grad_sums) {
-  const double scale = fl::pointwise_scale(w.spec.terms[i], denominator);
+__device__ __forceinline__ double denominator_of(const Work& w, const Team& team, int i, const fl::SumsView& v,
+                                                 const double* sums, double valid) {
+  const fl::Term& t = w.spec.terms[i];
+  if (t.kind == fl::kTopk) return __ldcg(w.aux + i * fl::kAuxColumns + fl::kDenominator);
+  if (!t.weighted_mean() || !w.class_indices) return valid;
   double own = 0.0;
 #pragma unroll 1
-  for (int at = team.rank() * v.columns + fl::kFixedSums + i; at < v.size(); at += team.size() * v.columns)
-    own += sums[at], grad_sums[at] = weight * scale;
-  return team.sum(own) * scale;
+  for (int r = team.rank(); r < v.groups * v.channels; r += team.size())
+    own += vector_at(w, i, r - w.by_channels.divide(r) * w.by_channels.d, 1.0) * sums[r * v.columns + fl::kTarget];
+  return team.sum(own);
 }
 
-// fl::finalize. `values` and `weights` lie in shared memory.
+// fl::finalize, and what the terms leave in w.aux and w.values, by block 0.
 template <class Team>
-__device__ __forceinline__ double finalize(const Work& w, const Team& team, const double* sums, const double* aux,
-                                           double* weights, double* values, double* grad_sums) {
+__device__ __forceinline__ double finalize(const Work& w, const Team& team, const double* sums, const double* totals,
+                                           double* grad_sums) {
   const fl::SumsView v(w.groups, w.channels, columns_of(w));
-#pragma unroll 1
-  for (int k = team.rank(); k < v.size(); k += team.size()) grad_sums[k] = 0.0;
-  if (team.rank() < w.spec.n_terms) weights[team.rank()] = weight_of(w, team.rank());
-  team.sync();
+  const double valid = w.known_valid < 0.0 ? totals[kValidTotal] : w.known_valid;
   double loss = 0.0;
 #pragma unroll 1
+  for (int k = team.rank(); k < v.size(); k += team.size()) grad_sums[k] = 0.0;
+  team.sync();
+#pragma unroll 1
   for (int i = 0; i < w.spec.n_terms; ++i) {
-    const double value =
-        w.spec.terms[i].region()
-            ? region_term(w, team, i, v, sums, weights[i], grad_sums)
-            : pointwise_term(w, team, i, v, sums, aux[i * fl::kAuxColumns + fl::kDenominator], weights[i], grad_sums);
-    if (team.rank() == 0) values[i] = value;
-    if (weights[i] != 0.0) loss += weights[i] * value;
+    const fl::Term& t = w.spec.terms[i];
+    const double weight = weight_of(w, i);
+    double value, denominator = valid;
+    if (t.region()) {
+      value = region_term(w, team, i, v, sums, weight, grad_sums);
+    } else {
+      denominator = denominator_of(w, team, i, v, sums, valid);
+      const double scale = fl::pointwise_scale(t, denominator);
+      value = totals[kTermTotals + i] * scale;
+#pragma unroll 1
+      for (int at = team.rank() * v.columns; at < v.size(); at += team.size() * v.columns)
+        grad_sums[at + fl::kFixedSums + i] = weight * scale;
+    }
+    if (weight != 0.0) loss += weight * value;
+    if (blockIdx.x > 0) continue;
+    if (w.values && team.rank() == 0) w.values[i] = value;
+    if (t.kind != fl::kTopk && team.rank() < fl::kAuxColumns)
+      w.aux[i * fl::kAuxColumns + team.rank()] = team.rank() == fl::kDenominator ? denominator : 0.0;
   }
   team.sync();
   return loss;
 }
 
-// By the threads of one block: what the call returns, and the state for backward.
+// By the threads of one block: the rest of what the call returns, and the state for backward.
 __device__ __forceinline__ void store_results(const Work& w, double loss, bool bad, const double* sums,
-                                              const double* grad_sums, const double* aux, const double* values) {
+                                              const double* grad_sums) {
   const int size = static_cast<int>(sums_size(w));
 #pragma unroll 1
-  for (int k = threadIdx.x; k < size; k += blockDim.x) {
-    if (w.sums != sums) w.sums[k] = sums[k];
-    if (w.grad_sums != grad_sums) w.grad_sums[k] = grad_sums[k];
-  }
-  if (threadIdx.x < w.spec.n_terms * fl::kAuxColumns) w.aux[threadIdx.x] = aux[threadIdx.x];
-  if (w.values && threadIdx.x < w.spec.n_terms) w.values[threadIdx.x] = values[threadIdx.x];
+  for (int k = threadIdx.x; k < size && w.sums != sums; k += blockDim.x)
+    w.sums[k] = sums[k], w.grad_sums[k] = grad_sums[k];
   if (threadIdx.x != 0) return;
   if (w.scale) *w.scale = grad_output_of(w);
   if (bad) loss = static_cast<double>(NAN);
@@ -175,45 +173,35 @@ __device__ __forceinline__ void store_results(const Work& w, double loss, bool b
   if (w.loss && !w.wide) *static_cast<float*>(w.loss) = static_cast<float>(loss);
 }
 
-// The counts [N, C, 4], a part for each block.
+// The counts [N, C, 4], by all warps of the launch.
 __device__ __forceinline__ void store_counts(const Work& w, const Launch& l) {
-  const int channels = is_softmax(w) ? static_cast<int>(w.channels) : 1, warp = threadIdx.x / kWarp;
+  const bool softmax = is_softmax(w);
+  const int channels = static_cast<int>(w.channels), n = static_cast<int>(w.samples) * channels * 4;
+  const int warps = blockDim.x / kWarp;
 #pragma unroll 1
-  for (int part = blockIdx.x; part < w.parts; part += gridDim.x)
-#pragma unroll 1
-    for (int k = warp; k < 4 * channels; k += blockDim.x / kWarp) {
-      const double count = add_slot(w, l, w.slots.counts + k % 4, k / 4, part, 1, 1);
-      if (threadIdx.x % kWarp == 0) w.counts[static_cast<int64_t>(part) * channels * 4 + k] = count;
-    }
-}
-
-// By a warp.
-__device__ __forceinline__ double count_bad(const Work& w, const Launch& l) {
-  return add_slot(w, l, w.slots.bad, 0, 0, static_cast<int>(w.parts), 1);
+  for (int k = blockIdx.x * warps + threadIdx.x / kWarp; k < n; k += gridDim.x * warps) {
+    const int sample = w.by_channels.divide(k / 4), c = k / 4 - sample * channels, slot = w.slots.counts + k % 4;
+    const double count = softmax ? add_slot(w, l, w.slots.at(slot, channels, c), sample, 1)
+                                 : add_slot(w, l, slot, c * part_run(w) + sample, 1);
+    if (threadIdx.x % kWarp == 0) w.counts[k] = count;
+  }
 }
 
 // The end of the sums, by every block, behind a barrier of the grid: e.grad_sums is there for all its threads after it.
+template <bool kCounts = true>
 __device__ __forceinline__ void finish_sums(const Work& w, const Launch& l, Epilogue& e) {
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const unsigned columns = columns_of(w), channels = static_cast<unsigned>(w.channels);
-  const int size = static_cast<int>(w.groups) * channels * columns;
+  const int warp = threadIdx.x / kWarp, size = static_cast<int>(sums_size(w));
 #pragma unroll 1
-  for (int k = warp; k < size; k += warps) {
-    const unsigned row = static_cast<unsigned>(k) / columns, group = row / channels;
-    const double sum = add_column(w, l, group, row - group * channels, k - row * columns);
-    if (threadIdx.x % kWarp == 0) e.sums[k] = sum;
+  for (int k = warp; k < size + kTermTotals + w.spec.n_terms; k += blockDim.x / kWarp) {
+    const double sum = add_sum(w, l, k);
+    if (threadIdx.x % kWarp == 0) (k < size ? e.sums : e.totals - size)[k] = sum;
   }
-  const double bad = blockIdx.x == 0 && warp == 0 ? count_bad(w, l) : 0.0;
   __syncthreads();
   double loss = 0.0;
-  if (warp == 0) {
-    const WarpTeam team;
-    set_denominators(w, team, e.sums, e.aux);
-    loss = finalize(w, team, e.sums, e.aux, e.weights, e.values, e.grad_sums);
-  }
+  if (warp == 0) loss = finalize(w, WarpTeam(), e.sums, e.totals, e.grad_sums);
   __syncthreads();
-  if (blockIdx.x == 0) store_results(w, loss, bad != 0.0, e.sums, e.grad_sums, e.aux, e.values);
-  if (w.counts) store_counts(w, l);
+  if (blockIdx.x == 0) store_results(w, loss, e.totals[kBadTotal] != 0.0, e.sums, e.grad_sums);
+  if (kCounts && w.counts) store_counts(w, l);
 }
 
 }  // namespace fl_cuda

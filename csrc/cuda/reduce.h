@@ -14,29 +14,22 @@ __device__ __forceinline__ T warp_sum(T v) {
   return v;
 }
 
-// Adds up v[0..kCount) of all threads; `total` (shared or global) gets the sums. `scratch` holds kCount * kMaxWarps.
-template <int kCount>
-__device__ __forceinline__ void block_sums(const double (&v)[kCount], double* scratch, double* total) {
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const double sum = warp_sum(v[i]);
-    if (lane == 0) scratch[i * kMaxWarps + warp] = sum;
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kCount; i += blockDim.x) {
-    double sum = 0.0;
-    for (int w = 0; w < warps; ++w) sum += scratch[i * kMaxWarps + w];
-    total[i] = sum;
-  }
-  __syncthreads();
+// The same over runs of 2^n lanes. One copy, kept rolled: where a warp may have parted, the compiler writes each
+// shuffle twice.
+inline __device__ __noinline__ double lanes_sum(double v, int run = kWarp) {
+#pragma unroll 1
+  for (int d = run / 2; d > 0; d /= 2) v += __shfl_xor_sync(kAllLanes, v, d);
+  return v;
 }
 
-// The same for one number, which every thread gets.
+// Of a block; all threads get the sum. `scratch` holds kMaxWarps.
 __device__ __forceinline__ double block_sum(double v, double* scratch) {
-  const double one[1] = {v};
-  block_sums(one, scratch + 1, scratch);
-  const double sum = scratch[0];
+  const double own = lanes_sum(v);
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = own;
+  __syncthreads();
+  double sum = 0.0;
+#pragma unroll 1
+  for (int i = 0; i < static_cast<int>(blockDim.x) / kWarp; ++i) sum += scratch[i];
   __syncthreads();
   return sum;
 }

@@ -32,6 +32,18 @@ struct Slots {
   }
 };
 
+// x / d for 0 <= x < 2^31 and d >= 1 (Granlund and Montgomery 1994).
+struct FastDivisor {
+  uint32_t d = 1, magic = 0, shift = 0;
+  FastDivisor(uint32_t divisor = 1) : d(divisor) {
+    while (shift < 31 && (uint64_t(1) << shift) < d) ++shift;
+    magic = static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
+  }
+  __device__ __forceinline__ uint32_t divide(uint32_t x) const {
+    return static_cast<uint32_t>((static_cast<uint64_t>(x) * magic >> 32) + x) >> shift;
+  }
+};
+
 struct Work {
   Array x, y, mask, pixel_weight, out;
   int64_t samples, channels, space[3], pixels;  // pixels: of a plane
@@ -44,18 +56,19 @@ struct Work {
 
   int64_t groups;  // rows of the sums
   bool by_sample;  // a part is of one sample
-  int64_t parts;
+  int64_t parts;   // sigmoid: those of a channel follow each other
   int64_t planes;  // of a part: 1, or one per sample
   Slots slots;
   Scalar weights[fl::kMaxTerms];
   Scalar grad_output;  // multiplies the gradient; without it `grad_output_value` does
   double grad_output_value;
   double logit_threshold;  // the logit from which on the statistics count a pixel
-  double known_valid;      // number of elements that count, where no mask hides it; else -1
+  FastDivisor by_columns, by_channels;
+  double known_valid;  // number of elements that count, where no mask hides it; else -1
 
   // Workspace
-  double* partials;               // [parts, slots, blocks]
-  double* bad;                    // how many targets are out of range, where an epilogue of several blocks counts them
+  double* partials;               // [slots, parts, blocks]
+  double* totals;                 // [kTotals], where an epilogue of several blocks adds them up
   unsigned long long* histogram;  // top-k: bins of digits
   void* keys;                     // top-k on classes: one per pixel, where the gradient's memory does not hold them
 
@@ -67,18 +80,6 @@ struct Work {
 // What a launch does: the sums, the gradient from them, both in one pass (Work::at_once), the one and then the other
 // between barriers of the grid, or the values of a single pointwise term.
 enum Phase { kSumPhase, kGradPhase, kBothPhases, kAllPhases, kValuePhase };
-
-// x / d for 0 <= x < 2^31 and d >= 1 (Granlund and Montgomery 1994).
-struct FastDivisor {
-  uint32_t d = 1, magic = 0, shift = 0;
-  FastDivisor(uint32_t divisor = 1) : d(divisor) {
-    while (shift < 31 && (uint64_t(1) << shift) < d) ++shift;
-    magic = static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
-  }
-  __device__ __forceinline__ uint32_t divide(uint32_t x) const {
-    return static_cast<uint32_t>((static_cast<uint64_t>(x) * magic >> 32) + x) >> shift;
-  }
-};
 
 struct Launch {
   Phase phase;
@@ -123,21 +124,27 @@ __host__ __device__ __forceinline__ int partials_of(const Work& w) {
   return w.slots.count(is_softmax(w) ? w.channels : 1);
 }
 
+// Sums over all parts, by which the loss is made of pointwise terms.
+enum TotalIndex { kBadTotal, kValidTotal, kTermTotals, kTotals = kTermTotals + fl::kMaxTerms };
+constexpr int kToColumn = fl::kFixedSums - kTermTotals;
+
+// Parts of a channel (softmax: of all).
+__host__ __device__ __forceinline__ int part_run(const Work& w) {
+  return w.by_sample ? static_cast<int>(w.samples) : 1;
+}
+
+// Of multiclass losses.
 struct Part {
-  int64_t sample, channel, row;  // row: of the sums
+  int64_t sample, row;  // row: of the sums
 };
 __device__ __forceinline__ Part part_of(const Work& w, int64_t part) {
-  const bool softmax = is_softmax(w);
-  Part at{0, softmax ? 0 : part, 0};
-  if (w.by_sample) at.sample = softmax ? part : part / w.channels, at.channel = softmax ? 0 : part % w.channels;
-  at.row = w.groups > 1 ? at.sample : 0;
-  return at;
+  return {w.by_sample ? part : 0, w.groups > 1 ? part : 0};
 }
 
 // Where the block leaves number `slot` (Slots::at) of its partial sums.
 __device__ __forceinline__ double* partial_at(const Work& w, const Launch& l, int slot) {
   const int64_t part = blockIdx.x / l.blocks, block = blockIdx.x % l.blocks;
-  return w.partials + (part * partials_of(w) + slot) * l.blocks + block;
+  return w.partials + (slot * w.parts + part) * l.blocks + block;
 }
 
 // Whether the gradient in `out` is for this grad_output already. Remembers it for the next forward.

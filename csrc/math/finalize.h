@@ -21,24 +21,21 @@ FL_HD void gather_sums(const SumsView& v, const double* sums, int group, int c, 
     for (int k = 0; k < kFixedSums; ++k) out[k] += sums[v.at(g, c) + k];
 }
 
-// What a class of weight `own` weighs in its group's mean; 0 if it does not count.
-FL_HD double class_weight(const Term& t, double own, const SumsView& v, const double* sums, int group, int c) {
-  double s[kFixedSums];
-  gather_sums(v, sums, group, c, s);
-  return class_role(t, s).counted ? own : 0.0;
-}
+// What a class of weight `own` and sums `s` weighs in its group's mean; 0 if it does not count.
+FL_HD double class_weight(const Term& t, double own, const double* s) { return class_role(t, s).counted ? own : 0.0; }
 
 FL_HD double counted_weight(const Term& t, const SumsView& v, const double* sums, int group) {
-  double total = 0.0;
-  for (int c = 0; c < v.channels; ++c) total += class_weight(t, t.vector_at(c, 1.0), v, sums, group, c);
+  double total = 0.0, s[kFixedSums];
+  for (int c = 0; c < v.channels; ++c) {
+    gather_sums(v, sums, group, c, s);
+    total += class_weight(t, t.vector_at(c, 1.0), s);
+  }
   return total;
 }
 
-// The share of a class that weighs `w` of its group's mean; adds scale * d(share)/d(sums) to grad_sums.
-FL_HD double region_class(const Term& t, double w, const SumsView& v, const double* sums, int group, int c,
-                          double scale, double* grad_sums) {
-  double s[kFixedSums];
-  gather_sums(v, sums, group, c, s);
+// The share of a class of sums `s` that weighs `w` of its group's mean; adds scale * d(share)/d(sums) to grad_sums.
+FL_HD double region_class(const Term& t, double w, const SumsView& v, const double* s, int group, int c, double scale,
+                          double* grad_sums) {
   if (w == 0.0 || !class_role(t, s).counted || !class_role(t, s).scored) return 0.0;
   const RegionValue r = region_loss(t, s);
   const int first = group < 0 ? 0 : group, last = group < 0 ? v.groups : group + 1;
@@ -57,9 +54,11 @@ FL_HD double region_class(const Term& t, double w, const SumsView& v, const doub
 FL_HD double region_group(const Term& t, const SumsView& v, const double* sums, int group, double scale,
                           double* grad_sums) {
   const double total = counted_weight(t, v, sums, group);
-  double value = 0.0;
-  for (int c = 0; c < v.channels && total > 0.0; ++c)
-    value += region_class(t, t.vector_at(c, 1.0) / total, v, sums, group, c, scale, grad_sums);
+  double value = 0.0, s[kFixedSums];
+  for (int c = 0; c < v.channels && total > 0.0; ++c) {
+    gather_sums(v, sums, group, c, s);
+    value += region_class(t, t.vector_at(c, 1.0) / total, v, s, group, c, scale, grad_sums);
+  }
   return value;
 }
 

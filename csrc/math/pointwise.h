@@ -55,7 +55,7 @@ FL_HD T focal_binary(T b, T u, T y, T alpha_on, T alpha_off, T gamma) {
 // p_t = 0 it is 1 even where b is infinite. gamma = 2 needs no division: u^2 b / u = u b.
 template <class T>
 FL_HD T focal_growth(T b, T u, T pt, T gamma) {
-  const T ratio = select_(u > T(0), b / u, T(1));
+  const T ratio = select_(u > T(1e-30), quotient(b, u), T(1));
   return T(1) + select_(pt > T(0), gamma * pt * ratio, T(0));
 }
 template <FocalPower kPower, class T>

@@ -117,8 +117,11 @@ def listing(file, arch):
     return {name.replace("> >", ">>"): code[symbol] for name, symbol in zip(sass.demangle(list(code)), code)}
 
 
+HELD = [arch for arch in archs() if arch in ("sm_80", "sm_90", "sm_100")]
+
+
 @needs_disassembler
-@pytest.mark.parametrize("arch", [a for a in archs() if a in ("sm_80", "sm_90")])
+@pytest.mark.parametrize("arch", HELD)
 @pytest.mark.parametrize("kind", CEILINGS)
 def test_instructions_a_pixel(kind, arch):
     lines = next(lines for name, lines in listing("cuda.sigmoid_f32.", arch).items() if f"<float, {kind}" in name)
@@ -129,3 +132,55 @@ def test_instructions_a_pixel(kind, arch):
     gradient = loop.way("LDG|STG", reads + packs, "LDS", 4 * packs)
     counts = sums.length / sums.of, gradient.length / gradient.of
     assert counts[0] <= CEILINGS[kind][0] and counts[1] <= CEILINGS[kind][1], counts
+
+
+# The general kernel, a turn of four pixels: what it takes at least with so many accesses, whatever the terms (region
+# terms, six sums) or with the most exponentials (soft labels, focal of any gamma, five sums).
+GENERAL = {
+    # what: (accesses, how many, without, the most exponentials, instructions a pixel at most)
+    "region, sums": (r"STS$", 6, "STG", False, 80),
+    "region, gradient": (r"STG\.E\.EF\.128", 1, "STS", False, 63),
+    "focal, sums": (r"STS$", 5, "STG", True, 145),
+    "focal, gradient": (r"STG\.E\.EF\.128", 1, "STS", True, 130),
+}
+
+
+@needs_disassembler
+@pytest.mark.parametrize("arch", HELD)
+def test_instructions_a_pixel_of_the_general_kernel(arch):
+    lines = next(code for name, code in listing("cuda.sigmoid_general.", arch).items() if "<float" in name)
+    loop, counts = pixel_loop(lines), {}
+    for what, (asked, least, without, most, _) in GENERAL.items():
+        way = loop.way(asked, least, without, work=sass_loops.WORK if most else ())
+        counts[what] = way.length / 4
+        assert way.names["MUFU.EX2"] == (12 if most else 4)
+    assert all(counts[what] <= ceiling[-1] for what, ceiling in GENERAL.items()), counts
+
+
+# KiB of machine code, all phases of a call: cold fetches were the largest stall of the first design. The end of the
+# sums takes 16 of them. The aim is 16 in all, and 32 for what is general.
+CODE = {
+    "cuda.dispatch.": {"epilogue": 23},
+    "cuda.sigmoid_f32.": {
+        "sigmoid_fast<float, NoTerm": 41,
+        "sigmoid_fast<float, WithRegion<Bce>": 53,
+        "sigmoid_fast<float, WithRegion<Focal>": 57,
+        "sigmoid_fast<float, Topk": 76,
+    },
+    "cuda.sigmoid_general.": {"sigmoid_general<float": 82},
+}
+
+
+@needs_disassembler
+@pytest.mark.parametrize("arch", HELD)
+@pytest.mark.parametrize("file", CODE)
+def test_bytes_of_code(file, arch):
+    code = {name: 16 * sum(map(bool, map(sass_loops.LINE.match, lines))) for name, lines in listing(file, arch).items()}
+    sizes = {
+        name: (size, most)
+        for name, size in code.items()
+        for start, most in CODE[file].items()
+        if name.startswith(start)
+    }
+    assert len(sizes) >= len(CODE[file])
+    assert not {name: size for name, (size, most) in sizes.items() if size > most << 10}

@@ -1,8 +1,10 @@
-"""How many kernels forward launches, in a process whose "cuda" is the emulator: prints {call: launches} as JSON."""
+"""How many kernels a call launches, in a process whose "cuda" is the emulator: prints {call: launches} as JSON, those
+of forward with a gradient, of its backward, and of forward alone."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 
@@ -31,15 +33,19 @@ CALLS = {
 }
 
 
-def count(loss: fl.CompoundLoss, shape: tuple[int, ...], grads: bool) -> int:
+def count(loss: fl.CompoundLoss, shape: tuple[int, ...], grads: bool) -> list[int]:
     x, y = logits(shape).requires_grad_(grads), target(MANY if loss.mode == MANY else "multiclass", shape)
     launches = ctypes.CDLL(os.environ["FASTLOSS_EMULATED"]).fastloss_emulator_launches
-    before = launches()
+    at = [launches()]
     with fl.backends.use("cuda"):
-        loss(x, y)
-    return launches() - before
+        value = loss(x, y)
+        at.append(launches())
+        if grads:
+            value.backward()
+            at.append(launches())
+    return [then - before for before, then in itertools.pairwise(at)]
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps({name: [count(*call, grads) for grads in (True, False)] for name, call in CALLS.items()}))
+    print(json.dumps({name: count(*call, True) + count(*call, False) for name, call in CALLS.items()}))

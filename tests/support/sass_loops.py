@@ -55,13 +55,20 @@ class Loop:
         """Bytes of code, all ways."""
         return 16 * self.names.total()
 
-    def way(self, asked: str = "LDG", least: int = 0, without: str = "(?!)", pixels: int = 0) -> Way | None:
-        """The way that does the most work with at least so many of the accesses `asked`, of those the shortest, without
-        opcodes that match `without`; None if there is none. An inner loop that takes fewer than `pixels` is turned as
-        often as they need."""
+    def way(
+        self,
+        asked: str = "LDG",
+        least: int = 0,
+        without: str = "(?!)",
+        pixels: int = 0,
+        work: tuple[str, ...] = WORK,
+    ) -> Way | None:
+        """The way that does the most `work` with at least so many of the accesses `asked`, of those the shortest,
+        without opcodes that match `without`; None if there is none. An inner loop that takes fewer than `pixels` is
+        turned as often as they need."""
         found: dict[int, dict[int, Way]] = {}  # by block: the best way for each number of accesses, up to `least`
         for node in self._order():  # the last ones first
-            own = self._own(node, asked, least, without, pixels)
+            own = self._own(node, asked, least, without, pixels, work)
             exits = self._exits(node)
             ways = [way for j in exits if j != self.head for way in found.get(j, {}).values()]
             if self.head in exits:
@@ -77,14 +84,14 @@ class Loop:
             found[node] = best
         return found.get(self.head, {}).get(least)
 
-    def _own(self, node: int, asked: str, least: int, without: str, pixels: int) -> list[Way]:
+    def _own(self, node: int, asked: str, least: int, without: str, pixels: int, work: tuple[str, ...]) -> list[Way]:
         child = self._child(node)
         if child is None:
             names = self.graph[node].names
             if any(re.match(without, name) for name in names):
                 return []
-            return [Way(Counter(names), sum(n in WORK for n in names), sum(bool(re.match(asked, n)) for n in names))]
-        ways = [way for way in (child.way(asked, n, without, pixels) for n in range(least + 1)) if way]
+            return [Way(Counter(names), sum(n in work for n in names), sum(bool(re.match(asked, n)) for n in names))]
+        ways = [way for way in (child.way(asked, n, without, pixels, work) for n in range(least + 1)) if way]
         if pixels:
             turns = [pixels / way.of if 0 < way.of < pixels else 1 for way in ways]
             ways = [

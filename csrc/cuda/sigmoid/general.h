@@ -2,9 +2,9 @@
 // and float64. A thread takes four elements a turn; what depends on the call alone is a branch outside of the four.
 #pragma once
 #include "../epilogue.h"
+#include "../topk.h"
 #include "elements.h"
 #include "point.h"
-#include "topk.h"
 
 namespace fl_cuda {
 
@@ -44,7 +44,7 @@ struct Columns {
     for (int i = 0; kSplit && i < slots; ++i) totals[i * n] += static_cast<double>(recent[i * n]), recent[i * n] = T(0);
   }
   // The sums of the threads of each channel, c of `channels`, a warp for each.
-  __device__ __forceinline__ void leave(const Walk& k, double* partials, uint32_t part, uint32_t self, int slots,
+  __device__ __forceinline__ void leave(const Work& w, const Walk& k, uint32_t part, uint32_t self, int slots,
                                         int channels) {
     const double* first = totals - threadIdx.x;
     __syncthreads();
@@ -55,8 +55,9 @@ struct Columns {
 #pragma unroll 1
       for (int t = c + threadIdx.x % kWarp * channels; t < k.threads; t += kWarp * channels)
         v += first[slot * blockDim.x + t];
-      v = warp_sum(v);
-      if (threadIdx.x % kWarp == 0) partials[((part + c) * slots + slot) * k.blocks.d + self] = v;
+      v = lanes_sum(v);
+      const uint32_t at = slot * static_cast<uint32_t>(w.parts) + part + c * k.run.d;
+      if (threadIdx.x % kWarp == 0) w.partials[static_cast<int64_t>(at) * k.blocks.d + self] = v;
     }
     __syncthreads();
   }
@@ -80,24 +81,19 @@ struct General {
   }
 
   // One turn.
-  __device__ __forceinline__ void turn(Pass pass, const Spot& s, int term, int level) {
+  __device__ __forceinline__ void turn(Pass pass, const Spot& s, int term, int nth, int level) {
     Four<T> e;
     uint32_t valid, bad;
     load_labels(w, k, s, e.y, valid, bad);
     load_four<X>(k, kXArray, s, e.x);
-    if (w.pixel_weight.data) load_floats(k, w.pixel_weight.dtype, kWeightArray, s, e.weight);
-#pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      const bool counts = valid >> i & 1;
-      if (!counts) e.x[i] = T(0);
-      if (!w.pixel_weight.data) e.weight[i] = T(1);
-      if (!counts) e.weight[i] = T(0);
-    }
     if (k.logs) {
+      if (w.pixel_weight.data) load_floats(k, w.pixel_weight.dtype, kWeightArray, s, e.weight);
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         const fl::Sigmoid<T> a = fl::sigmoid<true>(e.x[i]);
         e.p[i] = a.p, e.q[i] = a.q, e.neg_log_p[i] = a.neg_log_p, e.neg_log_1mp[i] = a.neg_log_1mp;
+        const T weight = w.pixel_weight.data ? e.weight[i] : T(1);
+        e.weight[i] = valid >> i & 1 ? weight : T(0);
       }
     } else {
 #pragma unroll
@@ -106,6 +102,9 @@ struct General {
         e.p[i] = a.p, e.q[i] = a.q;
       }
     }
+#pragma unroll
+    for (int i = 0; i < kPack; ++i)  // a pixel that does not count adds nothing, its logit may be NaN
+      if (!(valid >> i & 1)) e.p[i] = e.q[i] = T(0);
     if (pass == kSumPass || pass == kBothPass) sum_region(e, valid, bad);
     T grad[kPack] = {};
 #pragma unroll 1
@@ -125,7 +124,7 @@ struct General {
 #pragma unroll
           for (int i = 0; i < kPack; ++i) {
             const Key key = key_of(e, i, value[i]);
-            if ((valid >> i & 1) && selection->has_prefix(key, level)) selection->count(key, level);
+            if (valid >> i & 1) selection->count(key, nth, level);
           }
           return;
         }
@@ -176,7 +175,7 @@ struct General {
       if (s.column[column] < 0) return;
       T v[kPack];
 #pragma unroll
-      for (int i = 0; i < kPack; ++i) v[i] = valid >> i & 1 ? of(e.p[i], e.y[i]) : T(0);
+      for (int i = 0; i < kPack; ++i) v[i] = of(e.p[i], e.y[i]);
       columns.add(s.column[column], v);
     };
     columns.add(s.column[fl::kValid], static_cast<T>(__popc(valid)));
@@ -207,12 +206,9 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
   if (l.phase == kGradPhase && is_rescaled(w, l)) return;
   // Lanes are pixels of a channel, or (channels_last) channels of a pixel.
   const uint32_t share = k.blocks.divide(blockIdx.x), inner = k.inner, group = inner ? threadIdx.x / inner : 0;
-  const uint32_t sample = w.by_sample ? (inner ? share : k.rows.divide(share)) : 0;
-  Route route{w,      l,
-              k,      blockIdx.x - share * k.blocks.d,
-              sample, inner ? threadIdx.x - group * inner : share - sample * k.rows.d,
-              group};
-  const uint32_t row = (w.groups > 1 ? sample * k.rows.d : 0) + route.channel;
+  const uint32_t first = inner ? 0 : k.run.divide(share), sample = share - first * k.run.d;
+  Route route{w, l, k, blockIdx.x - share * k.blocks.d, sample, inner ? threadIdx.x - group * inner : first, group};
+  const uint32_t row = (w.groups > 1 ? sample * static_cast<uint32_t>(w.channels) : 0) + route.channel;
   const bool takes_part = threadIdx.x < k.threads;
 
   const int slots = l.phase == kGradPhase || l.phase == kValuePhase ? 0 : k.partials;
@@ -263,7 +259,7 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
     Spot spot;
 #pragma unroll 1
     for (int i = 0; i < k.turns && pass != kNoPass; ++i) {
-      if (route.next(reverse ? k.turns - 1 - i : i, spot)) g.turn(pass, spot, term, level);
+      if (route.next(reverse ? k.turns - 1 - i : i, spot)) g.turn(pass, spot, term, nth, level);
       if (slots && i % kTurnsAsFloats == kTurnsAsFloats - 1) g.columns.flush(slots);
     }
     if (selects) {
@@ -274,16 +270,16 @@ __global__ void __launch_bounds__(kGeneralThreads, kGeneralBlocks<T>)
         if (!l.finishes) return;
         grid_barrier();
       }
-      g.selection->advance(histogram, level, w.spec.terms[term]);
+      g.selection->advance(histogram, nth, level, w.spec.terms[term]);
       if (++level < kLevels<T>) continue;
-      if (threadIdx.x == 0) g.selection->store(w, term);
+      if (threadIdx.x == 0) g.selection->store(w, nth, term);
       __syncthreads();
       next_term(), ++nth, level = 0;
       continue;
     }
     if (pass == kGradPass || pass == kValuePass) return;
     g.columns.flush(slots);
-    g.columns.leave(k, w.partials, inner ? share * inner : share, route.self, slots, inner ? inner : 1);
+    g.columns.leave(w, k, share, route.self, slots, inner ? inner : 1);
     if (!l.finishes) return;
     grid_barrier();
     if (l.phase != kAllPhases && blockIdx.x > 0 && !w.counts) return;

@@ -30,9 +30,9 @@ template <class Terms, class Inputs>
 __device__ __forceinline__ void leave_sums(const Work& w, const Walk& k, const Share& own, const Totals& t,
                                            bool point_alone, double* scratch) {
   const int warp = threadIdx.x / kWarp;
-  const double inter = warp_sum(t.inter), pred = warp_sum(t.pred);
-  const double target = Inputs::kSoft ? warp_sum(t.target) : __reduce_add_sync(kAllLanes, t.on);
-  const double point = Terms::kPointwise ? warp_sum(t.point) : 0.0;
+  const double inter = lanes_sum(t.inter), pred = lanes_sum(t.pred);
+  const double target = Inputs::kSoft ? lanes_sum(t.target) : __reduce_add_sync(kAllLanes, t.on);
+  const double point = Terms::kPointwise ? lanes_sum(t.point) : 0.0;
   const double valid = Inputs::kMasked ? __reduce_add_sync(kAllLanes, t.valid) : 0.0;
   if (threadIdx.x % kWarp == 0) {
     double* to = scratch + warp * 5;
@@ -41,13 +41,16 @@ __device__ __forceinline__ void leave_sums(const Work& w, const Walk& k, const S
   const bool bad = __syncthreads_or(t.bad != 0);
   if (threadIdx.x >= 6 || (point_alone && threadIdx.x != 3)) return;
   double v = threadIdx.x == 5 && bad ? 1.0 : 0.0;
-  for (int i = 0; threadIdx.x < 5 && i < static_cast<int>(blockDim.x) / kWarp; ++i) v += scratch[i * 5 + threadIdx.x];
+  if (threadIdx.x < 5) {
+#pragma unroll
+    for (int i = 0; i < Shape<Terms, Inputs>::kThreads / kWarp; ++i) v += scratch[i * 5 + threadIdx.x];
+  }
   if (!Inputs::kMasked && threadIdx.x == 4 && own.self == 0) v = static_cast<double>(k.planes) * k.pixels;
   int slot = w.slots.bad;
   if (threadIdx.x < 3) slot = w.slots.column[fl::kInter + threadIdx.x];
   if (threadIdx.x == 3) slot = Terms::kPointwise ? w.slots.column[fl::kFixedSums + k.point] : -1;
   if (threadIdx.x == 4) slot = w.slots.column[fl::kValid];
-  if (slot >= 0) w.partials[(own.part * k.partials + slot) * k.blocks.d + own.self] = v;
+  if (slot >= 0) w.partials[(slot * static_cast<uint32_t>(w.parts) + own.part) * k.blocks.d + own.self] = v;
 }
 
 template <class Terms>
@@ -61,7 +64,9 @@ __device__ __forceinline__ Slopes slopes_of(const Work& w, const Walk& k, const 
 }
 
 // Apart: where sums are finished in two places, one copy of it.
-inline __device__ __noinline__ void finish_apart(const Work& w, const Launch& l, Epilogue& e) { finish_sums(w, l, e); }
+inline __device__ __noinline__ void finish_apart(const Work& w, const Launch& l, Epilogue& e) {
+  finish_sums<false>(w, l, e);
+}
 
 // What the kernel does with the pixels, one after the other: sums (with the gradient where that needs none of them),
 // the digits of top-k's threshold, the sum of what lies above it, the gradient.
@@ -86,7 +91,7 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
     if (l.phase == kGradPhase) terms.set_threshold(w, k.point);
     if (!l.finishes && l.phase != kGradPhase) {  // the digits before this launch's are counted
       for (; level < k.level; ++level)
-        terms.selection->advance(w.histogram + level * fl::kRadixBins, level, w.spec.terms[k.point]);
+        terms.selection->advance(w.histogram + level * fl::kRadixBins, 0, level, w.spec.terms[k.point]);
       doing = level == 0 ? kSumming : (level < kLevels<float> ? kDigits : kPicking);
     }
   }
@@ -98,7 +103,7 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
     if constexpr (Terms::kTopk) {
       if (doing == kDigits) terms.set_bucket(level);
       if (doing == kPicking) {
-        if (threadIdx.x == 0) terms.selection->store(w, k.point);
+        if (threadIdx.x == 0) terms.selection->store(w, 0, k.point);
         __syncthreads();
         terms.set_threshold(w, k.point);
         if (grads) finish_apart(w, l, e);  // the gradient waits for the sums of the region terms
@@ -172,7 +177,7 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
         terms.selection->flush(histogram);
         if (!l.finishes) return;
         grid_barrier();
-        terms.selection->advance(histogram, level, w.spec.terms[k.point]);
+        terms.selection->advance(histogram, 0, level, w.spec.terms[k.point]);
         doing = ++level < kLevels<float> ? kDigits : kPicking;
         continue;
       }
@@ -183,7 +188,7 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
     if (Terms::kTopk)
       finish_apart(w, l, e);
     else
-      finish_sums(w, l, e);
+      finish_sums<false>(w, l, e);
     if (Terms::kTopk || l.phase != kAllPhases) return;
     doing = kGrading;
   }

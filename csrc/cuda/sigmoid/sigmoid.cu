@@ -1,7 +1,7 @@
 // Binary and multilabel calls: which instance does one, and its launches.
 #include "../../math/label.h"
 #include "../dispatch.h"
-#include "../epilogue.h"
+#include "../topk.h"
 #include "elements.h"
 #include "launch.h"
 
@@ -153,7 +153,7 @@ void plan_general(const Work& w, Plan& p) {
 Plan plan_of(const Work& w, bool values = false) {
   Plan p{};
   Walk& k = p.k;
-  k.rows = FastDivisor(static_cast<uint32_t>(w.channels > 0 ? w.channels : 1));
+  k.run = FastDivisor(static_cast<uint32_t>(part_run(w) > 0 ? part_run(w) : 1));
   k.columns = columns_of(w), k.partials = partials_of(w);
   k.label_dtype = w.y.dtype, k.label_bytes = fl::bytes_of(w.y.dtype);
   k.ignores = can_ignore(w, k.ignore_index);
@@ -274,9 +274,8 @@ cudaError_t sum_apart(Plan& p, const Work& w, Launch l, cudaStream_t stream) {
   l.finishes = false, l.kept = 0;
   cudaError_t error = cudaSuccess;
   if (p.k.selecting && p.grid > 0) {
-    const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
-    const size_t histograms = 1 + p.k.selecting * (levels - 1);
-    error = cudaMemsetAsync(w.histogram, 0, histograms * fl::kRadixBins * sizeof(*w.histogram), stream);
+    const int levels = w.wide ? kLevels<double> : kLevels<float>;
+    error = empty_histograms(w, p.k.selecting, stream);
     bool begun = false;
     for (p.k.term = 0; p.k.term < w.spec.n_terms; ++p.k.term) {
       if (w.spec.terms[p.k.term].kind != fl::kTopk) continue;

@@ -1,7 +1,8 @@
 // The terms that fast kernels know: region terms, with one pointwise term or none. Formulas: csrc/math.
 #pragma once
 #include "../../math/elements.h"
-#include "topk.h"
+#include "../topk.h"
+#include "walk.h"
 
 namespace fl_cuda {
 
@@ -174,9 +175,10 @@ struct Topk {
   }
   __device__ __forceinline__ void set_bucket(int level) {
     const Digit<float> digit(level - 1);
-    low = fl::topk_value<float>(selection->prefix << digit.shift);
-    high = fl::topk_value<float>((selection->prefix + 1) << digit.shift);
-    if (selection->prefix + 1 == 1u << (32 - digit.shift)) high = INFINITY + -INFINITY;
+    const uint32_t prefix = selection->picks[0].prefix;
+    low = fl::topk_value<float>(prefix << digit.shift);
+    high = fl::topk_value<float>((prefix + 1) << digit.shift);
+    if (prefix + 1 == 1u << (32 - digit.shift)) high = INFINITY + -INFINITY;
   }
   // The digit of the elements that have those before; `one`: of the first element alone.
   template <class X, class Y>
@@ -192,7 +194,7 @@ struct Topk {
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const uint32_t key = fl::topk_key(fl::topk_margin(widen(x.v[i]), y.label(i) ? 1.0f : 0.0f));
-      if (near[i] && selection->has_prefix(key, level)) selection->count(key, level);
+      if (near[i]) selection->count(key, 0, level);
     }
   }
 

@@ -37,13 +37,13 @@ enum ArrayIndex { kXArray, kYArray, kMaskArray, kWeightArray, kOutArray, kArrays
 
 // What the host adds to a launch of these kernels.
 struct Walk {
-  int64_t pixels;            // of a plane; of the whole batch where its planes are one run
-  uint32_t planes;           // of a part
-  int packs;                 // of a thread, in a tile
-  int turns, edge_turns;     // of a warp; those for the ends of planes that lie between packs, an end a thread
-  FastDivisor blocks, rows;  // of a part; channels, where parts are of one sample
-  int columns, partials;     // columns_of(w), partials_of(w)
-  int point;                 // the pointwise term of a fast kernel
+  int64_t pixels;           // of a plane; of the whole batch where its planes are one run
+  uint32_t planes;          // of a part
+  int packs;                // of a thread, in a tile
+  int turns, edge_turns;    // of a warp; those for the ends of planes that lie between packs, an end a thread
+  FastDivisor blocks, run;  // of a part; parts of a channel
+  int columns, partials;    // columns_of(w), partials_of(w)
+  int point;                // the pointwise term of a fast kernel
   int label_dtype, label_bytes;
   bool ignores;           // some labels can be the ignored one, as the labels' type has it
   uint64_t ignore_index;  // its bits
@@ -66,8 +66,8 @@ struct Share {
   uint32_t part, self, sample, channel, row;  // self: among the blocks of the part; row: of the sums
   __device__ __forceinline__ Share(const Work& w, const Walk& k) {
     part = k.blocks.divide(blockIdx.x), self = blockIdx.x - part * k.blocks.d;
-    sample = w.by_sample ? k.rows.divide(part) : 0, channel = part - sample * k.rows.d;
-    row = (w.groups > 1 ? sample * k.rows.d : 0) + channel;
+    channel = k.run.divide(part), sample = part - channel * k.run.d;
+    row = (w.groups > 1 ? sample * static_cast<uint32_t>(w.channels) : 0) + channel;
   }
 };
 

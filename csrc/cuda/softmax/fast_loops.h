@@ -78,13 +78,13 @@ __device__ __forceinline__ void add_terms(const Plan& p, const PointTerm<float>*
 // One key a pixel, by the thread that has the first of its classes.
 template <class F>
 __device__ __forceinline__ void keep_keys(const Plan& p, const Pixels<F>& a, const float (&value)[F::kV],
-                                          DigitCounter<float>& counter) {
+                                          Selection<float>& selection) {
   uint32_t* keys = static_cast<uint32_t*>(p.keys) + a.unit.sample * p.key_sample + a.unit.at;
 #pragma unroll
   for (int i = 0; i < F::kV; ++i) {
     const uint32_t key = a.id[i] < 0 ? 0 : fl::topk_key(value[i]);
     if (i < a.unit.count) keys[i] = key;
-    if (key) counter.count(key);
+    if (key) selection.count(key, 0, 0);
   }
 }
 
@@ -150,7 +150,7 @@ struct Loop {
     a.template set<false>(w, p, s, memory, smoothed);
     float value[F::kV], slope[F::kV];
     add_terms<false>(p, terms, tables, a, true, value, points, slope);
-    if (first && p.picks) keep_keys(p, a, value, shared_at<Search<float>>(memory, p.digits)->counter);
+    if (first && p.picks) keep_keys(p, a, value, *shared_at<Selection<float>>(memory, p.digits));
     if (first && l.phase == kValuePhase) {
       float* to = static_cast<float*>(w.out.data) + a.unit.sample * w.out.sample;
 #pragma unroll

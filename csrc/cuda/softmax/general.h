@@ -265,14 +265,14 @@ struct General {
   }
 
   // Keys of top-k, by the thread that has the first of a pixel's classes.
-  __device__ __forceinline__ void keep_keys(const T (&value)[kV], DigitCounter<T>& counter) const {
+  __device__ __forceinline__ void keep_keys(const T (&value)[kV], Selection<T>& selection) const {
     using Key = typename fl::KeyOf<T>::type;
     Key* keys = static_cast<Key*>(p.keys) + unit.sample * p.key_sample + unit.at;
 #pragma unroll
     for (int i = 0; i < kV; ++i) {
       const Key key = valid[i] ? fl::topk_key(value[i]) : 0;
       if (i < unit.count) keys[i] = key;
-      if (key) counter.count(key);
+      if (key) selection.count(key, 0, 0);
     }
   }
 };
@@ -313,7 +313,7 @@ __device__ __forceinline__ bool add_sums(General<T>& a, const Launch& l) {
     a.load(there ? unit_of<kV>(w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false}, bad);
     T value[kV], slope[kV];
     a.add_terms(true, false, points, value, slope);
-    if (first && p.picks) a.keep_keys(value, shared_at<Search<T>>(a.memory, p.digits)->counter);
+    if (first && p.picks) a.keep_keys(value, *shared_at<Selection<T>>(a.memory, p.digits));
     if (first && l.phase == kValuePhase) {
 #pragma unroll
       for (int i = 0; i < kV; ++i)

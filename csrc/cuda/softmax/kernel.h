@@ -18,7 +18,7 @@ static __device__ __noinline__ void finish_sums_apart(const Work& w, const Launc
 template <int kV, class T>
 __device__ __forceinline__ bool finish(const Work& w, const Launch& l, const Plan& p, unsigned char* memory,
                                        PointTerm<T>* terms, Epilogue& e, const double*& grads) {
-  if (p.picks) select<kV>(w, l, p, terms, *shared_at<Search<T>>(memory, p.digits));
+  if (p.picks) select<kV>(w, l, p, terms, *shared_at<Selection<T>>(memory, p.digits));
   if (!l.finishes) return false;
   grid_barrier();
   if (l.phase != kAllPhases && blockIdx.x != 0 && !w.counts) return false;
@@ -32,15 +32,11 @@ __device__ __forceinline__ void begin(const Work& w, const Launch& l, const Plan
                                       PointTerm<T>* terms, const Tables<T>& tables, const BlockSums& sums) {
   if (threadIdx.x == 0) fill_terms(w, terms);
   if (l.phase != kGradPhase) sums.clear();
-  const bool counts = p.picks && l.phase != kGradPhase && p.first == 0;
-  if (counts && l.finishes) {
-    const int n = p.histograms * fl::kRadixBins, step = gridDim.x * blockDim.x;
-#pragma unroll 1
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) w.histogram[i] = 0;
-  }
+  const bool counts = p.picks && l.phase != kGradPhase;
+  if (counts && l.finishes) clear_histograms<T>(w, p.picks);
   __syncthreads();
   tables.fill_weights(w, terms, p.terms);
-  if (counts) shared_at<Search<T>>(memory, p.digits)->counter.begin(0, 0);
+  if (counts) shared_at<Selection<T>>(memory, p.digits)->clear();
   __syncthreads();
 }
 // grads: of all parts, or null.

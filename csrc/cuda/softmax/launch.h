@@ -28,7 +28,7 @@ int64_t lay_out(const Work& w, int threads, int width, int levels, Plan& p) {
   p.points = m.take((p.terms + 1) * threads * sizeof(T));
   p.tables = m.take((Tables<T>::kColumns + p.terms) * Tables<T>::padded_of(w.channels) * sizeof(T));
   p.meeting = m.take(p.slices > 1 ? 4 * width * threads * sizeof(T) : 0);
-  p.digits = m.take(p.picks ? sizeof(Search<T>) : 0);
+  p.digits = m.take(p.picks ? sizeof(Selection<T>) : 0);
   return m.next;
 }
 
@@ -150,8 +150,7 @@ struct Launches {
     const Phase phase = once ? kBothPhases : kSumPhase;
     L::prepare(w, phase, l, p, shared);
     cudaError_t error = cudaSuccess;
-    if (p.picks)
-      error = cudaMemsetAsync(w.histogram, 0, p.histograms * fl::kRadixBins * sizeof(*w.histogram), c.stream);
+    if (p.picks) error = empty_histograms(w, p.picks, c.stream);
     for (int step = 0; step <= last && error == cudaSuccess; ++step) error = launch(phase, false, step, step);
     if (error == cudaSuccess) error = launch_epilogue(w, l, c.stream);
     return error == cudaSuccess && grads && !once ? gradient() : error;

@@ -17,10 +17,10 @@ struct Steps {
 
 struct Plan {
   int slices = 1, share = 0;
-  int terms = 0, histograms = 0;       // pointwise terms; of top-k
+  int terms = 0, picks = 0;            // pointwise terms; those of top-k
   int smooth = -1;                     // which of the terms smooths its labels (fast kernels)
   bool region = false, slots = false;  // whether sums of p, and those by the target's class, are wanted
-  bool picks = false, flats = false;   // top-k; parts of the gradient that all pixels share
+  bool flats = false;                  // parts of the gradient that all pixels share
   bool brain = false, ignoring = false, dense = false;
   bool counting = false;                   // statistics
   bool vectors = false;                    // all that the loops of the fast kernels read and write are

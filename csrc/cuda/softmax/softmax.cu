@@ -59,15 +59,12 @@ const char* run(CudaCall& c, Errand errand) {
 
 Plan plan_of(const Work& w) {
   Plan p;
-  const int levels = ((w.wide ? 64 : 32) + fl::kRadixBits - 1) / fl::kRadixBits;
   for (int i = 0; i < w.spec.n_terms; ++i) {
     const fl::Term& t = w.spec.terms[i];
     if (t.region()) continue;
     if (t.label_smoothing != 0.0) p.smooth = p.terms;
-    if (t.kind == fl::kTopk) p.picks = true, p.histograms += levels - 1;
-    ++p.terms;
+    p.picks += t.kind == fl::kTopk, ++p.terms;
   }
-  ++p.histograms;
   p.flats = p.smooth >= 0, p.counting = w.counting;
   p.region = w.slots.column[fl::kPred] >= 0;
   p.slots = p.region || w.slots.column[fl::kTarget] >= 0;

@@ -12,7 +12,7 @@ struct BlockSums {
   int count;
   __device__ __forceinline__ BlockSums(const Work& w, const Launch& l, const Plan& p, unsigned char* memory)
       : base(p.in_shared ? shared_at<double>(memory, p.sums) : partial_at(w, l, 0)),
-        step(p.in_shared ? 1 : l.blocks),
+        step(p.in_shared ? 1 : w.parts * l.blocks),
         count(partials_of(w)) {}
   __device__ __forceinline__ double& at(int i) const { return base[i * step]; }
   __device__ __forceinline__ void clear() const {

@@ -52,8 +52,8 @@ FL_HD float relu(float x) {
 #endif
 }
 
-// 1 / x for x from 2^-100 to 2^100. The device's division costs a call for the sake of other x, and its approximate one four
-// instructions for the sake of subnormal x.
+// 1 / x for x from 2^-100 to 2^100. The device's division costs a call for the sake of other x, and its approximate one
+// four instructions for the sake of subnormal x.
 FL_HD double inverse(double x) { return 1.0 / x; }
 FL_HD float inverse(float x) {
 #ifdef __CUDA_ARCH__

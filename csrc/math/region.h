@@ -54,14 +54,15 @@ FL_HD RegionValue region_loss(const Term& t, const double* sums) {
       log_base = base > 0.0 ? ::log(base) : 0.0;
       power = base > 0.0 ? ::exp(cosh ? -2.0 * ::fabs(miss) : (t.gamma - 1.0) * log_base) : 0.0;
     }
+    const double inverse = 1.0 / (cosh ? 1.0 + power : kept);  // the only division, which is as long as a logarithm
     if (cosh) {
       r.loss = ::fabs(miss) + log_base;
-      slope = (miss < 0.0 ? 1.0 : -1.0) * (1.0 - power) / (1.0 + power);
+      slope = (miss < 0.0 ? 1.0 : -1.0) * (1.0 - power) * inverse;
     } else {
       r.loss = log && t.gamma == 1.0 ? -log_base : base * power;
       slope = -t.gamma * power;
       if (t.curve == kCurveRoot) r.loss = 1.0 - r.loss;
-      if (log) slope /= kept;
+      if (log) slope *= inverse;
       if (of_score && !(score > t.eps)) slope = 0.0;
     }
   }

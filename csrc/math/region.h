@@ -35,39 +35,48 @@ FL_HD double tversky_score(const Term& t, const double* sums, RegionValue* d) {
   return score;
 }
 
+struct CurveValue {
+  double loss, slope;  // d loss / d score
+};
+
+// The loss by the score, where it is not 1 - score.
+FL_APART CurveValue curve_of(int curve, double gamma, double eps, double score) {
+  const bool cosh = curve == kCurveLogCosh, log = curve == kCurveLog, of_score = log || curve == kCurveRoot;
+  const double miss = 1.0 - score, kept = at_least(eps, score);
+  double base = cosh ? 1.0 : of_score ? kept : at_least(0.0, miss);
+  double log_base = 0.0, power = 0.0;  // base^(gamma - 1); of log cosh exp(-2 |miss|)
+  // One logarithm and one exponential for all curves, since code in double is long: those that need the one of the
+  // other take a second turn.
+  const int turns = cosh || (log && gamma != 1.0) ? 2 : 1;
+  FL_ROLLED
+  for (int turn = 0; turn < turns; ++turn) {
+    if (turn > 0) base = cosh ? 0.5 + 0.5 * power : at_least(0.0, -log_base);
+    log_base = base > 0.0 ? ::log(base) : 0.0;
+    power = base > 0.0 ? ::exp(cosh ? -2.0 * ::fabs(miss) : (gamma - 1.0) * log_base) : 0.0;
+  }
+  const double inverse = 1.0 / (cosh ? 1.0 + power : kept);  // the only division, which is as long as a logarithm
+  CurveValue v;
+  if (cosh) {
+    v.loss = ::fabs(miss) + log_base;
+    v.slope = (miss < 0.0 ? 1.0 : -1.0) * (1.0 - power) * inverse;
+    return v;
+  }
+  v.loss = log && gamma == 1.0 ? -log_base : base * power;
+  v.slope = -gamma * power;
+  if (curve == kCurveRoot) v.loss = 1.0 - v.loss;
+  if (log) v.slope *= inverse;
+  if (of_score && !(score > eps)) v.slope = 0.0;
+  return v;
+}
+
 FL_HD RegionValue region_loss(const Term& t, const double* sums) {
   RegionValue r;
   const double score = tversky_score(t, sums, &r);
-  double slope = -1.0;
-  r.loss = 1.0 - score;
-  if (t.curve != kCurvePower || t.gamma != 1.0) {
-    const bool cosh = t.curve == kCurveLogCosh, log = t.curve == kCurveLog, of_score = log || t.curve == kCurveRoot;
-    const double miss = r.loss, kept = at_least(t.eps, score);
-    double base = cosh ? 1.0 : of_score ? kept : at_least(0.0, miss);
-    double log_base = 0.0, power = 0.0;  // base^(gamma - 1); of log cosh exp(-2 |miss|)
-    // One logarithm and one exponential for all curves, since code in double is long: those that need the one of the
-    // other take a second turn.
-    const int turns = cosh || (log && t.gamma != 1.0) ? 2 : 1;
-    FL_ROLLED
-    for (int turn = 0; turn < turns; ++turn) {
-      if (turn > 0) base = cosh ? 0.5 + 0.5 * power : at_least(0.0, -log_base);
-      log_base = base > 0.0 ? ::log(base) : 0.0;
-      power = base > 0.0 ? ::exp(cosh ? -2.0 * ::fabs(miss) : (t.gamma - 1.0) * log_base) : 0.0;
-    }
-    const double inverse = 1.0 / (cosh ? 1.0 + power : kept);  // the only division, which is as long as a logarithm
-    if (cosh) {
-      r.loss = ::fabs(miss) + log_base;
-      slope = (miss < 0.0 ? 1.0 : -1.0) * (1.0 - power) * inverse;
-    } else {
-      r.loss = log && t.gamma == 1.0 ? -log_base : base * power;
-      slope = -t.gamma * power;
-      if (t.curve == kCurveRoot) r.loss = 1.0 - r.loss;
-      if (log) slope *= inverse;
-      if (of_score && !(score > t.eps)) slope = 0.0;
-    }
-  }
-  if (score != score) r.loss = slope = score;
-  r.d_inter *= slope, r.d_pred *= slope, r.d_pred_sq *= slope, r.d_abs *= slope;
+  CurveValue v{1.0 - score, -1.0};
+  if (t.curve != kCurvePower || t.gamma != 1.0) v = curve_of(t.curve, t.gamma, t.eps, score);
+  if (score != score) v.loss = v.slope = score;
+  r.loss = v.loss;
+  r.d_inter *= v.slope, r.d_pred *= v.slope, r.d_pred_sq *= v.slope, r.d_abs *= v.slope;
   return r;
 }
 

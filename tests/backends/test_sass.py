@@ -160,14 +160,14 @@ def test_instructions_a_pixel_of_the_general_kernel(arch):
 # KiB of machine code, all phases of a call: cold fetches were the largest stall of the first design. The end of the
 # sums takes 16 of them. The aim is 16 in all, and 32 for what is general.
 CODE = {
-    "cuda.dispatch.": {"epilogue": 23},
+    "cuda.epilogue.": {"epilogue": 25},
     "cuda.sigmoid_f32.": {
-        "sigmoid_fast<float, NoTerm": 41,
-        "sigmoid_fast<float, WithRegion<Bce>": 53,
-        "sigmoid_fast<float, WithRegion<Focal>": 57,
-        "sigmoid_fast<float, Topk": 76,
+        "sigmoid_fast<float, NoTerm": 43,
+        "sigmoid_fast<float, WithRegion<Bce>": 54,
+        "sigmoid_fast<float, WithRegion<Focal>": 58,
+        "sigmoid_fast<float, Topk": 77,
     },
-    "cuda.sigmoid_general.": {"sigmoid_general<float": 82},
+    "cuda.sigmoid_general.": {"sigmoid_general<float": 79},
 }
 
 

@@ -10,13 +10,6 @@
 #define FL_HD inline __attribute__((always_inline))
 #endif
 
-// Long code in double that few calls run: a function of its own, whose registers the loops over pixels do not feel.
-#ifdef __CUDACC__
-#define FL_APART inline __host__ __device__ __noinline__
-#else
-#define FL_APART FL_HD
-#endif
-
 // In front of a loop of the small code in double, which nvcc would unroll: its instructions are fetched cold.
 #ifdef __CUDACC__
 #define FL_ROLLED _Pragma("unroll 1")

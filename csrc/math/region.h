@@ -40,7 +40,7 @@ struct CurveValue {
 };
 
 // The loss by the score, where it is not 1 - score.
-FL_APART CurveValue curve_of(int curve, double gamma, double eps, double score) {
+FL_HD CurveValue curve_of(int curve, double gamma, double eps, double score) {
   const bool cosh = curve == kCurveLogCosh, log = curve == kCurveLog, of_score = log || curve == kCurveRoot;
   const double miss = 1.0 - score, kept = at_least(eps, score);
   double base = cosh ? 1.0 : of_score ? kept : at_least(0.0, miss);

@@ -14,6 +14,7 @@ struct LabelPlane {
   __device__ __forceinline__ LabelPlane(const Work& w, const Walk& k, const Share& own)
       : part(static_cast<const uint8_t*>(w.y.data) +
              (own.sample * w.y.sample + own.channel * w.y.channel) * k.label_bytes) {}
+  __device__ __forceinline__ void begin() { at = part; }
   __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t plane, int64_t pixel) {
     at = part + (plane * w.y.sample + pixel) * k.label_bytes;
   }
@@ -106,6 +107,10 @@ struct HardLabels : LabelPlane {
 
   __device__ __forceinline__ HardLabels(const Work& w, const Walk& k, const Share& own) : LabelPlane(w, k, own) {
     if (kCanHide) part_mask = w.mask.data ? plane_of<const uint8_t>(w.mask, own) : nullptr;
+  }
+  __device__ __forceinline__ void begin() {
+    LabelPlane::begin();
+    if (kCanHide) mask = part_mask;
   }
   __device__ __forceinline__ void move(const Work& w, const Walk& k, uint32_t plane, int64_t pixel) {
     LabelPlane::move(w, k, plane, pixel);

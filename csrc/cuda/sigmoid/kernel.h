@@ -169,7 +169,10 @@ __global__ void __launch_bounds__(Shape<Terms, Inputs>::kThreads, Shape<Terms, I
       total.add(s);
     }
     if (doing == kGrading) return;
-    if (doing != kDigits) leave_sums<Terms, Inputs>(w, k, own, total, doing == kPicking, e.sums);
+    if (doing != kDigits) {
+      leave_sums<Terms, Inputs>(w, k, own, total, doing == kPicking, e.sums);
+      total = Totals();  // takes no registers while the sums are finished
+    }
     if constexpr (Terms::kTopk) {
       if (doing != kPicking) {
         unsigned long long* histogram = w.histogram + level * fl::kRadixBins;

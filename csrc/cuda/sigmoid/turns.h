@@ -85,7 +85,8 @@ struct Reader {
   }
   __device__ __forceinline__ void begin(bool reverse) {
     const int step = static_cast<int>(k.blocks.d) * (kThreads / kWarp);
-    tiles = reverse ? -step : step, pixels = tiles * (kPacks * kWarp * kPack), full = 0;
+    tiles = reverse ? -step : step, pixels = tiles * (kPacks * kWarp * kPack), tile = full = 0;
+    x = part_x, out = part_out, inputs.begin();  // nothing lives on from loop to loop
   }
 
   // The pixels of a turn, if it has any. `again`: not the first time, what is kept is there.

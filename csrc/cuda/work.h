@@ -133,12 +133,12 @@ __host__ __device__ __forceinline__ int part_run(const Work& w) {
   return w.by_sample ? static_cast<int>(w.samples) : 1;
 }
 
-// Of multiclass losses.
 struct Part {
-  int64_t sample, row;  // row: of the sums
+  int64_t sample, channel, row;  // row: of the sums
 };
-__device__ __forceinline__ Part part_of(const Work& w, int64_t part) {
-  return {w.by_sample ? part : 0, w.groups > 1 ? part : 0};
+__device__ __forceinline__ Part part_of(const Work& w, uint32_t part) {
+  const uint32_t run = part_run(w), channel = is_softmax(w) ? 0 : part / run, sample = part - channel * run;
+  return {sample, channel, w.groups > 1 ? sample : 0};
 }
 
 // Where the block leaves number `slot` (Slots::at) of its partial sums.

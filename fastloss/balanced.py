@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import _arguments as check
 from . import distributed
+from ._planned import Planned
 from ._types import Backend
-from .explanation import Explained
 from .plan import plan
 from .reference.inputs import per_pixel, select, signed
 from .spec import Spec, Term
@@ -18,17 +18,17 @@ from .spec import Spec, Term
 TRUE_POSITIVE, FALSE_NEGATIVE = 0, 2  # columns of counts
 
 
-class _BatchWeighted(Explained, nn.Module):
+class _BatchWeighted(Planned):
     """Cross-entropy on class indices, each pixel weighted by a number of its class that the batch gives.
 
     The weights are constants to autograd. They are gathered for each pixel, 4 bytes a pixel (8 in float64).
     """
 
     def __init__(self, ignore_index: int | None, backend: str | None, process_group: Any) -> None:
-        super().__init__()
-        ignore_index = check.index("ignore_index", ignore_index)
-        self._group = check.process_group(process_group)
-        self._plan = plan(Spec("multiclass", (Term("ce"),), ignore_index), check.backend(backend), self._group)
+        spec = Spec("multiclass", (Term("ce"),), check.index("ignore_index", ignore_index))
+        made = plan(spec, check.backend(backend), check.process_group(process_group))
+        group = None if made.group is None else True if made.group is True else "given"
+        super().__init__(made, {"process_group": group})
 
     def _class_weights(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         """[C] float64: the weight of each class in this batch, from labels and predictions that count."""
@@ -63,7 +63,7 @@ class _BatchWeighted(Explained, nn.Module):
 
     def _total(self, counts: Tensor) -> Tensor:
         counts = counts.to(torch.float64)
-        return counts if self._group is None else distributed.total(counts, self._group)
+        return counts if self.process_group is None else distributed.total(counts, self.process_group)
 
 
 class BalancedCrossEntropyLoss(_BatchWeighted):

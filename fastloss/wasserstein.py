@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import _arguments as check
+from ._planned import Planned
 from ._types import Backend, ScalarReduction
-from .explanation import Explained
 from .plan import plan
 from .reference.inputs import per_pixel, select, signed
 from .spec import Spec, Term
@@ -17,7 +17,7 @@ from .spec import Spec, Term
 WEIGHTINGS = ("default", "gdl")
 
 
-class GeneralizedWassersteinDiceLoss(Explained, nn.Module):
+class GeneralizedWassersteinDiceLoss(Planned):
     """Generalised Wasserstein Dice loss (Fidon et al. 2017, "Generalised Wasserstein Dice score for imbalanced
     multi-class segmentation using holistic convolutional networks"): some confusions are worse than others.
 
@@ -51,14 +51,21 @@ class GeneralizedWassersteinDiceLoss(Explained, nn.Module):
         Raises:
             ValueError, TypeError: an argument that does not fit.
         """
-        super().__init__()
-        matrix = _matrix(distances)
-        self._weighting = check.choice("weighting", weighting, WEIGHTINGS)
-        self._smooth = check.number("smooth", smooth, 0.0)
-        self._mean = check.reduction(reduction, ("mean", "sum")) == "mean"
+        matrix, classes = _matrix(distances), len(distances)
+        weighting = check.choice("weighting", weighting, WEIGHTINGS)
+        smooth = check.number("smooth", smooth, 0.0)
+        reduction = check.reduction(reduction, ("mean", "sum"))
         term = Term("wasserstein", reduction="none", vector=matrix)
         spec = Spec("multiclass", (term,), check.index("ignore_index", ignore_index))
-        self._plan = plan(spec, check.backend(backend))
+        rows = [[round(d, 6) for d in matrix[classes * c : classes * (c + 1)]] for c in range(classes)]
+        shown = {
+            "distances": rows,
+            "weighting": weighting if weighting != "default" else None,
+            "smooth": smooth if smooth != 1e-5 else None,
+            "reduction": reduction if reduction != "mean" else None,
+        }
+        super().__init__(plan(spec, check.backend(backend)), shown)
+        self._weighting, self._smooth, self._mean = weighting, smooth, reduction == "mean"
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """Compute the loss of logits x [N, C, *S] and class indices y [N, *S] or [N, 1, *S].

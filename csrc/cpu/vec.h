@@ -38,6 +38,7 @@ FL_HD Vec operator*(Vec a, Vec b) { return a.v * b.v; }
 FL_HD Vec operator/(Vec a, Vec b) { return a.v / b.v; }
 FL_HD Vec operator-(Vec a) { return -a.v; }
 FL_HD Vec inverse(Vec a) { return 1.0f / a.v; }
+FL_HD Vec quotient(Vec a, Vec b) { return a / b; }
 
 FL_HD Words bits_of(Vec a) { return reinterpret_cast<Words>(a.v); }
 FL_HD Vec of_bits(Words a) { return reinterpret_cast<Floats>(a); }

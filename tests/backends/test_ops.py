@@ -105,8 +105,8 @@ VECTORS = [(1, 3), (-1, 3), (0, 4), (0, 2**63 - 1), (2**63 - 1, 3), (1, 2**63 - 
 def test_a_direct_call_with_a_vector_elsewhere_raises(name, begin, length, compiled):
     given, ints, floats = arguments(f"multiclass:{name}", "plain")
     vector = HEADER_INTS + TermInt.VECTOR_BEGIN
-    spoiled = [*ints[:vector], begin, length]
-    assert ints[vector:] == [0, 3] and len(floats) == TERM_FLOATS + 3
+    spoiled = [*ints[:vector], begin, length, *ints[vector + 2 :]]
+    assert ints[vector : vector + 2] == [0, 3] and len(floats) == TERM_FLOATS + 3
     for call in ("loss", "sums"):
         with pytest.raises((ValueError, RuntimeError)):
             rest = ([], spoiled, floats, 0, 0.5, 1.0) if call == "loss" else (spoiled, floats)

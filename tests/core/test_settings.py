@@ -10,6 +10,7 @@ import torch
 from cases import SHAPES, logits, target
 
 import fastloss as fl
+from fastloss._planned import Planned
 from fastloss.compound import Criterion
 
 X, Y = logits(SHAPES["binary"]), target("binary", SHAPES["binary"])
@@ -21,6 +22,19 @@ LOSSES = {
     "dice": partial(fl.DiceLoss, "binary"),
     "jaccard": partial(fl.JaccardLoss, "binary"),
     "tversky": partial(fl.TverskyLoss, "binary"),
+    "mcc": fl.MCCLoss,
+    "generalized dice": fl.GeneralizedDiceLoss,
+    "tvmf dice": fl.TvMFDiceLoss,
+    "boundary dou": fl.BoundaryDoULoss,
+    "sensitivity": fl.SensitivitySpecificityLoss,
+    "weighted dice": fl.WeightedSoftDiceLoss,
+    "poly": fl.PolyLoss,
+    "explog": fl.ExpLogCrossEntropyLoss,
+    "boundary": fl.BoundaryLoss,
+    "unified": fl.UnifiedFocalLoss,
+    "balanced": fl.BalancedCrossEntropyLoss,
+    "recall": fl.RecallCrossEntropyLoss,
+    "wasserstein": partial(fl.GeneralizedWassersteinDiceLoss, [[0.0, 1.0], [1.0, 0.0]]),
     "compound": lambda: 0.5 * fl.DiceLoss("binary") + torch.tensor(0.5) * fl.BCEWithLogitsLoss(),
     "abrupt": lambda: fl.LossSchedule([(0, fl.DiceLoss("binary")), (5, fl.BCEWithLogitsLoss())]),
     "linear": lambda: fl.LossSchedule.linear(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss(), 0, 5),
@@ -28,7 +42,7 @@ LOSSES = {
     "plateau": lambda: fl.LossSchedule.on_plateau(fl.DiceLoss("binary"), fl.BCEWithLogitsLoss()),
     "deep": lambda: fl.DeepSupervisionLoss(fl.DiceLoss("binary")),
 }
-OWNERS = [cls for cls in vars(fl).values() if inspect.isclass(cls) and issubclass(cls, Criterion)]
+OWNERS = [cls for cls in vars(fl).values() if inspect.isclass(cls) and issubclass(cls, Criterion | Planned)]
 MAKERS = [fl.LossSchedule.linear, fl.LossSchedule.alternating, fl.LossSchedule.on_plateau, fl.LossSchedule]
 NAMES = sorted(
     {name for made in (*OWNERS, *MAKERS, fl.DeepSupervisionLoss) for name in inspect.signature(made).parameters}

@@ -129,7 +129,7 @@ def test_the_sum_over_everything_is_bce(compiled):
 def test_a_term_that_cannot_be_smoothed_says_so(kind):
     """The backends did not agree about it."""
     with pytest.raises(
-        ValueError, match=f"label_smoothing needs a term of the kind 'bce' or 'ce', got 0.1 for '{kind}'"
+        ValueError, match=f"label_smoothing needs a term of the kind 'bce', 'ce' or 'poly', got 0.1 for '{kind}'"
     ):
         Term(kind, label_smoothing=0.1)
     assert Term(kind).weighted(2.0).weight == 2.0

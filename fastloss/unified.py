@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from . import _arguments as check
 from ._types import Backend, Empty, SoftmaxMode
 from .compound import CompoundLoss
@@ -94,3 +96,9 @@ class UnifiedFocalLoss(CompoundLoss):
                 (region, TverskyLoss(mode, gamma=1.0 - gamma, **scores)),
             ]
         super().__init__(terms)
+        self._classes = classes
+
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
+        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[1] != self._classes:
+            raise ValueError(f"num_classes is {self._classes}, but x has {x.shape[1]} channels.")
+        return super().forward(x, y, mask, pixel_weight)

@@ -76,3 +76,8 @@ def test_it_adds_up():
     torch.testing.assert_close(both(x, y), fl.UnifiedFocalLoss()(x, y) + 0.5 * fl.DiceLoss("multiclass")(x, y))
     with pytest.raises(ValueError, match="mode must be 'multiclass' for this loss"):
         fl.UnifiedFocalLoss("binary")
+
+
+def test_another_number_of_channels_is_told_by_the_arguments_name():
+    with pytest.raises(ValueError, match=r"^num_classes is 2, but x has 3 channels\.$"):
+        fl.UnifiedFocalLoss()(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))

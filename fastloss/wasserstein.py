@@ -54,7 +54,7 @@ class GeneralizedWassersteinDiceLoss(Planned):
         matrix, classes = _matrix(distances), len(distances)
         weighting = check.choice("weighting", weighting, WEIGHTINGS)
         smooth = check.number("smooth", smooth, 0.0)
-        reduction = check.reduction(reduction, ("mean", "sum"))
+        mean = check.reduction(reduction, ("mean", "sum")) == "mean"
         term = Term("wasserstein", reduction="none", vector=matrix)
         spec = Spec("multiclass", (term,), check.index("ignore_index", ignore_index))
         rows = [[round(d, 6) for d in matrix[classes * c : classes * (c + 1)]] for c in range(classes)]
@@ -62,10 +62,10 @@ class GeneralizedWassersteinDiceLoss(Planned):
             "distances": rows,
             "weighting": weighting if weighting != "default" else None,
             "smooth": smooth if smooth != 1e-5 else None,
-            "reduction": reduction if reduction != "mean" else None,
+            "reduction": None if mean else "sum",
         }
         super().__init__(plan(spec, check.backend(backend)), shown)
-        self._weighting, self._smooth, self._mean = weighting, smooth, reduction == "mean"
+        self._weighting, self._smooth, self._mean = weighting, smooth, mean
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor | None = None, pixel_weight: Tensor | None = None) -> Tensor:
         """Compute the loss of logits x [N, C, *S] and class indices y [N, *S] or [N, 1, *S].

@@ -74,7 +74,7 @@ LAUNCHES = {
     "two topk": ([1, 1, 1], [6, 1, 5]),
     "region, more than fits": ([2, 1, 1], [3, 1, 2]),
     "topk, more than fits": ([2, 1, 1], [6, 1, 5]),
-    "topk of many classes": ([2, 1, 1], [6, 1, 5]),
+    "topk of many classes": ([1, 1, 1], [6, 1, 5]),
     "multilabel, pointwise": ([1, 1, 1], [2, 1, 2]),
     "multilabel, region": ([1, 1, 1], [3, 1, 2]),
     "multilabel, any other": ([1, 1, 1], [3, 1, 2]),

@@ -44,60 +44,88 @@ union Vector {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) chunk[i] = static_cast<const Chunk*>(from)[i];
   }
+  __device__ __forceinline__ void store(void* to) const {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) static_cast<Chunk*>(to)[i] = chunk[i];
+  }
   __device__ __forceinline__ void stream(const void* from) {  // from global memory, once
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) chunk[i] = __ldcs(static_cast<const Chunk*>(from) + i);
   }
 };
 
-// Calls f with the element at `at`, as a float, a double or an integer.
 template <class F>
-__device__ __forceinline__ void visit(const void* data, int dtype, int64_t at, const F& f) {
-  switch (dtype) {
-    case fl::kF32:
-      return f(static_cast<const float*>(data)[at]);
-    case fl::kF64:
-      return f(static_cast<const double*>(data)[at]);
-    default:
-      return f(widen(static_cast<const Half16*>(data)[at], dtype == fl::kBF16));
-  }
+__device__ __forceinline__ void with_number(int dtype, const F& f) {
+  if (dtype == fl::kF32)
+    f(float());
+  else if (dtype == fl::kF64)
+    f(double());
+  else
+    f(Half16());
 }
 
-// V floating-point numbers of any type; zeros beyond `count`.
+// V floating-point numbers of any type; zeros beyond `count`. One by one they are read and written apart: once, not in
+// every loop.
+template <class T, int kV>
+__device__ __noinline__ Vector<T, kV> gather_numbers(const Work& w, const Plan& p, const Array& a, const Steps& s,
+                                                     Unit u, int64_t channel) {
+  Vector<T, kV> v;
+  with_number(a.dtype, [&](auto element) {
+    const auto* from = static_cast<const decltype(element)*>(a.data) + u.sample * a.sample + channel * a.channel;
+#pragma unroll
+    for (int i = 0; i < kV; ++i)
+      v.x[i] = i < u.count ? static_cast<T>(widen(from[offset_of(w, p, a, s, u.at + i)], a.dtype == fl::kBF16)) : T(0);
+  });
+  return v;
+}
 template <class T, int kV>
 __device__ __forceinline__ void load_numbers(const Work& w, const Plan& p, const Array& a, const Steps& s,
                                              const Unit& u, int64_t channel, T (&v)[kV]) {
-  const int64_t base = u.sample * a.sample + channel * a.channel;
-  if (s.vectors && u.whole && a.dtype == fl::kF32) {
-    Vector<float, kV> own;
-    own.load(static_cast<const float*>(a.data) + base + u.at);
+  if (!s.vectors || !u.whole) {
+    const Vector<T, kV> own = gather_numbers<T, kV>(w, p, a, s, u, channel);
 #pragma unroll
-    for (int i = 0; i < kV; ++i) v[i] = static_cast<T>(own.x[i]);
+    for (int i = 0; i < kV; ++i) v[i] = own.x[i];
     return;
   }
+  with_number(a.dtype, [&](auto element) {
+    Vector<decltype(element), kV> own;
+    own.load(static_cast<const decltype(element)*>(a.data) + u.sample * a.sample + channel * a.channel + u.at);
 #pragma unroll
-  for (int i = 0; i < kV; ++i) {
-    v[i] = T(0);
-    if (i < u.count)
-      visit(a.data, a.dtype, base + offset_of(w, p, a, s, u.at + i), [&](auto x) { v[i] = static_cast<T>(x); });
-  }
+    for (int i = 0; i < kV; ++i) v[i] = static_cast<T>(widen(own.x[i], a.dtype == fl::kBF16));
+  });
 }
 
+template <class E, class T, int kV>
+__device__ __forceinline__ void narrow_all(const Vector<T, kV>& v, bool brain, Vector<E, kV>& out) {
+#pragma unroll
+  for (int i = 0; i < kV; ++i) narrow(static_cast<ComputeOf<E>>(v.x[i]), brain, out.x[i]);
+}
+template <class T, int kV>
+__device__ __noinline__ void scatter_numbers(const Work& w, const Plan& p, const Array& a, const Steps& s, Unit u,
+                                             int64_t channel, Vector<T, kV> v) {
+  with_number(a.dtype, [&](auto element) {
+    using E = decltype(element);
+    E* to = static_cast<E*>(a.data) + u.sample * a.sample + channel * a.channel;
+    Vector<E, kV> own;
+    narrow_all(v, a.dtype == fl::kBF16, own);
+#pragma unroll
+    for (int i = 0; i < kV; ++i)
+      if (i < u.count) to[offset_of(w, p, a, s, u.at + i)] = own.x[i];
+  });
+}
 template <class T, int kV>
 __device__ __forceinline__ void store_numbers(const Work& w, const Plan& p, const Array& a, const Steps& s,
                                               const Unit& u, int64_t channel, const T (&v)[kV]) {
-  const int64_t base = u.sample * a.sample + channel * a.channel;
+  Vector<T, kV> all;
 #pragma unroll
-  for (int i = 0; i < kV; ++i) {
-    if (i >= u.count) break;
-    const int64_t at = base + offset_of(w, p, a, s, u.at + i);
-    if (a.dtype == fl::kF32)
-      static_cast<float*>(a.data)[at] = static_cast<float>(v[i]);
-    else if (a.dtype == fl::kF64)
-      static_cast<double*>(a.data)[at] = static_cast<double>(v[i]);
-    else
-      narrow(static_cast<float>(v[i]), a.dtype == fl::kBF16, static_cast<Half16*>(a.data)[at]);
-  }
+  for (int i = 0; i < kV; ++i) all.x[i] = v[i];
+  if (!s.vectors || !u.whole) return scatter_numbers<T, kV>(w, p, a, s, u, channel, all);
+  with_number(a.dtype, [&](auto element) {
+    using E = decltype(element);
+    Vector<E, kV> own;
+    narrow_all(all, a.dtype == fl::kBF16, own);
+    own.store(static_cast<E*>(a.data) + u.sample * a.sample + channel * a.channel + u.at);
+  });
 }
 
 constexpr int kBad = -2;

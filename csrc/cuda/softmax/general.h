@@ -2,30 +2,20 @@
 // classes, any strides. Like fast.h, but a thread's classes lie in shared memory, [class of the thread][thread], and
 // the loops over them are not unrolled. Where they do not fit they are read again from memory each time.
 #pragma once
-#include "access.h"
-#include "select.h"
+#include "pixels.h"
 
 namespace fl_cuda {
 
 template <class T>
-struct General {
-  static constexpr int kV = 2;
-  using Row = Vector<T, kV>;
+struct General : SharedPixels<T> {
+  using Base = SharedPixels<T>;
+  using Base::id, Base::said, Base::weight, Base::first, Base::bad;
+  using Base::kV, Base::w, Base::l, Base::p, Base::s, Base::memory, Base::tables, Base::terms, Base::points, Base::unit;
+  using Row = typename Base::Row;
 
-  const Work& w;
-  const Plan& p;
-  const Slice s;
-  unsigned char* memory;
-  const Tables<T> tables;
-  const PointTerm<T>* terms;
-  uint32_t side = 0;  // of the places where warps meet
-  Unit unit;
-  int id[kV], said[kV];
-  bool valid[kV];
-  T weight[kV], max[kV], inv[kV], log_sum[kV];
+  T max[kV], inv[kV], log_sum[kV];
 
-  __device__ __forceinline__ General(const Work& work, const Plan& plan, unsigned char* m, const PointTerm<T>* t)
-      : w(work), p(plan), s(work, plan), memory(m), tables(work, plan, m), terms(t) {}
+  using Base::Base;
 
   // Rows of the thread: logits (then their distance to the maximum), labels; sums of T by slot.
   __device__ __forceinline__ Row& row(int what, int k) const {
@@ -37,16 +27,10 @@ struct General {
   __device__ __forceinline__ T& factor(int j, int i) const {
     return shared_at<T>(memory, p.kept)[(j * kV + i) * blockDim.x + threadIdx.x];
   }
-  template <bool kMax, bool kPairs, int kN>
-  __device__ __forceinline__ void join(T (&v)[kN]) {
-    meet<kMax, kPairs>(p, shared_at<T>(memory, p.meeting) + side * 2 * kV * blockDim.x, v);
-    side ^= 1;
-  }
-
   __device__ __forceinline__ void read_logits(int k, T (&x)[kV]) const {
     load_numbers<T, kV>(w, p, w.x, p.x, unit, s.first + k, x);
 #pragma unroll
-    for (int i = 0; i < kV; ++i) x[i] = valid[i] ? x[i] : T(0);  // whatever lies there
+    for (int i = 0; i < kV; ++i) x[i] = id[i] >= 0 ? x[i] : T(0);  // whatever lies there
   }
   __device__ __forceinline__ void read_labels(int k, T (&y)[kV]) const {
     if (p.dense) {
@@ -55,7 +39,7 @@ struct General {
       const bool distances = p.terms && terms[0].form == kLinearForm;  // any number
       const T near = distances ? T(-1) : T(fl::label_tolerance(eps));
 #pragma unroll
-      for (int i = 0; i < kV; ++i) y[i] = valid[i] ? fl::clamp_label(y[i], near) : T(0);
+      for (int i = 0; i < kV; ++i) y[i] = id[i] >= 0 ? fl::clamp_label(y[i], near) : T(0);
     } else {
 #pragma unroll
       for (int i = 0; i < kV; ++i) y[i] = id[i] == s.first + k ? T(1) : T(0);
@@ -85,18 +69,10 @@ struct General {
     for (int i = 0; i < kV; ++i) q[i] = fl::exp_minus(fl::abs_(x[i])) * inv[i];
   }
 
-  __device__ __forceinline__ void load(const Unit& u, bool& bad) {
-    unit = u;
-#pragma unroll
-    for (int i = 0; i < kV; ++i) {
-      id[i] = p.dense ? -hidden(w, p, u, i) : class_at(w, p, u, i);
-      valid[i] = id[i] >= 0, bad |= id[i] == kBad;
-    }
-#pragma unroll
-    for (int i = 0; i < kV; ++i) weight[i] = T(1);
-    if (w.pixel_weight.data) load_numbers<T, kV>(w, p, w.pixel_weight, p.weight, u, 0, weight);
-#pragma unroll
-    for (int i = 0; i < kV; ++i) weight[i] = valid[i] ? weight[i] : T(0);
+  __device__ __forceinline__ void load(uint32_t turn) {
+    const Turns& turns = this->turns;
+    unit = turns.there(turn) ? unit_of<kV>(w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false};
+    this->load_targets();
     T most[2 * kV], truth[2 * kV];  // the largest logit and label, and whose they are
 #pragma unroll
     for (int i = 0; i < kV; ++i) most[i] = truth[i] = -INFINITY, most[kV + i] = truth[kV + i] = static_cast<T>(s.first);
@@ -120,13 +96,13 @@ struct General {
       }
       if (p.staged) row(1, k) = own;
     }
-    join<true, true>(most);
-    if (p.dense && w.counting) join<true, true>(truth);
+    this->template join<true, true>(most);
+    if (p.dense && w.counting) this->template join<true, true>(truth);
     T found[kV] = {};
 #pragma unroll
     for (int i = 0; i < kV; ++i) {
       max[i] = most[i], said[i] = static_cast<int>(most[kV + i]);
-      if (p.dense && valid[i]) id[i] = static_cast<int>(truth[kV + i]);  // for the statistics
+      if (p.dense && id[i] >= 0) id[i] = static_cast<int>(truth[kV + i]);  // for the statistics
     }
 #pragma unroll 2
     for (int k = 0; k < s.count; ++k) {
@@ -146,9 +122,9 @@ struct General {
       }
       if (p.staged) row(0, k) = own;
     }
-    join<false, false>(found);
+    this->template join<false, false>(found);
 #pragma unroll
-    for (int i = 0; i < kV; ++i) inv[i] = valid[i] ? T(1) / found[i] : T(0), log_sum[i] = fl::log_(found[i]);
+    for (int i = 0; i < kV; ++i) inv[i] = id[i] >= 0 ? T(1) / found[i] : T(0), log_sum[i] = fl::log_(found[i]);
   }
 
   // The label of a class in a term: smoothed, or from the row of a matrix that the pixel's class names.
@@ -158,9 +134,7 @@ struct General {
   }
 
   // The pointwise terms: their values, and what their gradient needs of all classes.
-  __device__ __forceinline__ void add_terms(bool values, bool slopes, const Points<T>& points, T (&value_of)[kV],
-                                            T (&slope)[kV]) {
-    const bool first = threadIdx.x / kWarp % p.slices == 0;
+  __device__ __forceinline__ void add_terms(bool values, bool slopes, T (&value_of)[kV], T (&slope)[kV]) {
 #pragma unroll
     for (int i = 0; i < kV; ++i) slope[i] = T(0);
 #pragma unroll 1
@@ -181,11 +155,11 @@ struct General {
           }
         }
       });
-      join<false, false>(found);
+      this->template join<false, false>(found);
       double total = 0.0;
 #pragma unroll
       for (int i = 0; i < kV; ++i) {
-        const T value = valid[i] ? found[i] * weight[i] : T(0), share = slopes ? t.share(value) : T(1);
+        const T value = id[i] >= 0 ? found[i] * weight[i] : T(0), share = slopes ? t.share(value) : T(1);
         if (t.picks || p.terms == 1) value_of[i] = value;
         const T pull = share * weight[i] * t.scale;
         if (slopes) factor(j, i) = pull, slope[i] = fl::fma_(pull, found[kV + i], slope[i]);
@@ -240,7 +214,7 @@ struct General {
 #pragma unroll
       for (int i = 0; i < kV; ++i) less[i] = fl::fma_(q[i], region(k, y[i], q[i]), less[i]);
     }
-    join<false, false>(less);
+    this->template join<false, false>(less);
 #pragma unroll
     for (int i = 0; i < kV; ++i) less[i] += slope[i];
 #pragma unroll 1
@@ -259,97 +233,63 @@ struct General {
         });
       }
 #pragma unroll
-      for (int i = 0; i < kV; ++i) g[i] = valid[i] ? fl::fma_(q[i], region(k, y[i], q[i]) - less[i], g[i]) : T(0);
+      for (int i = 0; i < kV; ++i) g[i] = id[i] >= 0 ? fl::fma_(q[i], region(k, y[i], q[i]) - less[i], g[i]) : T(0);
       store_numbers<T, kV>(w, p, w.out, p.out, unit, s.first + k, g);
-    }
-  }
-
-  // Keys of top-k, by the thread that has the first of a pixel's classes.
-  __device__ __forceinline__ void keep_keys(const T (&value)[kV], Selection<T>& selection) const {
-    using Key = typename fl::KeyOf<T>::type;
-    Key* keys = static_cast<Key*>(p.keys) + unit.sample * p.key_sample + unit.at;
-#pragma unroll
-    for (int i = 0; i < kV; ++i) {
-      const Key key = valid[i] ? fl::topk_key(value[i]) : 0;
-      if (i < unit.count) keys[i] = key;
-      if (key) selection.count(key, 0, 0);
     }
   }
 };
 
 // The sums, or the values of a single term. Whether a label is bad.
 template <class T>
-__device__ __forceinline__ bool add_sums(General<T>& a, const Launch& l) {
+__device__ __forceinline__ bool add_sums(General<T>& a) {
   const Work& w = a.w;
   const Plan& p = a.p;
   constexpr int kV = General<T>::kV;
-  const Turns turns(w, l, p);
-  const BlockSums block(w, l, p, a.memory);
-  const Points<T> points(p, a.memory);
-  const Seen seen(p, a.memory);
-  const bool first = threadIdx.x / kWarp % p.slices == 0;
+  const BlockSums block(w, a.l, p, a.memory);
   const int slots = p.staged ? w.slots.per_class - (w.counting ? 4 : 0) : 0;
   const auto clear = [&] {
-    points.clear();
-    if (w.counting && p.staged) seen.clear();
+    a.points.clear();
+    if (w.counting && p.staged) a.seen.clear();
     for (int k = 0; k < slots * p.share; ++k) a.sum(0, k) = T(0);
   };
-  const auto flush = [&] {
+  clear();
+#pragma unroll 1
+  for (uint32_t turn = 0; turn < a.turns.count; ++turn) {
+    a.load(turn);
+    T value[kV], slope[kV];
+    a.add_terms(true, false, value, slope);
+    a.keep_values(value);
+    a.add_classes(block);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      if (!w.counting) continue;
+      if (!p.staged)
+        count_far(w, block, a.s, a.id[i], a.id[i] < 0 ? -1 : a.said[i]);
+      else if (a.id[i] >= 0)
+        a.seen.count(a.id[i] - a.s.first, a.said[i] - a.s.first);
+    }
+    a.count_valid();
+    if (turn % kFlushSteps != kFlushSteps - 1 && turn + 1 < a.turns.count) continue;
     __syncthreads();
     for (int slot = 0; slot < slots; ++slot)
       add_rows(w, p, block, slot, [&](int k, int t) {
         return static_cast<double>(shared_at<T>(a.memory, p.rows)[(slot * p.share + k) * blockDim.x + t]);
       });
-    add_points(w, block, points, a.terms);
-    if (w.counting && p.staged) seen.flush(w, p, block);
+    add_points(w, block, a.points, a.terms);
+    if (w.counting && p.staged) a.seen.flush(w, p, block);
     __syncthreads();
     clear();
-  };
-  bool bad = false;
-  clear();
-#pragma unroll 1
-  for (uint32_t turn = 0; turn < turns.count; ++turn) {
-    const bool there = turns.there(turn);
-    a.load(there ? unit_of<kV>(w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false}, bad);
-    T value[kV], slope[kV];
-    a.add_terms(true, false, points, value, slope);
-    if (first && p.picks) a.keep_keys(value, *shared_at<Selection<T>>(a.memory, p.digits));
-    if (first && l.phase == kValuePhase) {
-#pragma unroll
-      for (int i = 0; i < kV; ++i)
-        if (a.id[i] == kBad) value[i] = static_cast<T>(NAN);
-      store_numbers<T, kV>(w, p, w.out, p.out, a.unit, 0, value);
-    }
-    a.add_classes(block);
-    int valid = 0;
-#pragma unroll
-    for (int i = 0; i < kV; ++i) {
-      valid += a.valid[i];
-      if (!w.counting) continue;
-      if (p.staged) {
-        if (a.valid[i]) seen.count(a.id[i] - a.s.first, a.said[i] - a.s.first);
-      } else {
-        count_far(w, block, a.s, a.valid[i] ? a.id[i] : -1, a.valid[i] ? a.said[i] : -1);
-      }
-    }
-    if (first) points.valid() += static_cast<float>(valid);
-    if (turn % kFlushSteps == kFlushSteps - 1) flush();
   }
-  flush();
-  return bad;
+  return a.bad;
 }
 
 template <class T>
-__device__ __forceinline__ void add_gradient(General<T>& a, const Launch& l) {
-  const Turns turns(a.w, l, a.p);
-  const Points<T> points(a.p, a.memory);
-  bool bad = false;
+__device__ __forceinline__ void add_gradient(General<T>& a) {
 #pragma unroll 1
-  for (uint32_t turn = turns.count; turn-- > 0;) {
-    const bool there = turns.there(turn);
-    a.load(there ? unit_of<General<T>::kV>(a.w, l, turns.sample, turns.unit(turn)) : Unit{0, 0, 0, false}, bad);
+  for (uint32_t turn = a.turns.count; turn-- > 0;) {
+    a.load(turn);
     T value[General<T>::kV], slope[General<T>::kV];
-    a.add_terms(false, true, points, value, slope);
+    a.add_terms(false, true, value, slope);
     a.store_gradient(slope);
   }
 }

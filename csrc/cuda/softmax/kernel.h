@@ -50,35 +50,35 @@ __device__ __forceinline__ void set_slopes(const Work& w, const Launch& l, const
   __syncthreads();
 }
 
-template <class F>
-__global__ void __launch_bounds__(F::kMost, F::kSliced ? 1 : F::kBlocks)
+template <class X>
+__global__ void __launch_bounds__(kMaxThreads)
     softmax_fast(const FL_GRID_CONSTANT Work w, const FL_GRID_CONSTANT Launch l, const FL_GRID_CONSTANT Plan p) {
   FL_DYNAMIC_SHARED(memory);
   __shared__ PointTerm<float> terms[fl::kMaxTerms];
   __shared__ Epilogue e;
   if (is_rescaled(w, l)) return;
-  const Tables<float> tables(w, p, memory);
+  Fast<X> a(w, l, p, memory, terms);
   const BlockSums sums(w, l, p, memory);
-  begin(w, l, p, memory, terms, tables, sums);
+  begin(w, l, p, memory, terms, a.tables, sums);
   const double* grads = w.grad_sums;
   const bool both = l.phase == kBothPhases;
   if (l.phase != kGradPhase && !both) {
     if (p.first == 0) {
-      const bool bad = __syncthreads_or(add_sums<F>(w, l, p, memory, terms, tables));
+      const bool bad = __syncthreads_or(add_sums(a));
       leave_sums(w, l, sums, p.in_shared, true, bad);
     }
-    if (!finish<F::kV>(w, l, p, memory, terms, e, grads)) return;
+    if (!finish<Fast<X>::kV>(w, l, p, memory, terms, e, grads)) return;
   }
-  set_slopes<true>(w, l, p, both ? nullptr : grads, terms, tables);
+  set_slopes<true>(w, l, p, both ? nullptr : grads, terms, a.tables);
   float flats = 0.0f;
   if (p.flats)
 #pragma unroll 1
-    for (int c = 0; c < w.channels; ++c) flats += tables.flat()[c];
-  const bool bad = add_gradient<F>(w, l, p, memory, terms, tables, flats);
+    for (int c = 0; c < w.channels; ++c) flats += a.tables.flat()[c];
+  const bool bad = add_gradient(a, flats);
   if (!both) return;
   const bool any = __syncthreads_or(bad);
   leave_sums(w, l, sums, p.in_shared, true, any);
-  finish<F::kV>(w, l, p, memory, terms, e, grads);
+  finish<Fast<X>::kV>(w, l, p, memory, terms, e, grads);
 }
 
 template <class T>
@@ -88,19 +88,19 @@ __global__ void __launch_bounds__(kGeneralThreads, 2)
   __shared__ PointTerm<T> terms[fl::kMaxTerms];
   __shared__ Epilogue e;
   if (is_rescaled(w, l)) return;
-  General<T> a(w, p, memory, terms);
+  General<T> a(w, l, p, memory, terms);
   const BlockSums sums(w, l, p, memory);
   begin(w, l, p, memory, terms, a.tables, sums);
   const double* grads = w.grad_sums;
   if (l.phase != kGradPhase) {
     if (p.first == 0) {
-      const bool bad = __syncthreads_or(add_sums(a, l));
+      const bool bad = __syncthreads_or(add_sums(a));
       leave_sums(w, l, sums, p.in_shared, false, bad);
     }
     if (!finish<General<T>::kV>(w, l, p, memory, terms, e, grads)) return;
   }
   set_slopes<false>(w, l, p, grads, terms, a.tables);
-  add_gradient(a, l);
+  add_gradient(a);
 }
 
 }  // namespace fl_cuda

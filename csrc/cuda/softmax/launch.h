@@ -29,47 +29,27 @@ int64_t lay_out(const Work& w, int threads, int width, int levels, Plan& p) {
   p.tables = m.take((Tables<T>::kColumns + p.terms) * Tables<T>::padded_of(w.channels) * sizeof(T));
   p.meeting = m.take(p.slices > 1 ? 4 * width * threads * sizeof(T) : 0);
   p.digits = m.take(p.picks ? sizeof(Selection<T>) : 0);
+  const bool odd = !p.vectors || w.pixels % (kWarp * width) != 0 || p.slices < threads / kWarp;
+  p.gathered = m.take(odd ? threads * sizeof(Gathered<T>) : 0);
   return m.next;
 }
 
+// The fast kernels' shared memory, warps that share a pixel's classes, threads, and units that stay on the chip
+// (Launch::kept); whether they fit at all.
+bool lay_fast(const Work& w, Phase phase, Launch& l, Plan& p, int64_t& shared);
+
 // What differs between the kernels: how a launch of them is prepared, with as many blocks as it may have. Returns
-// whether its tiles stay on the chip, as far as they have to.
-template <class F>
+// whether its units stay on the chip, as far as they have to.
+template <class X>
 struct FastLaunch {
-  static constexpr auto kernel = softmax_fast<F>;
+  static constexpr auto kernel = softmax_fast<X>;
   static constexpr int kLast = kLevels<float>;
   static bool both(const Plan& p) { return p.smooth < 0; }
-  // Statistics take three more rows of each class and thread.
-  static int threads(const Plan& p) { return p.slices > 8 ? 512 : (p.counting ? 256 : F::kThreads); }
-  static int64_t blocks(const Plan& p) { return (p.slices > 8 ? 1 : F::kBlocks) * device().processors; }
 
   static bool prepare(const Work& w, Phase phase, Launch& l, Plan& p, int64_t& shared) {
-    constexpr int kV = F::kV, kUnit = kWarp * kV;
-    const int64_t channels = w.channels;
-    p.slices = 1;
-    while (F::kSliced && (channels + p.slices - 1) / p.slices > F::kK) p.slices *= 2;
-    p.share = static_cast<int>((channels + p.slices - 1) / p.slices);
-    if (F::kSliced) p.share += p.share % 2;
-    set_steps(w, kV, p);
-    const int n = threads(p);
-    l = divide(w, phase, kUnit, blocks(p));
-    Memory m{lay_out<float>(w, n, kV, kLast, p)};
-    p.rows = m.take(p.slots ? p.share * n * 8 : 0);
-    p.seen = m.take(w.counting ? 3 * p.share * n * 4 : 0);
-    const auto even = [](const Array& a, const Steps& steps) { return !a.data || steps.vectors; };
-    p.vectors = p.x.vectors && p.y.vectors && even(w.mask, p.mask) &&
-                (even(w.out, p.out) || phase == kSumPhase || phase == kValuePhase) &&
-                (!w.pixel_weight.data || (p.weight.vectors && w.pixel_weight.dtype == fl::kF32));
-    const bool odd = !p.vectors || w.pixels % kUnit != 0 || p.slices < n / kWarp;
-    p.stage = m.take(odd ? static_cast<int64_t>(Kept<F>::stage_bytes(p.share, n)) : 0);
-    p.kept = m.take(0);
-    const int64_t groups = n / kWarp / p.slices, units = (l.tiles + l.blocks - 1) / l.blocks;
-    const int64_t turns = (units + groups - 1) / groups, row = Kept<F>::bytes(p.share, n);
-    const int64_t room = (device().shared / (blocks(p) / device().processors) - 1024 - kOwnShared - m.next) / row;
-    l.kept = 0;
-    if (phase == kAllPhases && room > 0) l.kept = static_cast<int>(turns < room ? turns : room);
-    shared = m.next + l.kept * row;
-    return turns <= kOverflow * static_cast<double>(l.kept);
+    set_steps(w, Fast<X>::kV, p);
+    lay_fast(w, phase, l, p, shared);
+    return l.tiles <= kOverflow * static_cast<double>(l.kept) * l.blocks;
   }
 };
 
@@ -78,8 +58,6 @@ struct GeneralLaunch {
   static constexpr auto kernel = softmax_general<T>;
   static constexpr int kLast = kLevels<T>;
   static bool both(const Plan&) { return false; }
-  static int threads(const Plan&) { return kGeneralThreads; }
-  static int64_t blocks(const Plan&) { return device().processors; }
 
   static bool prepare(const Work& w, Phase phase, Launch& l, Plan& p, int64_t& shared) {
     constexpr int kV = General<T>::kV, kThreads = kGeneralThreads, kWarps = kThreads / kWarp;
@@ -101,7 +79,8 @@ struct GeneralLaunch {
       for (int slices = 1; slices <= kWarps && shared < 0; slices *= 2)
         if (lay(slices, true) <= room) shared = lay(slices, true);
     if (shared < 0) shared = lay(kWarps, false);
-    l = divide(w, phase, kWarp * kV, (shared <= most / 2 ? 2 : 1) * blocks(p));
+    p.threads = kThreads, p.blocks = shared <= most / 2 ? 2 : 1;
+    l = divide(w, phase, kWarp * kV, p.blocks * device().processors);
     return false;
   }
 };
@@ -124,8 +103,8 @@ struct Launches {
       const cudaError_t error = cudaFuncSetAttribute(L::kernel, most, static_cast<int>(shared));
       if (error != cudaSuccess) return error;
     }
-    if (meets && grid > 1) return FL_LAUNCH_COOPERATIVE(L::kernel, grid, L::threads(p), shared, c.stream, w, l, p);
-    return FL_LAUNCH(L::kernel, grid, L::threads(p), shared, c.stream, w, l, p);
+    if (meets && grid > 1) return FL_LAUNCH_COOPERATIVE(L::kernel, grid, p.threads, shared, c.stream, w, l, p);
+    return FL_LAUNCH(L::kernel, grid, p.threads, shared, c.stream, w, l, p);
   }
   cudaError_t gradient() {
     L::prepare(w, kGradPhase, l, p, shared);
@@ -141,7 +120,7 @@ struct Launches {
       Phase phase = once ? kBothPhases : kSumPhase;
       if (grads && !once && (L::prepare(w, kAllPhases, l, p, shared) || path == kResident)) phase = kAllPhases;
       if (phase != kAllPhases) L::prepare(w, phase, l, p, shared);
-      if (can_meet(w, l, L::blocks(p))) {
+      if (can_meet(w, l, p.blocks * device().processors)) {
         cudaError_t error = launch(phase, true, 0, last);
         if (error == cudaSuccess && grads && phase == kSumPhase) error = gradient();
         if (!refused(error)) return error;

@@ -11,29 +11,33 @@ constexpr int kFlushSteps = 64;  // turns of the loop over units after which sum
 
 // How the offset of a pixel in a plane is made.
 struct Steps {
-  int64_t pixel = 0;     // from pixel to pixel; negative: by the axes
-  bool vectors = false;  // V pixels lie side by side, where a vector of them may lie
+  int64_t pixel = 0;         // from pixel to pixel; negative: by the axes
+  bool vectors = false;      // V pixels lie side by side, where a vector of them may lie
+  bool interleaved = false;  // the channels of a pixel do, and its neighbour's after them (channels_last)
 };
 
 struct Plan {
   int slices = 1, share = 0;
+  int threads = 0, blocks = 1;         // of a block; of a multiprocessor
   int terms = 0, picks = 0;            // pointwise terms; those of top-k
   int smooth = -1;                     // which of the terms smooths its labels (fast kernels)
   bool region = false, slots = false;  // whether sums of p, and those by the target's class, are wanted
   bool flats = false;                  // parts of the gradient that all pixels share
   bool brain = false, ignoring = false, dense = false;
   bool counting = false;                   // statistics
-  bool vectors = false;                    // all that the loops of the fast kernels read and write are
+  bool vectors = false;                    // what is of a pixel can be read so
   bool in_shared = false, staged = false;  // the block's sums; the classes of the general kernels
   int label_bytes = 1;
   uint64_t ignored = 0;  // the label, without its sign
   Steps x, y, mask, weight, out;
   FastDivisor width, height;  // of a plane, for steps by the axes
-  int first = 0, last = 0;    // steps of top-k of this launch
-  void* keys = nullptr;       // of top-k, one a pixel
+  FastDivisor classes;
+  int first = 0, last = 0;  // steps of top-k of this launch
+  void* keys = nullptr;     // of top-k, one a pixel
   int64_t key_sample = 0;
   // Dynamic shared memory, offsets in bytes
-  uint32_t sums = 0, points = 0, rows = 0, seen = 0, tables = 0, meeting = 0, digits = 0, stage = 0, kept = 0;
+  uint32_t sums = 0, points = 0, rows = 0, seen = 0, tables = 0, meeting = 0, pixels = 0, gathered = 0, digits = 0,
+           stage = 0, kept = 0;
 };
 
 __device__ __forceinline__ int64_t offset_of(const Work& w, const Plan& p, const Array& a, const Steps& s,

@@ -4,8 +4,6 @@
 namespace fl_cuda {
 namespace {
 
-constexpr int kMostClasses = 320;  // of the fast kernels: 16 warps with 20 each
-
 // An ignored label that the labels' type cannot hold ignores nothing.
 bool fits(int64_t v, int dtype) {
   if (dtype == fl::kI64) return true;
@@ -27,6 +25,9 @@ Steps steps_of(const Work& w, const Array& a, int width, int vector) {
   const int64_t bytes = static_cast<int64_t>(width) * vector;
   s.vectors = a.data && packed(w, a, w.samples, bytes < 16 ? bytes : 16) &&
               a.channel * fl::bytes_of(a.dtype) <= static_cast<int64_t>(UINT32_MAX);
+  const int64_t size = fl::bytes_of(a.dtype);
+  s.interleaved = a.data && !s.vectors && w.channels > 1 && a.channel == 1 && s.pixel == w.channels &&
+                  reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && (w.samples == 1 || a.sample * size % 16 == 0);
   return s;
 }
 
@@ -39,8 +40,10 @@ fl::CallPath path_of(const Work& w) {
   if (w.spec.any_squared()) return fl::kSquaredSums;
   if (w.spec.any(fl::kPoly) || w.spec.any(fl::kLogPower) || w.spec.any(fl::kWasserstein)) return fl::kOtherTerm;
   if (smoothed > 1) return fl::kSeveralTerms;
-  const int64_t most = w.counting || w.spec.n_terms > 4 ? kMostClasses / 2 : kMostClasses;
-  return w.channels <= most ? fl::kFastCall : fl::kManyClasses;
+  Launch l;
+  Plan p = plan_of(w);
+  int64_t shared = 0;
+  return lay_fast(w, kSumPhase, l, p, shared) ? fl::kFastCall : fl::kManyClasses;
 }
 
 const char* run(CudaCall& c, Errand errand) {
@@ -74,6 +77,7 @@ Plan plan_of(const Work& w) {
   p.ignored = static_cast<uint64_t>(w.spec.ignore_index) & (~uint64_t(0) >> (64 - 8 * p.label_bytes));
   p.width = FastDivisor(static_cast<uint32_t>(w.space[2] > 0 ? w.space[2] : 1));
   p.height = FastDivisor(static_cast<uint32_t>(w.space[1] > 0 ? w.space[1] : 1));
+  p.classes = FastDivisor(static_cast<uint32_t>(w.channels > 0 ? w.channels : 1));
   return p;
 }
 
@@ -84,6 +88,44 @@ void set_steps(const Work& w, int width, Plan& p) {
                                      {&p.weight, &w.pixel_weight},
                                      {&p.out, &w.out}})
     *steps = steps_of(w, *array, width, fl::bytes_of(array->dtype));
+  const bool mask = !w.mask.data || (p.mask.vectors && w.class_indices);
+  p.vectors = (p.dense || p.y.vectors) && mask &&
+              (!w.pixel_weight.data || (p.weight.vectors && w.pixel_weight.dtype == fl::kF32));
+}
+
+bool lay_fast(const Work& w, Phase phase, Launch& l, Plan& p, int64_t& shared) {
+  constexpr int kV = 4;
+  const int64_t rows = w.channels;
+  bool found = false;
+  const auto lay = [&](int slices, int threads, int blocks) {
+    if (threads / kWarp % slices != 0) return false;
+    Plan q = p;
+    q.slices = slices, q.threads = threads, q.blocks = blocks;
+    q.share = static_cast<int>((rows + slices - 1) / slices);
+    if (slices > 1) q.share = (q.share + 3) / 4 * 4;
+    Memory m{lay_out<float>(w, threads, kV, kLevels<float>, q)};
+    q.rows = m.take(q.region ? 2 * q.share * threads * 4 : 0);
+    q.pixels = m.take(q.slots ? rows * 4 : 0);
+    q.seen = m.take(w.counting ? 3 * q.share * threads * 4 : 0);
+    q.stage = m.take(0);
+    const int64_t share = device().shared / blocks - 1024, most = device().block_shared;
+    const int64_t room = (share < most ? share : most) - kOwnShared - m.next;
+    int64_t stage = threads / kWarp / slices * rows * kRowBytes;
+    Launch own = divide(w, phase, kWarp * kV, blocks * device().processors);
+    const int64_t units = (own.tiles + own.blocks - 1) / own.blocks, unit = (rows + kPixelRows) * kRowBytes;
+    const bool all = phase == kAllPhases && units * unit <= room;
+    if (!all && (found || stage > room)) return false;
+    if (all) stage = 0;
+    own.kept = static_cast<int>(all ? units : (phase == kAllPhases ? (room - stage) / unit : 0));
+    q.kept = q.stage + static_cast<uint32_t>(stage);
+    l = own, p = q, shared = q.kept + own.kept * unit, found = true;
+    return all || phase != kAllPhases;
+  };
+  // Sixteen warps of a multiprocessor if there is room for as many, the fewest that share pixels.
+  for (int slices = 1; slices <= 8 && !found; slices *= 2)
+    for (const auto& [threads, blocks] : {std::pair<int, int>{256, 2}, {512, 1}, {384, 1}})
+      if (lay(slices, threads, blocks)) return true;
+  return found || lay(8, 256, 1) || lay(16, 512, 1) || found;
 }
 
 void set_keys(const Work& w, Plan& p) {

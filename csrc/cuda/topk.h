@@ -72,7 +72,9 @@ struct Selection {
   // The next digit of a term's threshold, from the histogram of all blocks. By all threads; synchronises them.
   __device__ __noinline__ void advance(const unsigned long long* histogram, int nth, int level, const fl::Term& term) {
     Pick& pick = picks[nth];
-    const int own = fl::kRadixBins / blockDim.x, first = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * own;
+    const int each = (fl::kRadixBins - 1) / static_cast<int>(blockDim.x) + 1;  // 384 threads do not divide the bins
+    const int first = fl::kRadixBins - 1 - static_cast<int>(threadIdx.x) * each,
+              own = first + 1 < each ? first + 1 : each;
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     unsigned long long sum = 0;  // of this thread's bins, thread 0 has the highest
 #pragma unroll 1

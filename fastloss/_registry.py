@@ -29,6 +29,10 @@ SCHEMAS = {
 RESCALE_GRAD = f"(Tensor grad_output, Tensor(a!) grad, Tensor(b!)? predicted, Tensor state, {INPUTS}, {SPEC}) -> ()"
 # Of the C++ backends: which kernels `loss` would take, as CallPath of csrc/problem.h.
 PATH = f"({INPUTS}, {SPEC}, bool grad, bool counts) -> int"
+# Of CUDA: sums and gradient of logits that are interpolated tile by tile (csrc/ops/cuda_upsampled.cpp).
+TILED = f"{INPUTS}, {SPEC}, int mode, bool align_corners"
+TILED_SUMS = f"(Tensor like, {TILED}) -> (Tensor, Tensor)"
+TILED_BACKWARD = f"(Tensor state, Tensor like, {TILED}) -> Tensor"
 DOUBLE_BACKWARD = (
     "fastloss gradients cannot be differentiated again (double backward); `with fastloss.backends.use('reference'):` "
     "around the loss allows it."
@@ -156,6 +160,9 @@ def _register(backend: str) -> tuple[Library, Any]:
         register_fake(f"{namespace}::rescale_grad", lambda *_: None, lib=library)
     if backend != "triton":
         library.define("path" + PATH)
+    if backend == "cuda":
+        library.define("upsampled_sums" + TILED_SUMS)
+        library.define("upsampled_backward" + TILED_BACKWARD)
     return library, ops
 
 

@@ -57,15 +57,6 @@ Tensor upsampled_backward(Tensor state, Tensor like, Tensor x, Tensor y, MaybeTe
 }  // namespace
 }  // namespace fl_ops
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fastloss_cuda, m) {
-  m.def(
-      "upsampled_sums(Tensor like, Tensor x, Tensor y, Tensor? mask, Tensor? pixel_weight, int[] ints, float[] floats, "
-      "int mode, bool align_corners) -> (Tensor, Tensor)");
-  m.def(
-      "upsampled_backward(Tensor state, Tensor like, Tensor x, Tensor y, Tensor? mask, Tensor? pixel_weight, "
-      "int[] ints, float[] floats, int mode, bool align_corners) -> Tensor");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(fastloss_cuda, FL_KEY, m) {
   m.impl("upsampled_sums", TORCH_BOX(&fl_ops::upsampled_sums));
   m.impl("upsampled_backward", TORCH_BOX(&fl_ops::upsampled_backward));

@@ -6,6 +6,7 @@
 // they are added in the order of the blocks, so that the same input gives the same bits.
 #pragma once
 #include "../math/finalize.h"
+#include "../math/label.h"
 #include "../math/topk.h"
 #include "device.h"
 #include "problem.h"
@@ -108,10 +109,9 @@ __device__ __forceinline__ double vector_at(const Work& w, int term, int64_t c, 
   const int64_t length = w.spec.terms[term].vector_length;
   return length == 0 ? otherwise : vector_of(w, term)[length == 1 ? 0 : c];
 }
-__device__ __forceinline__ fl::Term term_of(const Work& w, int i) {
-  fl::Term t = w.spec.terms[i];
-  t.vector = vector_of(w, i);
-  return t;
+// By how much rounding may leave soft labels of a type outside of [0, 1].
+__host__ __device__ __forceinline__ double tolerance_of(int dtype) {
+  return fl::label_tolerance(dtype == fl::kF16 ? 0x1p-10 : (dtype == fl::kBF16 ? 0x1p-7 : 0.0));
 }
 
 __host__ __device__ __forceinline__ bool is_softmax(const Work& w) { return w.spec.activation == fl::kSoftmax; }

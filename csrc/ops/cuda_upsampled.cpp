@@ -1,6 +1,7 @@
 // The ops of the `cuda` backend for losses of interpolated logits, which only fastloss/_upsampled_cuda.py calls. `like`
 // has the shape of the interpolated logits and is not read.
 #include "cuda_call.h"
+#include "upsampled.h"
 
 namespace fl_ops {
 namespace {
@@ -14,22 +15,14 @@ struct UpsampledCudaCall : Cuda {
                     bool align_corners)
       : Cuda(like, y, mask, pixel_weight, ints, floats), u{p, {}, {}, {}, 0, false}, inputs(low, false) {
     require(here(low), "the inputs are on different devices");
-    require(inputs.samples == p.samples && inputs.channels == p.channels && inputs.axes == shape.axes,
-            "the logits have another number of samples, channels or axes than what they are interpolated to");
+    take_inputs(*this, inputs, mode, align_corners, u);
     require(p.samples > 0 && p.x.dtype == fl::kF32 && fl::is_float(dtype_of(low)) && dtype_of(low) != fl::kF64,
             "tiles are of float32 or half logits");
     require(spec.activation == fl::kSigmoid || p.channels <= fl_cuda::kTileClasses,
             "the logits have more classes than a tile takes");
-    for (int i = 0; i < 3; ++i) {
-      const int64_t in = inputs.space[i], out = shape.space[i];
-      require(in > 0 && out > 0, "an axis has no pixel");
-      require(in < (1 << 30) && out < (1 << 30) && out <= fl_cuda::kTileRatio * in, "an axis is too long");
-      u.inputs[i] = in;
-    }
-    for (int i = 0; i < spec.n_terms; ++i) require(spec.terms[i].kind != fl::kTopk, "top-k is not a sum");
-    require(mode >= 0, "a mode is negative");
+    for (int i = 0; i < 3; ++i)
+      require(shape.space[i] <= fl_cuda::kTileRatio * inputs.space[i], "an axis grows more than tiles can");
     u.low = inputs.array(low, true);
-    u.mode = static_cast<int>(mode), u.align_corners = align_corners;
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include "../cpu/upsampled_problem.h"
 #include "cpu_call.h"
+#include "upsampled.h"
 
 namespace fl_ops {
 namespace {
@@ -16,18 +17,11 @@ struct UpsampledCall : CpuCall {
                 bool align_corners, int64_t band_pixels)
       : CpuCall(like, y, mask, pixel_weight, ints, floats), u{p, {}, {}, 0, false, 0} {
     const Shape inputs(low, false);
-    require(inputs.samples == p.samples && inputs.channels == p.channels && inputs.axes == shape.axes,
-            "the logits have another number of samples, channels or axes than what they are interpolated to");
+    take_inputs(*this, inputs, mode, align_corners, u);
     require(wide() == (dtype_of(low) == fl::kF64) && fl::is_float(dtype_of(low)), "the logits have another dtype");
-    for (int i = 0; i < 3; ++i) {
-      require(inputs.space[i] > 0 && shape.space[i] > 0, "an axis has no pixel");
-      require(inputs.space[i] < (1 << 30) && shape.space[i] < (1 << 30), "an axis is too long");
-      u.inputs[i] = inputs.space[i];
-    }
-    for (int i = 0; i < spec.n_terms; ++i) require(spec.terms[i].kind != fl::kTopk, "top-k is not a sum");
-    require(mode >= 0 && band_pixels > 0, "a mode or the size of a band is negative");
+    require(band_pixels > 0, "the size of a band is negative");
     u.x = inputs.array(low, true);
-    u.mode = static_cast<int>(mode), u.align_corners = align_corners, u.band_pixels = band_pixels;
+    u.band_pixels = band_pixels;
     p.parallel = parallel;
   }
 };

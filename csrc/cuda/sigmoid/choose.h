@@ -1,6 +1,5 @@
 // Whether a fast kernel takes a binary or multilabel call, and which.
 #pragma once
-#include "../../math/label.h"
 #include "../dispatch.h"
 #include "launch.h"
 

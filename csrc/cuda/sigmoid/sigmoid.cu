@@ -1,5 +1,4 @@
 // Binary and multilabel calls: which instance does one, and its launches.
-#include "../../math/label.h"
 #include "../dispatch.h"
 #include "../topk.h"
 #include "choose.h"
@@ -90,8 +89,7 @@ Plan plan_of(const Work& w, bool values = false) {
   k.columns = columns_of(w), k.partials = partials_of(w);
   k.label_dtype = w.y.dtype, k.label_bytes = fl::bytes_of(w.y.dtype);
   k.ignores = can_ignore(w, k.ignore_index);
-  const double step = w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0);
-  k.tolerance = w.spec.unbounded() ? -1.0f : static_cast<float>(fl::label_tolerance(step));
+  k.tolerance = w.spec.unbounded() ? -1.0f : static_cast<float>(tolerance_of(w.y.dtype));
   FastTerm term;
   FastInput input;
   if (!values && path_of(w, term, input, k.point) == fl::kFastCall) {

@@ -2,7 +2,6 @@
 #pragma once
 #include <type_traits>
 
-#include "../../math/label.h"
 #include "plan.h"
 
 namespace fl_cuda {

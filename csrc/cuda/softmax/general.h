@@ -35,9 +35,8 @@ struct General : SharedPixels<T> {
   __device__ __forceinline__ void read_labels(int k, T (&y)[kV]) const {
     if (p.dense) {
       load_numbers<T, kV>(w, p, w.y, p.y, unit, s.first + k, y);
-      const double eps = w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0);
       const bool distances = p.terms && terms[0].form == kLinearForm;  // any number
-      const T near = distances ? T(-1) : T(fl::label_tolerance(eps));
+      const T near = distances ? T(-1) : T(tolerance_of(w.y.dtype));
 #pragma unroll
       for (int i = 0; i < kV; ++i) y[i] = id[i] >= 0 ? fl::clamp_label(y[i], near) : T(0);
     } else {

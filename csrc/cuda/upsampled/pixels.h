@@ -45,8 +45,7 @@ struct Pixels {
     }
   }
   static __device__ __forceinline__ float tolerance(const Work& w) {
-    return static_cast<float>(
-        fl::label_tolerance(w.y.dtype == fl::kF16 ? 0x1p-10 : (w.y.dtype == fl::kBF16 ? 0x1p-7 : 0.0)));
+    return static_cast<float>(tolerance_of(w.y.dtype));
   }
   __device__ __forceinline__ float dense_label(const Work& w, const Tile& b, int c, int i) const {
     return fl::clamp_label(float_at(w.y, group.offset(w.y, b.sample, c, i)), tolerance(w));

@@ -6,7 +6,6 @@
 // outputs reach its inputs: it computes them anew and shares no number with another block.
 #pragma once
 #include "../../math/interpolate.h"
-#include "../../math/label.h"
 #include "../dispatch.h"
 #include "../reduce.h"
 

@@ -25,13 +25,15 @@ _ops = backends._ops
 class Plan:
     """How one spec runs. Immutable but for its cache; shared by equal losses."""
 
-    __slots__ = ("backend", "elements", "elementwise", "encoding", "group", "routes", "spec", "summed")
+    __slots__ = ("backend", "elements", "elementwise", "encoding", "finished", "group", "routes", "spec", "summed",
+                 "unbounded")  # fmt: skip
 
     def __init__(self, spec: Spec, backend: str | None, group: Any) -> None:
         self.spec = spec
         self.backend = backend
         self.group = group
-        self.elementwise = spec.elementwise
+        self.elementwise, self.unbounded = spec.elementwise, spec.unbounded
+        self.finished = group is not None or spec.summed  # in PyTorch
         self.elements = None if group is None else distributed.elements_spec(spec)
         self.summed = spec if self.elements is None else distributed.summed_spec(spec)
         self.encoding = None if spec.by_channels else encode(self.summed, 0)
@@ -128,7 +130,7 @@ class Plan:
         if self.elementwise:
             return "elementwise"
         learns = torch.is_grad_enabled() and any([w.requires_grad for w in weights])
-        return "sums" if learns or self.group is not None or self.spec.summed else "loss"
+        return "sums" if learns or self.finished else "loss"
 
     def note(
         self,
@@ -157,7 +159,7 @@ class Plan:
     def check(self, backend: str, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Raises ValueError for a target out of range where no kernel would: in the reference on the CPU, and under
         `debug()` on devices."""
-        checking = _checking() and (backend != "cpu" or self.spec.unbounded)
+        checking = (backend != "cpu" or self.unbounded) and _checking()
         if checking or (backend == "reference" and x.device.type == "cpu"):
             validate.check_values(self.spec, x, y, mask)
 

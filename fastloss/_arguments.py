@@ -173,6 +173,11 @@ def process_group(value: Any) -> object:
     raise TypeError(f"process_group must be True or a torch.distributed process group, got {type(value).__name__}.")
 
 
+def shown_group(group: object) -> str | None:
+    """A process group as `repr` of a loss says it."""
+    return None if group is None else "True" if group is True else "given"
+
+
 def _listed(name: str, values: Any, what: str, refused: tuple[type, ...] = ()) -> Any:
     """The values as Python numbers in a list; a number for a 0-d tensor."""
     if getattr(values, "requires_grad", False):

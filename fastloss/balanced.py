@@ -9,16 +9,16 @@ from torch import Tensor
 
 from . import _arguments as check
 from . import distributed
-from ._planned import Planned
+from ._planned import PlannedLoss
 from ._types import Backend
 from .plan import plan
-from .reference.inputs import per_pixel, select, signed
+from .reference.inputs import class_counts, per_pixel, select, signed
 from .spec import Spec, Term
 
 TRUE_POSITIVE, FALSE_NEGATIVE = 0, 2  # columns of counts
 
 
-class _BatchWeighted(Planned):
+class _BatchWeighted(PlannedLoss):
     """Cross-entropy on class indices, each pixel weighted by a number of its class that the batch gives.
 
     The weights are constants to autograd. They are gathered for each pixel, 4 bytes a pixel (8 in float64).
@@ -26,9 +26,7 @@ class _BatchWeighted(Planned):
 
     def __init__(self, ignore_index: int | None, backend: str | None, process_group: Any) -> None:
         spec = Spec("multiclass", (Term("ce"),), check.index("ignore_index", ignore_index))
-        made = plan(spec, check.backend(backend), check.process_group(process_group))
-        group = None if made.group is None else True if made.group is True else "given"
-        super().__init__(made, {"process_group": group})
+        super().__init__(plan(spec, check.backend(backend), check.process_group(process_group)))
 
     def _class_weights(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         """[C] float64: the weight of each class in this batch, from labels and predictions that count."""
@@ -92,10 +90,7 @@ class BalancedCrossEntropyLoss(_BatchWeighted):
     def _class_weights(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         flat = signed(per_pixel(y, x))
         valid = select(self._plan.spec, flat, mask if mask is None else per_pixel(mask, x))
-        chosen = torch.where(valid, flat, torch.full_like(flat, x.shape[1])).long().clamp(0, x.shape[1])
-        counts = torch.zeros(x.shape[1] + 1, dtype=torch.float64, device=x.device)
-        counts = counts.scatter_add_(0, chosen.flatten(), counts.new_ones(()).expand(chosen.numel()))
-        counts = self._total(counts[:-1])
+        counts = self._total(class_counts(flat, valid, x.shape[1]).sum(0))
         share = counts.sum() / (counts > 0).sum().clamp_min(1)
         return torch.where(counts > 0, share / counts.clamp_min(1.0), torch.zeros_like(counts))
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
-from .explanation import Explained
+from ._planned import Planned
 from .plan import plan
 from .spec import MAX_TERMS, Spec, Term
 from .stats import Stats
-
-SETTINGS = {"backend", "spec", "weights"}  # and the arguments of every loss: names that cannot be assigned later
 
 
 class Part(NamedTuple):
@@ -30,7 +27,7 @@ class Part(NamedTuple):
     factors: tuple[str, ...] = ()
 
 
-class Criterion(Explained, nn.Module):
+class Criterion(Planned):
     """Base of every loss: called with logits and a target, and closed under `+`, `-`, `*` and `/`.
 
     Attributes: mode, ignore_index, backend and process_group as given to the constructor (read-only). A setting that is
@@ -38,7 +35,6 @@ class Criterion(Explained, nn.Module):
     """
 
     __array_ufunc__ = None  # numpy scalars leave `scalar * loss` to the loss
-    _own_settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -62,36 +58,10 @@ class Criterion(Explained, nn.Module):
         self._names = tuple([part.name for part in parts])
         self._plan = plan(Spec(mode, tuple(terms), ignore_index), backend, process_group)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        own = set(inspect.signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
-        if cls.__module__.startswith("fastloss."):
-            SETTINGS.update(own)
-        else:  # a user's subclass keeps its own arguments where it likes
-            cls._own_settings = cls._own_settings | own
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in SETTINGS and name not in self._own_settings:
-            check.refuse_change(self, name)
         if name in self._buffers or name in self._parameters:  # weight tensors
             _weight(value)
         super().__setattr__(name, value)
-
-    @property
-    def mode(self) -> str:
-        return self._plan.spec.mode
-
-    @property
-    def ignore_index(self) -> int | None:
-        return self._plan.spec.ignore_index
-
-    @property
-    def backend(self) -> str | None:
-        return self._plan.backend
-
-    @property
-    def process_group(self) -> Any:
-        return self._plan.group
 
     @property
     def spec(self) -> Spec:

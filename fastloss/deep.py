@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
+from ._planned import SETTINGS
 from ._types import Interpolation
-from .compound import SETTINGS, Criterion
+from .compound import Criterion
 from .explanation import Explained
 from .plan import scaled_plan
 from .schedule import LossSchedule

@@ -27,7 +27,7 @@ class SingleLoss(Criterion):
     ) -> None:
         ignore_index = check.index("ignore_index", ignore_index)
         shown["ignore_index"] = ignore_index
-        shown["process_group"] = None if process_group is None else "True" if process_group is True else "given"
+        shown["process_group"] = check.shown_group(process_group)
         shown["backend"] = None if backend is None else repr(backend)
         part = Part(name, self._text(mode, shown), term)
         super().__init__([part], mode, ignore_index, check.backend(backend), check.process_group(process_group))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _arguments as check
+from ._planned import SETTINGS
 from ._types import Direction
-from .compound import SETTINGS, CompoundLoss, Criterion
+from .compound import CompoundLoss, Criterion
 from .explanation import Explained
 from .stats import Stats
 

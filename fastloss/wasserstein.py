@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from . import _arguments as check
-from ._planned import Planned
+from ._planned import PlannedLoss
 from ._types import Backend, ScalarReduction
 from .plan import plan
-from .reference.inputs import per_pixel, select, signed
+from .reference.inputs import class_counts, per_pixel, select, signed
 from .spec import Spec, Term
 
 WEIGHTINGS = ("default", "gdl")
 
 
-class GeneralizedWassersteinDiceLoss(Planned):
+class GeneralizedWassersteinDiceLoss(PlannedLoss):
     """Generalised Wasserstein Dice loss (Fidon et al. 2017, "Generalised Wasserstein Dice score for imbalanced
     multi-class segmentation using holistic convolutional networks"): some confusions are worse than others.
 
@@ -60,9 +60,9 @@ class GeneralizedWassersteinDiceLoss(Planned):
         rows = [[round(d, 6) for d in matrix[classes * c : classes * (c + 1)]] for c in range(classes)]
         shown = {
             "distances": rows,
-            "weighting": weighting if weighting != "default" else None,
+            "weighting": repr(weighting) if weighting != "default" else None,
             "smooth": smooth if smooth != 1e-5 else None,
-            "reduction": None if mean else "sum",
+            "reduction": None if mean else repr("sum"),
         }
         super().__init__(plan(spec, check.backend(backend)), shown)
         self._weighting, self._smooth, self._mean = weighting, smooth, mean
@@ -86,11 +86,10 @@ class GeneralizedWassersteinDiceLoss(Planned):
         with torch.no_grad():
             classes = x.shape[1]
             flat = signed(per_pixel(y, x))
-            valid = select(self._plan.spec, flat, mask if mask is None else per_pixel(mask, x))[:, 0]
-            index = flat[:, 0].long().clamp(0, classes - 1)
-            if self._weighting == "gdl":
-                volume = torch.zeros(len(x), classes, dtype=torch.float64, device=x.device)
-                volume = volume.scatter_add_(1, index, valid.expand_as(index).to(volume.dtype))
+            valid = select(self._plan.spec, flat, mask if mask is None else per_pixel(mask, x))
+            volume = class_counts(flat, valid, classes).to(torch.float64) if self._weighting == "gdl" else None
+            valid, index = valid[:, 0], flat[:, 0].long().clamp(0, classes - 1)
+            if volume is not None:
                 share = (1.0 / (volume + 1.0)).gather(1, index)
             else:
                 share = (index > 0).to(torch.float64)

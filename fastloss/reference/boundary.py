@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..spec import Spec
-from .inputs import per_pixel, select, signed
+from .inputs import class_counts, per_pixel, select, signed
 
 
 def boundary_counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
@@ -35,14 +35,7 @@ def boundary_counts(spec: Spec, x: Tensor, y: Tensor, mask: Tensor | None) -> Te
     edge = ~surrounded(labels)
     if not spec.softmax:
         return (edge & labels).flatten(2).sum(2)
-    # One addition a pixel, whatever the number of classes; integers, so that their order does not matter.
-    samples, channels = x.shape[:2]
-    first = torch.arange(samples, device=y.device).reshape(-1, *[1] * (labels.ndim - 1)) * channels
-    inside = (labels >= 0) & (labels < channels)
-    at = first + labels.clamp(0, channels - 1)
-    counts = torch.zeros(samples * channels, dtype=torch.int64, device=y.device)
-    counts = counts.scatter_add(0, at.flatten(), (edge & inside).long().flatten())
-    return counts.reshape(samples, channels)
+    return class_counts(labels, edge, x.shape[1])
 
 
 def surrounded(labels: Tensor) -> Tensor:

@@ -39,6 +39,18 @@ def per_pixel(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(t.shape[0], channels, math.prod(spatial))
 
 
+def class_counts(labels: Tensor, counted: Tensor, channels: int) -> Tensor:
+    """int64 [N, C]: how many of the pixels that are `counted` have each class; labels, counted [N, 1, *S].
+
+    One addition a pixel, whatever the number of classes; integers, so that their order does not matter.
+    """
+    inside = counted & (labels >= 0) & (labels < channels)
+    first = torch.arange(len(labels), device=labels.device).reshape(-1, *[1] * (labels.ndim - 1)) * channels
+    at = first + labels.long().clamp(0, channels - 1)
+    counts = torch.zeros(len(labels) * channels, dtype=torch.int64, device=labels.device)
+    return counts.scatter_add(0, at.flatten(), inside.long().flatten()).reshape(len(labels), channels)
+
+
 def equals_ignored(y: Tensor, ignore_index: int) -> Tensor:
     """y == ignore_index; false where y's type cannot hold the value (torch would wrap -100 to 156 in uint8)."""
     if not y.is_floating_point() and y.dtype != torch.bool:

@@ -1,4 +1,4 @@
-"""Further functional forms, which `functional.py` hands out: those of the losses that surveys compare."""
+"""Further functional forms, which `functional.py` hands out: those of crossentropies.py, boundary.py and unified.py."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from . import _arguments as check
 from . import losses, region
 from ._forms import form_of
-from ._functional import boundary_loss, exp_log_cross_entropy_loss, poly_loss, unified_focal_loss
-from ._functional_overlap import (
+from ._functional_pointwise import boundary_loss, exp_log_cross_entropy_loss, poly_loss, unified_focal_loss
+from ._functional_region import (
     boundary_dou_loss,
     generalized_dice_loss,
     mcc_loss,

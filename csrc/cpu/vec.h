@@ -225,8 +225,7 @@ FL_HD void store_vec(Vec a, BFloat16* p) {
   const Words rounded = round_bf16(a) >> 16;
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)rounded));
-#else
-#if defined(__AVX2__)
+#elif defined(__AVX2__)
   const __m256i pairs = _mm256_packs_epi32((__m256i)rounded, (__m256i)rounded);
   const __m256i h = _mm256_permute4x64_epi64(pairs, 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(h));
@@ -234,7 +233,6 @@ FL_HD void store_vec(Vec a, BFloat16* p) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32((__m128i)rounded, (__m128i)rounded));
 #else
   for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(rounded[i]);
-#endif
 #endif
 }
 // Two vectors of bfloat16 at once, the pixels of even and of odd places: each is a shift or a mask away from a float,
